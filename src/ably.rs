@@ -1,0 +1,3 @@
+//! Ably: its wire, and the client that the relay is.
+
+pub mod wire;

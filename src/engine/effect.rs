@@ -1,0 +1,166 @@
+//! Everything that can happen to a partition, and everything its engine can ask for.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::event::{Offset, Record};
+use super::op::{ConnectionId, OpId, Operation};
+use super::outcome::{Answer, Rejection};
+use super::record::ResponseOutcome;
+
+/// Counts the reports of one engine, from 0 and without a hole. Durability is told by it: "all reports up to this one".
+pub type ReportSeq = u64;
+
+/// Everything that can happen to a partition.
+#[derive(Debug, Clone)]
+pub enum Input<'a> {
+    /// A record was read and decoded.
+    Record(Record<'a>),
+    /// A record was read and could not be decoded.
+    Undecodable {
+        /// Where it is.
+        offset: Offset,
+    },
+    /// An operation was answered, or never will be.
+    Answer(Answer),
+    /// A connection was lost and not resumed. What was unanswered on it has been answered as unknown before this; what
+    /// else was pinned to it must begin with a full text.
+    Moved(ConnectionId),
+    /// Every report up to and including this one is durable.
+    Durable(ReportSeq),
+    /// The dead letter of this offset is durable.
+    DeadLetterDurable(Offset),
+    /// Whether the partition has been read to its end and intake is running: only then does idle time pass by the clock.
+    CaughtUp(bool),
+    /// The answer to [`Effect::Reload`]; `None` when the records are gone from the topic.
+    Reloaded {
+        /// The operation id that the reload was asked under.
+        id: OpId,
+        /// The concatenated token texts of the range.
+        text: Option<&'a str>,
+    },
+    /// Time has passed; also the tick that heals a lost wake-up.
+    Tick,
+    /// No more operations: answers are awaited, nothing new is sent.
+    Drain,
+}
+
+/// Everything the engine can ask for. The shell matches this without a `_` arm.
+#[derive(Debug)]
+pub enum Effect {
+    /// Send this to Ably, after everything sent before on its connection.
+    Send(Operation),
+    /// Write this record to the results topic.
+    Report(Report),
+    /// Write the record that was just applied to the dead-letter topic, unchanged.
+    DeadLetter {
+        /// Which record; always the one of the input that caused it.
+        offset: Offset,
+        /// Why.
+        reason: Refusal,
+    },
+    /// Read these records of the partition again and give back the text of one part of one response.
+    Reload(Box<Reload>),
+    /// Something that an operator is to know, once per cause. The shell logs and counts it.
+    Notice(Notice),
+}
+
+/// A record for the results topic. Key and value stand in [`Effects::bytes`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// Its number.
+    pub seq: ReportSeq,
+    /// The record's key: the response id.
+    pub key: Range<usize>,
+    /// The record's value: JSON.
+    pub value: Range<usize>,
+    /// For the header `outcome`: that of the operation or of the response.
+    pub outcome: &'static str,
+    /// The response's end, when this is its `response` record; none for an operation's.
+    pub settled: Option<ResponseOutcome>,
+    /// W3C `traceparent` of the response's first record.
+    pub traceparent: Option<Arc<str>>,
+}
+
+/// Which text is wanted again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reload {
+    /// Comes back with the answer.
+    pub id: OpId,
+    /// Whose text.
+    pub response_id: Box<str>,
+    /// Which part of it.
+    pub part: u32,
+    /// The first and the last offset that hold some of it.
+    pub offsets: (Offset, Offset),
+}
+
+/// Why a record went to the dead-letter topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    /// Its value is in no format that we know.
+    Undecodable,
+    /// Its response is over.
+    AfterEnd,
+    /// Its channel is not on the allow-list.
+    ChannelNotAllowed,
+    /// Its channel's name is not one that Ably accepts.
+    ChannelInvalid,
+    /// It names no response: no key, and no id in the value.
+    NoResponseId,
+    /// Its response id is longer than `RESPONSE_ID_BYTES_MAX`.
+    ResponseIdTooLong,
+}
+
+impl Refusal {
+    /// The word for headers and labels.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Undecodable => "undecodable",
+            Self::AfterEnd => "after-end",
+            Self::ChannelNotAllowed => "channel-not-allowed",
+            Self::ChannelInvalid => "channel-invalid",
+            Self::NoResponseId => "no-response-id",
+            Self::ResponseIdTooLong => "response-id-too-long",
+        }
+    }
+}
+
+/// Something for the log and the counters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// An operation was refused.
+    Rejected {
+        /// The channel of the operation.
+        channel: Arc<str>,
+        /// Why.
+        rejection: Rejection,
+    },
+    /// A response was given up on.
+    Failed {
+        /// Its channel.
+        channel: Arc<str>,
+        /// Its id.
+        response_id: Box<str>,
+        /// Why.
+        reason: &'static str,
+    },
+}
+
+/// A buffer of effects, reused from batch to batch.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// What is asked for, in order.
+    pub list: Vec<Effect>,
+    /// Keys and values of the reports.
+    pub bytes: Vec<u8>,
+}
+
+impl Effects {
+    /// Forgets everything, keeps the memory.
+    pub fn clear(&mut self) {
+        self.list.clear();
+        self.bytes.clear();
+    }
+}

@@ -1,0 +1,112 @@
+//! Operations: what the engine asks to be sent to Ably. Each is complete in itself (a reader that sees only this one has
+//! every header), and none is ever sent twice by the engine: a retry is a new operation.
+
+use std::sync::Arc;
+
+use compact_str::CompactString;
+use serde::{Deserialize, Serialize};
+
+use super::outcome::Serial;
+
+/// One of the pool's connections, by position. A reconnect keeps the number.
+pub type ConnectionId = u32;
+
+/// Names an operation for as long as it is in flight, and forever after within its response (`seq`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct OpId {
+    /// The tokens partition whose engine asked for it.
+    pub partition: i32,
+    /// Where the engine keeps the response.
+    pub slot: u32,
+    /// Tells one tenant of a slot from the next.
+    pub generation: u32,
+    /// The response's count of operations, from 0.
+    pub seq: u32,
+}
+
+/// The kinds of operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum OpKind {
+    /// Makes the message.
+    Create,
+    /// Adds to its text.
+    Append,
+    /// Replaces its text.
+    Update,
+}
+
+/// The header `status`: what a reader is to make of the text so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Status {
+    /// More may come.
+    Streaming,
+    /// All is there.
+    Complete,
+    /// It was stopped; this is all.
+    Cancelled,
+    /// The producer failed; this is all.
+    Error,
+    /// Nothing came for too long. May open again.
+    Abandoned,
+}
+
+impl Status {
+    /// The value of the header.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Streaming => "streaming",
+            Self::Complete => "complete",
+            Self::Cancelled => "cancelled",
+            Self::Error => "error",
+            Self::Abandoned => "abandoned",
+        }
+    }
+
+    /// Whether a reader need not wait for more.
+    #[must_use]
+    pub const fn is_terminal(self) -> bool {
+        !matches!(self, Self::Streaming)
+    }
+}
+
+/// What every operation of one message repeats.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Head {
+    /// The channel, by its exact name.
+    pub channel: Arc<str>,
+    /// Header `responseId`.
+    pub response_id: Box<str>,
+    /// Header `part`.
+    pub part: u32,
+    /// Header `segment`.
+    pub segment: u32,
+    /// Header `createId`, and the `id` of the create without its `:0`. Two messages never share one.
+    pub create_id: Box<str>,
+    /// Header `supersedes`: the serial of a message that is gone and that this one stands in for.
+    pub supersedes: Option<Serial>,
+}
+
+/// The `name` of every message that the relay makes under `message-per-response`.
+pub const MESSAGE_NAME: &str = "response";
+
+/// Something to be sent to Ably, in order, on one connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Operation {
+    /// How its answer names it.
+    pub id: OpId,
+    /// The connection that must carry it.
+    pub connection: ConnectionId,
+    /// What it does.
+    pub kind: OpKind,
+    /// The message that it is about.
+    pub head: Arc<Head>,
+    /// The message's serial; none for a create.
+    pub serial: Option<Serial>,
+    /// The text: the first, a further piece, or all of it.
+    pub data: CompactString,
+    /// Header `status` from this operation on.
+    pub status: Status,
+}

@@ -1,0 +1,88 @@
+//! What became of an operation: three outcomes, not two.
+//!
+//! After a rejected or unknown append nobody knows the text on the channel (Ably may fold a rejected append into a later
+//! one), so neither is ever answered by sending the piece again.
+
+use std::sync::Arc;
+
+use super::op::{ConnectionId, OpId};
+
+/// A message or version serial: opaque, but ordered as text within one message.
+pub type Serial = Arc<str>;
+
+/// The answer to one operation, from whichever transport carried it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The operation that it answers.
+    pub op: OpId,
+    /// The connection that carried it.
+    pub connection: ConnectionId,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// Its frame was written again after a resumed connection, so the server may have applied it twice or not at all.
+    pub resent: bool,
+}
+
+/// What became of an operation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The server took it. `serial` is the message serial of a create, the version serial of anything else, and is absent
+    /// when the server discarded the version because a later one superseded it, or said nothing.
+    Acked {
+        /// The serial that the server gave.
+        serial: Option<Serial>,
+    },
+    /// The server refused it.
+    Rejected(Rejection),
+    /// Nobody will ever tell.
+    Unknown(Doubt),
+}
+
+/// Why an operation was refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    /// Ably's error code.
+    pub code: u32,
+    /// The HTTP status that goes with it.
+    pub status_code: u16,
+    /// What the code means for us.
+    pub class: Class,
+    /// The server's words.
+    pub message: String,
+}
+
+/// What a refusal is about, and so who has to change what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Class {
+    /// The server could not just now; its outcome may be in doubt. Later, again.
+    Transient,
+    /// The credentials have aged. Renew, then again.
+    Token,
+    /// The connection is no good. Reconnect, then again.
+    Connection,
+    /// Too much at once. Slower, then again.
+    RateLimited,
+    /// This operation will never be accepted as it is.
+    Operation,
+    /// This channel will accept nothing of the kind until somebody changes a rule or a capability.
+    Channel,
+    /// The credentials or the account are wrong. Nothing will be accepted.
+    Account,
+    /// The message that it speaks of does not exist any more.
+    MessageGone,
+}
+
+/// Why an outcome is unknown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Doubt {
+    /// The connection ended, for good, before the answer.
+    ConnectionLost,
+    /// The server answered later operations but not this one.
+    Skipped,
+    /// A create was taken, but the answer did not say as which message.
+    NoSerial,
+    /// The process is stopping and could not wait for the answer.
+    Stopped,
+}

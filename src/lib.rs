@@ -1,0 +1,4 @@
+//! tokenrelay relays LLM token streams from Kafka to Ably channels.
+
+pub mod ably;
+pub mod engine;

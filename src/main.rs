@@ -1,0 +1,3 @@
+//! The `tokenrelay` program.
+
+fn main() {}
