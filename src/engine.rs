@@ -1,22 +1,218 @@
 //! The engine: decides, for one partition of the tokens topic, what is sent to Ably and what is said of it.
 //!
-//! Pure: no clock, no sockets, no tasks. [`Engine::apply`] takes one [`Input`] and the moment at which it happened and
-//! adds [`Effect`]s to a buffer. What partitions of one process share (connections, budgets, limits) is [`Shared`], lent
-//! to every call.
+//! Pure: no clock, no sockets, no tasks. [`Engine::apply`] takes one [`Input`] and the moment at which it happened and adds
+//! [`Effect`]s to a buffer. What partitions of one process share (connections, budgets, limits) is [`Shared`], lent to every
+//! call.
+//!
+//! Reading order: this file (what can happen), `engine/next.rs` (what a response sends next), `engine/response.rs` (what
+//! changes that), `engine/reconcile.rs` (how a text is mended), `engine/flow.rs` (what may leave now).
 
+mod backoff;
+mod bucket;
+mod channel;
+mod drive;
 mod effect;
 mod event;
+mod flow;
+mod intake;
+mod ledger;
+mod next;
 mod op;
 mod outcome;
+mod reconcile;
 mod record;
+mod remember;
+mod report;
+mod response;
+mod settings;
+mod shared;
+mod slots;
+mod text;
 mod time;
 
-pub use effect::{Effect, Effects, Input, Notice, Refusal, Reload, Report, ReportSeq};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::hash::BuildHasher;
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+use hashbrown::HashTable;
+
+pub use channel::{ChannelRules, Template};
+pub use effect::{Effect, Effects, Fact, Input, Notice, Refusal, Reload, Report, ReportSeq};
 pub use event::{Event, EventKind, Offset, Record};
+pub use flow::Flow;
 pub use op::{ConnectionId, Head, MESSAGE_NAME, OpId, OpKind, Operation, Status};
 pub use outcome::{Answer, Class, Doubt, Outcome, Rejection, Serial};
 pub use record::{
     Cause, Covered, ErrorClass, ErrorInfo, OperationOutcome, OperationRecord, ResponseOutcome, ResponseRecord,
     ResultRecord, SCHEMA_VERSION, Stamp,
 };
+pub use settings::{Limits, RESPONSE_ID_BYTES_MAX, ReconcileSettings, ReconcileWhen, Settings};
+pub use shared::{Shared, Usage};
 pub use time::Time;
+
+use ledger::Ledger;
+use remember::Remembered;
+use report::Reporter;
+use response::Response;
+use slots::{SlotId, Slots};
+
+/// The engine of one partition.
+#[derive(Debug)]
+pub struct Engine {
+    settings: Arc<Settings>,
+    partition: i32,
+    responses: Slots<Response>,
+    /// Slots by response id and part.
+    by_id: HashTable<u32>,
+    hasher: RandomState,
+    remembered: Remembered<Box<Response>>,
+    ledger: Ledger,
+    timers: BinaryHeap<Reverse<(Time, SlotId)>>,
+    /// Per connection, the responses that wait for it, in order.
+    blocked: Vec<VecDeque<SlotId>>,
+    /// Per connection, when its rate lets the first of them pass.
+    blocked_until: Vec<Option<Time>>,
+    /// How far the partition's record time has come.
+    record_time: Time,
+    caught_up_since: Option<Time>,
+    draining: bool,
+    /// The queue of a connection is being served: its first may pass, though others wait.
+    pumping: bool,
+    in_flight: usize,
+    /// Memory for one record's responses, used again.
+    touched: Vec<SlotId>,
+}
+
+impl Engine {
+    /// The engine of a partition that will be read from offset `next` on.
+    #[must_use]
+    pub fn new(settings: Arc<Settings>, partition: i32, next: Offset) -> Self {
+        let remembered = Remembered::new(settings.remember);
+        Self {
+            settings,
+            partition,
+            responses: Slots::new(),
+            by_id: HashTable::new(),
+            hasher: RandomState::default(),
+            remembered,
+            ledger: Ledger::new(next),
+            timers: BinaryHeap::new(),
+            blocked: Vec::new(),
+            blocked_until: Vec::new(),
+            record_time: Time::default(),
+            caught_up_since: None,
+            draining: false,
+            pumping: false,
+            in_flight: 0,
+            touched: Vec::new(),
+        }
+    }
+
+    /// Decides; never waits, never reads a clock. `effects` is reused by the caller.
+    pub fn apply(&mut self, now: Time, input: Input<'_>, shared: &mut Shared, effects: &mut Effects) {
+        match input {
+            Input::Record(record) => self.record(now, &record, shared, effects),
+            Input::Undecodable { offset } => self.undecodable(offset, effects),
+            Input::Answer(answer) => self.answer(now, answer, shared, effects),
+            Input::Moved(connection) => self.moved(now, connection, shared, effects),
+            Input::Durable(seq) => self.ledger.durable(seq),
+            Input::DeadLetterDurable(offset) => self.ledger.dead_letter_durable(offset),
+            Input::CaughtUp(caught_up) => self.caught_up(now, caught_up),
+            Input::Reloaded { id, text } => self.reloaded(now, id, text, shared, effects),
+            Input::Tick => self.tick(now, shared, effects),
+            Input::Drain => self.draining = true,
+        }
+        self.make_room(now, shared, effects);
+    }
+
+    /// When [`Input::Tick`] is wanted next, at the latest.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Time> {
+        let timer = self.timers.peek().map(|Reverse((time, _))| *time);
+        let rate = self.blocked_until.iter().flatten().min().copied();
+        let idle = self.next_idle();
+        [timer, rate, idle].into_iter().flatten().min()
+    }
+
+    /// What may be committed: every record below is accounted for, durably.
+    #[must_use]
+    pub fn watermark(&self) -> Offset {
+        self.ledger.watermark()
+    }
+
+    /// The first offset that has not been applied.
+    #[must_use]
+    pub fn next_offset(&self) -> Offset {
+        self.ledger.next()
+    }
+
+    /// Operations that have no answer yet.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// Responses that are not settled.
+    #[must_use]
+    pub fn open(&self) -> usize {
+        self.responses.len()
+    }
+
+    /// Whether responses wait for a connection: then a [`Input::Tick`] after answers of other partitions helps.
+    #[must_use]
+    pub fn is_blocked(&self) -> bool {
+        self.blocked.iter().any(|queue| !queue.is_empty())
+    }
+
+    /// The partition that this engine decides for.
+    #[must_use]
+    pub fn partition(&self) -> i32 {
+        self.partition
+    }
+
+    fn find(&self, response_id: &str, part: u32) -> Option<SlotId> {
+        let hash = self.hasher.hash_one((response_id, part));
+        let index = self.by_id.find(hash, |index| self.is_at(*index, response_id, part))?;
+        Some(self.responses.id_at(*index))
+    }
+
+    fn is_at(&self, index: u32, response_id: &str, part: u32) -> bool {
+        self.responses.at(index).is_some_and(|other| other.head.part == part && *other.head.response_id == *response_id)
+    }
+
+    fn insert(&mut self, response: Response) -> SlotId {
+        let hash = self.hasher.hash_one((&*response.head.response_id, response.head.part));
+        let id = self.responses.insert(response);
+        let (hasher, responses) = (&self.hasher, &self.responses);
+        self.by_id.insert_unique(hash, id.index, |index| {
+            responses.at(*index).map_or(0, |other| hasher.hash_one((&*other.head.response_id, other.head.part)))
+        });
+        id
+    }
+
+    fn remove(&mut self, id: SlotId) -> Option<Response> {
+        let response = self.responses.get(id)?;
+        let hash = self.hasher.hash_one((&*response.head.response_id, response.head.part));
+        if let Ok(entry) = self.by_id.find_entry(hash, |index| *index == id.index) {
+            entry.remove();
+        }
+        self.responses.remove(id)
+    }
+
+    fn op_id(&self, id: SlotId, seq: u32) -> OpId {
+        OpId { partition: self.partition, slot: id.index, generation: id.generation, seq }
+    }
+
+    fn reporter<'a>(settings: &'a Settings, partition: i32, now: Time) -> Reporter<'a> {
+        Reporter { now, partition, epoch: 0, settings }
+    }
+}
+
+const fn slot_of(op: OpId) -> SlotId {
+    SlotId { index: op.slot, generation: op.generation }
+}
+
+#[cfg(test)]
+mod tests;

@@ -2,11 +2,12 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::event::{Offset, Record};
-use super::op::{ConnectionId, OpId, Operation};
-use super::outcome::{Answer, Rejection};
-use super::record::ResponseOutcome;
+use super::op::{ConnectionId, OpId, OpKind, Operation};
+use super::outcome::{Answer, Class, Rejection};
+use super::record::{Cause, OperationOutcome, ResponseOutcome};
 
 /// Counts the reports of one engine, from 0 and without a hole. Durability is told by it: "all reports up to this one".
 pub type ReportSeq = u64;
@@ -74,12 +75,61 @@ pub struct Report {
     pub key: Range<usize>,
     /// The record's value: JSON.
     pub value: Range<usize>,
-    /// For the header `outcome`: that of the operation or of the response.
-    pub outcome: &'static str,
-    /// The response's end, when this is its `response` record; none for an operation's.
-    pub settled: Option<ResponseOutcome>,
+    /// What it says, for headers and counters.
+    pub fact: Fact,
     /// W3C `traceparent` of the response's first record.
     pub traceparent: Option<Arc<str>>,
+}
+
+/// What a report says, without its text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fact {
+    /// An operation has its outcome.
+    Operation {
+        /// What it did.
+        op: OpKind,
+        /// Why it was sent.
+        cause: Cause,
+        /// What became of it.
+        outcome: OperationOutcome,
+        /// What its refusal is about.
+        class: Option<Class>,
+        /// How long it was in flight.
+        latency: Duration,
+        /// How many token events it carried.
+        tokens: u32,
+    },
+    /// A response is over.
+    Response {
+        /// How it ended.
+        outcome: ResponseOutcome,
+        /// It began without its beginning.
+        headless: bool,
+        /// Events that never came.
+        gaps: u64,
+        /// Events that came again.
+        duplicates: u64,
+    },
+}
+
+impl Fact {
+    /// The header `kind`.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Operation { .. } => "operation",
+            Self::Response { .. } => "response",
+        }
+    }
+
+    /// The header `outcome`.
+    #[must_use]
+    pub const fn outcome(&self) -> &'static str {
+        match self {
+            Self::Operation { outcome, .. } => outcome.as_str(),
+            Self::Response { outcome, .. } => outcome.as_str(),
+        }
+    }
 }
 
 /// Which text is wanted again.
@@ -144,7 +194,7 @@ pub enum Notice {
         /// Its id.
         response_id: Box<str>,
         /// Why.
-        reason: &'static str,
+        reason: Box<str>,
     },
 }
 

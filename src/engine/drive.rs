@@ -1,0 +1,250 @@
+//! What goes out: asks each response what it wants, takes the permits, sends, matches answers, settles.
+
+use super::effect::{Effect, Effects, Notice, Reload};
+use super::flow::Wait;
+use super::next::{FRAME_OVERHEAD, Next};
+use super::op::{ConnectionId, OpId, OpKind, Status};
+use super::outcome::{Answer, Outcome};
+use super::record::ResponseOutcome;
+use super::remember;
+use super::response::Response;
+use super::settings::ReconcileWhen;
+use super::shared::{Shared, Weight};
+use super::slots::{Order, SlotId};
+use super::time::Time;
+use super::{Engine, slot_of};
+
+use std::cmp::Reverse;
+use std::collections::VecDeque;
+
+impl Engine {
+    /// Does for a response what it wants, until it wants nothing more for now.
+    pub(super) fn advance(&mut self, now: Time, id: SlotId, shared: &mut Shared, effects: &mut Effects) {
+        let when = self.settings.reconcile.when;
+        loop {
+            let Some(response) = self.responses.get_mut(id) else { return };
+            match response.next(now, when) {
+                Next::Nothing => break,
+                Next::At(time) => {
+                    self.wake_at(time, id);
+                    break;
+                }
+                Next::Reload => {
+                    self.reload(id, effects);
+                    break;
+                }
+                Next::Remake => response.remake(),
+                Next::Settle => return self.settle(now, id, shared, effects),
+                Next::Send(kind) => {
+                    if !self.try_send(now, id, kind, shared, effects) {
+                        break;
+                    }
+                }
+            }
+        }
+        match self.responses.get(id).is_some_and(|response| response.may_drop_text(when)) {
+            true => self.responses.move_to_back(Order::Quiet, id),
+            false => self.responses.unlink(Order::Quiet, id),
+        }
+    }
+
+    /// Sends an operation if it may leave now; otherwise arranges for another try. Whether to go on asking.
+    fn try_send(&mut self, now: Time, id: SlotId, kind: OpKind, shared: &mut Shared, effects: &mut Effects) -> bool {
+        let Some(response) = self.responses.get_mut(id) else { return false };
+        if self.draining || response.blocked {
+            return false;
+        }
+        if response.text.len() + FRAME_OVERHEAD > shared.flow.message_bytes_max(response.channel) {
+            give_up(response, "message-too-large", shared);
+            return true;
+        }
+        let charged = response.is_charged(now, kind, &self.settings);
+        let pinned = shared.flow.connection(response.channel);
+        let others_wait = self.blocked.get(pinned as usize).is_some_and(|queue| !queue.is_empty());
+        let permit = match charged && others_wait && !self.pumping {
+            true => Err(Wait::Connection),
+            false => shared.flow.take(now, response.channel, response.bytes_of(kind), charged),
+        };
+        match permit {
+            Ok(connection) => {
+                if charged && kind == OpKind::Append {
+                    response.charged_at = Some(now);
+                }
+                let seq = response.counts.operations;
+                let op = OpId { partition: self.partition, slot: id.index, generation: id.generation, seq };
+                effects.list.push(Effect::Send(response.send(now, kind, op, connection)));
+                self.in_flight += 1;
+                return true;
+            }
+            Err(Wait::Channel(time)) => self.wake_at(time, id),
+            Err(Wait::Connection) => self.block(id, pinned, None),
+            Err(Wait::ConnectionRate(time)) => self.block(id, pinned, Some(time)),
+        }
+        false
+    }
+
+    /// An operation has its outcome.
+    pub(super) fn answer(&mut self, now: Time, mut answer: Answer, shared: &mut Shared, effects: &mut Effects) {
+        let id = slot_of(answer.op);
+        let Some(response) = self.responses.get_mut(id) else { return };
+        let Some(operation) = response.answer(now, &mut answer, &self.settings) else { return };
+        self.in_flight -= 1;
+        shared.flow.answered(answer.connection, operation.bytes + FRAME_OVERHEAD);
+        match &answer.outcome {
+            Outcome::Acked { .. } if operation.kind != OpKind::Create => shared.flow.accepted(response.channel),
+            Outcome::Acked { .. } | Outcome::Unknown(_) => {}
+            Outcome::Rejected(rejection) => {
+                shared.flow.refused(now, answer.connection, response.channel, rejection);
+                let (channel, rejection) = (response.head.channel.clone(), rejection.clone());
+                effects.list.push(Effect::Notice(Notice::Rejected { channel, rejection }));
+            }
+        }
+        let reporter = Self::reporter(&self.settings, self.partition, now);
+        reporter.operation(self.ledger.next_report(), response, &operation, &answer, &shared.flow, effects);
+        if response.given_up.is_some() {
+            let before = Weight::of(response);
+            response.drop_text();
+            shared.usage.change(before, Weight::of(response));
+        }
+        self.advance(now, id, shared, effects);
+        self.pump(now, answer.connection, shared, effects);
+    }
+
+    /// A connection was lost and not resumed: what it carried begins with a full text on the next one.
+    pub(super) fn moved(&mut self, now: Time, connection: ConnectionId, shared: &mut Shared, effects: &mut Effects) {
+        let ids: Vec<_> = self.responses.ids().collect();
+        for id in ids {
+            let Some(response) = self.responses.get_mut(id) else { continue };
+            if shared.flow.connection(response.channel) == connection {
+                response.moved(now, &self.settings);
+                self.advance(now, id, shared, effects);
+            }
+        }
+    }
+
+    /// Time has passed.
+    pub(super) fn tick(&mut self, now: Time, shared: &mut Shared, effects: &mut Effects) {
+        while let Some(Reverse((time, id))) = self.timers.peek().copied().filter(|Reverse((time, _))| *time <= now) {
+            self.timers.pop();
+            if let Some(response) = self.responses.get_mut(id) {
+                if response.timer == Some(time) {
+                    response.timer = None;
+                }
+                self.advance(now, id, shared, effects);
+            }
+        }
+        for connection in (0..).take(self.blocked.len()) {
+            self.pump(now, connection, shared, effects);
+        }
+        self.end_idle(now, shared, effects);
+    }
+
+    /// Lets the responses that wait for a connection try again, in their order, until the first has to wait on.
+    fn pump(&mut self, now: Time, connection: ConnectionId, shared: &mut Shared, effects: &mut Effects) {
+        let c = connection as usize;
+        if self.blocked.get(c).is_none_or(VecDeque::is_empty) || self.blocked_until[c].is_some_and(|until| now < until)
+        {
+            return;
+        }
+        self.pumping = true;
+        self.blocked_until[c] = None;
+        while let Some(id) = self.blocked[c].pop_front() {
+            let Some(response) = self.responses.get_mut(id).filter(|response| response.blocked) else { continue };
+            response.blocked = false;
+            self.advance(now, id, shared, effects);
+            if self.responses.get(id).is_some_and(|response| response.blocked) {
+                self.blocked[c].pop_back();
+                self.blocked[c].push_front(id);
+                break;
+            }
+        }
+        self.pumping = false;
+    }
+
+    /// Puts a response at the end of its connection's queue.
+    fn block(&mut self, id: SlotId, connection: ConnectionId, until: Option<Time>) {
+        let c = connection as usize;
+        if self.blocked.len() <= c {
+            self.blocked.resize_with(c + 1, VecDeque::new);
+            self.blocked_until.resize(c + 1, None);
+        }
+        if let Some(response) = self.responses.get_mut(id) {
+            response.blocked = true;
+        }
+        self.blocked[c].push_back(id);
+        if until.is_some() {
+            self.blocked_until[c] = until;
+        }
+    }
+
+    fn wake_at(&mut self, time: Time, id: SlotId) {
+        let Some(response) = self.responses.get_mut(id) else { return };
+        if response.timer.is_none_or(|earlier| time < earlier) {
+            response.timer = Some(time);
+            self.timers.push(Reverse((time, id)));
+        }
+    }
+
+    fn reload(&mut self, id: SlotId, effects: &mut Effects) {
+        let op = self.op_id(id, 0);
+        let Some(response) = self.responses.get_mut(id) else { return };
+        response.reloading = true;
+        effects.list.push(Effect::Reload(Box::new(Reload {
+            id: op,
+            response_id: response.head.response_id.clone(),
+            part: response.head.part,
+            offsets: (response.span.0, response.dropped_through),
+        })));
+    }
+
+    fn settle(&mut self, now: Time, id: SlotId, shared: &mut Shared, effects: &mut Effects) {
+        let Some(mut response) = self.remove(id) else { return };
+        assert!(response.in_flight.is_empty(), "a response settles with nothing in flight");
+        shared.usage.subtract(Weight::of(&response));
+        shared.flow.close(response.channel);
+
+        let (outcome, reason) = verdict(&response, self.settings.reconcile.when);
+        let reporter = Self::reporter(&self.settings, self.partition, now);
+        reporter.response(self.ledger.next_report(), &response, outcome, reason, effects);
+        self.ledger.release_with_last_report(response.hold);
+        if outcome == ResponseOutcome::Failed {
+            let (channel, response_id) = (response.head.channel.clone(), response.head.response_id.clone());
+            let reason = reason.unwrap_or_default().into();
+            effects.list.push(Effect::Notice(Notice::Failed { channel, response_id, reason }));
+        }
+
+        let key = remember::key(&response.head.response_id, response.head.part);
+        response.drop_text();
+        self.remembered.insert(key, (outcome == ResponseOutcome::Abandoned).then(|| Box::new(response)));
+    }
+}
+
+fn give_up(response: &mut Response, reason: &str, shared: &mut Shared) {
+    let before = Weight::of(response);
+    response.given_up.get_or_insert(reason.into());
+    response.drop_text();
+    shared.usage.change(before, Weight::of(response));
+}
+
+/// How a response ended, and why if that needs a reason.
+fn verdict(response: &Response, when: ReconcileWhen) -> (ResponseOutcome, Option<&str>) {
+    if let Some(reason) = &response.given_up {
+        return (ResponseOutcome::Failed, Some(reason));
+    }
+    if when == ReconcileWhen::Never && response.repair.is_tainted() {
+        return (ResponseOutcome::Failed, Some("not-reconciled"));
+    }
+    if response.headless {
+        return (ResponseOutcome::Failed, Some("headless"));
+    }
+    let delivered = match response.repair.was_tainted() {
+        true => ResponseOutcome::Reconciled,
+        false => ResponseOutcome::Delivered,
+    };
+    match response.end {
+        Some(Status::Cancelled) => (ResponseOutcome::Cancelled, None),
+        Some(Status::Abandoned) => (ResponseOutcome::Abandoned, None),
+        Some(Status::Error) => (delivered, Some("producer-error")),
+        Some(Status::Complete | Status::Streaming) | None => (delivered, None),
+    }
+}

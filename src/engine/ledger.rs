@@ -1,0 +1,149 @@
+//! The ledger of offsets: what may be committed.
+//!
+//! An offset may be committed when everything below it is accounted for: its response settled and the results durable, its
+//! dead letter durable, or nothing owed. Responses overlap, so the watermark is the lowest offset that is still held.
+//! Holds are per response and per dead letter, never per token.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use super::effect::ReportSeq;
+use super::event::Offset;
+
+/// Keeps the watermark at or below an offset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Hold {
+    offset: Offset,
+    /// Tells holds on one offset apart.
+    number: u64,
+}
+
+/// What may be committed.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    /// The first offset that has not been read.
+    next: Offset,
+    holds: BTreeSet<Hold>,
+    holds_made: u64,
+    dead_letters: VecDeque<(Offset, Hold)>,
+    /// Holds that end when the report of that number is durable; reports are durable in order.
+    ending: VecDeque<(ReportSeq, Hold)>,
+    reports_made: ReportSeq,
+}
+
+impl Ledger {
+    /// A ledger for a partition that will be read from `next` on.
+    pub(super) fn new(next: Offset) -> Self {
+        Self {
+            next,
+            holds: BTreeSet::new(),
+            holds_made: 0,
+            dead_letters: VecDeque::new(),
+            ending: VecDeque::new(),
+            reports_made: 0,
+        }
+    }
+
+    /// A record has been read; offsets rise, but may have holes.
+    pub(super) fn read(&mut self, offset: Offset) {
+        assert!(offset >= self.next, "offset {offset} was read twice: {} was expected", self.next);
+        self.next = offset + 1;
+    }
+
+    /// Keeps the watermark at or below `offset` until released.
+    pub(super) fn hold(&mut self, offset: Offset) -> Hold {
+        let hold = Hold { offset, number: self.holds_made };
+        self.holds_made += 1;
+        self.holds.insert(hold);
+        hold
+    }
+
+    /// A hold ends once the newest report is durable.
+    pub(super) fn release_with_last_report(&mut self, hold: Hold) {
+        assert!(self.reports_made > 0, "a response cannot settle without a report");
+        self.ending.push_back((self.reports_made - 1, hold));
+    }
+
+    /// Keeps the watermark at or below `offset` until its dead letter is durable.
+    pub(super) fn hold_dead_letter(&mut self, offset: Offset) {
+        let hold = self.hold(offset);
+        self.dead_letters.push_back((offset, hold));
+    }
+
+    /// The dead letter of `offset` is durable. Telling it twice does no harm.
+    pub(super) fn dead_letter_durable(&mut self, offset: Offset) {
+        if let Some(position) = self.dead_letters.iter().position(|(held, _)| *held == offset)
+            && let Some((_, hold)) = self.dead_letters.remove(position)
+        {
+            self.holds.remove(&hold);
+        }
+    }
+
+    /// The next report's number.
+    pub(super) fn next_report(&mut self) -> ReportSeq {
+        let seq = self.reports_made;
+        self.reports_made += 1;
+        seq
+    }
+
+    /// Every report up to and including `seq` is durable.
+    pub(super) fn durable(&mut self, seq: ReportSeq) {
+        while self.ending.front().is_some_and(|(after, _)| *after <= seq) {
+            if let Some((_, hold)) = self.ending.pop_front() {
+                self.holds.remove(&hold);
+            }
+        }
+    }
+
+    /// What may be committed: everything below is accounted for.
+    pub(super) fn watermark(&self) -> Offset {
+        self.holds.first().map_or(self.next, |hold| hold.offset)
+    }
+
+    /// The first offset that has not been read.
+    pub(super) fn next(&self) -> Offset {
+        self.next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_watermark_waits_for_the_oldest_response_and_its_reports() {
+        let mut ledger = Ledger::new(10);
+        ledger.read(10);
+        let first = ledger.hold(10);
+        ledger.read(11);
+        let second = ledger.hold(11);
+        ledger.read(14);
+        assert_eq!(ledger.watermark(), 10);
+
+        ledger.next_report();
+        ledger.release_with_last_report(second);
+        ledger.durable(0);
+        assert_eq!(ledger.watermark(), 10, "the older one is still open");
+
+        ledger.next_report();
+        ledger.release_with_last_report(first);
+        assert_eq!(ledger.watermark(), 10, "its report is not durable");
+        ledger.durable(1);
+        assert_eq!(ledger.watermark(), 15);
+    }
+
+    #[test]
+    fn a_dead_letter_holds_until_it_is_durable() {
+        let mut ledger = Ledger::new(0);
+        for offset in 0..3 {
+            ledger.read(offset);
+            ledger.hold_dead_letter(offset);
+        }
+        ledger.dead_letter_durable(1);
+        assert_eq!(ledger.watermark(), 0);
+        ledger.dead_letter_durable(0);
+        ledger.dead_letter_durable(0);
+        assert_eq!(ledger.watermark(), 2);
+        ledger.dead_letter_durable(2);
+        assert_eq!(ledger.watermark(), 3);
+    }
+}

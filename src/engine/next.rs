@@ -1,0 +1,185 @@
+//! What a response sends next, if anything: the rules of its life in one place.
+//!
+//! create (with the first text) → appends, not waiting for each other → the last one carries the terminal marker → settled.
+//! A taint, a move or a doubtful create leads to a full text instead, and only when everything in flight is answered.
+
+use std::sync::Arc;
+
+use compact_str::CompactString;
+
+use super::event::Offset;
+use super::op::{ConnectionId, OpId, OpKind, Operation, Status};
+use super::reconcile::Due;
+use super::record::Cause;
+use super::response::{InFlight, Pending, Response};
+use super::settings::{ReconcileWhen, Settings};
+use super::time::Time;
+
+/// What a frame adds to its text, at the most: names, ids, headers, serials. Keeps a margin below the server's limit.
+pub(super) const FRAME_OVERHEAD: usize = 1_024;
+
+/// What a response wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Nothing until something happens.
+    Nothing,
+    /// To be asked again then.
+    At(Time),
+    /// Its dropped text.
+    Reload,
+    /// To send an operation of that kind.
+    Send(OpKind),
+    /// To begin anew: its message is gone.
+    Remake,
+    /// To be settled.
+    Settle,
+}
+
+impl Response {
+    /// What it wants now.
+    pub(super) fn next(&self, now: Time, when: ReconcileWhen) -> Next {
+        let quiet = self.in_flight.is_empty();
+        if self.given_up.is_some() {
+            return if quiet && self.end.is_some() { Next::Settle } else { Next::Nothing };
+        }
+        if self.gone {
+            return if quiet { Next::Remake } else { Next::Nothing };
+        }
+        if self.serial.is_none() {
+            return self.next_create(now);
+        }
+        if self.repair.needs_full_text() {
+            return if quiet { self.next_update(now, when) } else { Next::Nothing };
+        }
+        match self.has_more_to_send() {
+            true => Next::Send(OpKind::Append),
+            false if quiet && self.terminal_sent => Next::Settle,
+            false => Next::Nothing,
+        }
+    }
+
+    fn next_create(&self, now: Time) -> Next {
+        let not_before = self.repair.not_before();
+        let anything = self.text.len() > 0 || self.end.is_some();
+        if !self.in_flight.is_empty() || !anything {
+            Next::Nothing
+        } else if now < not_before && self.repair.failures() > 0 {
+            Next::At(not_before)
+        } else if self.text.dropped() > 0 {
+            self.next_reload()
+        } else {
+            Next::Send(OpKind::Create)
+        }
+    }
+
+    fn next_update(&self, now: Time, when: ReconcileWhen) -> Next {
+        match self.repair.due(now, when, self.end.is_some(), self.has_more_to_send()) {
+            Due::At(time) => Next::At(time),
+            Due::Later => self.next_after_all_is_said(),
+            Due::Never if self.end.is_some() => Next::Settle,
+            Due::Never => Next::Nothing,
+            Due::Now if self.text.dropped() > 0 => self.next_reload(),
+            Due::Now => Next::Send(OpKind::Update),
+        }
+    }
+
+    /// A connection may be lost after the terminal marker was taken: then there is nothing left to do.
+    fn next_after_all_is_said(&self) -> Next {
+        if self.terminal_sent && !self.repair.is_tainted() { Next::Settle } else { Next::Nothing }
+    }
+
+    const fn next_reload(&self) -> Next {
+        if self.reloading { Next::Nothing } else { Next::Reload }
+    }
+
+    /// Bytes that the next operation of that kind would count for in flight.
+    pub(super) fn bytes_of(&self, kind: OpKind) -> usize {
+        let text = match kind {
+            OpKind::Create => self.create_text().len(),
+            OpKind::Append => self.text.len() - self.sent,
+            OpKind::Update => self.text.len(),
+        };
+        text + FRAME_OVERHEAD
+    }
+
+    /// Whether an operation sent now counts against the rates: not when the server will roll it up with the one before.
+    pub(super) fn is_charged(&self, now: Time, kind: OpKind, settings: &Settings) -> bool {
+        kind != OpKind::Append || self.charged_at.is_none_or(|last| now.since(last) >= settings.append_rollup)
+    }
+
+    /// Makes the next operation of that kind and notes it as in flight.
+    pub(super) fn send(&mut self, now: Time, kind: OpKind, id: OpId, connection: ConnectionId) -> Operation {
+        let status = self.end.unwrap_or(Status::Streaming);
+        let retry = self.repair.failures();
+        let (operation, status, data) = match kind {
+            OpKind::Create => self.make_create(status),
+            OpKind::Append => {
+                let data = CompactString::from(self.text.from(self.sent));
+                (self.carry_pending(), status, data)
+            }
+            OpKind::Update => {
+                self.counts.repairs += 1;
+                let data = CompactString::from(self.text.from(0));
+                self.carry_pending();
+                let tokens = u32::try_from(self.counts.tokens).unwrap_or(u32::MAX);
+                (Carried { cause: Cause::Repair, span: self.span, tokens, since: now }, status, data)
+            }
+        };
+        self.terminal_sent |= status.is_terminal();
+        self.counts.operations += 1;
+        self.in_flight.push_back(InFlight {
+            seq: id.seq,
+            kind,
+            cause: operation.cause,
+            span: operation.span,
+            tokens: operation.tokens,
+            bytes: data.len(),
+            attempt: if kind == OpKind::Append { 1 } else { retry + 1 },
+            sent_at: now,
+            queued: now.since(operation.since),
+        });
+        Operation { id, connection, kind, head: Arc::clone(&self.head), serial: self.serial.clone(), data, status }
+    }
+
+    /// The first create carries what there is; a retry carries what the first did.
+    fn make_create(&mut self, status: Status) -> (Carried, Status, CompactString) {
+        if self.create.bytes.is_none() {
+            let carried = self.carry_pending();
+            self.create.bytes = Some(self.text.len());
+            self.create.status = Some(status);
+            self.create.span = carried.span;
+            self.create.tokens = carried.tokens;
+            let cause = if self.create.remade > 0 { Cause::Repair } else { carried.cause };
+            return (Carried { cause, ..carried }, status, self.text.from(0).into());
+        }
+        let carried =
+            Carried { cause: Cause::Repair, span: self.create.span, tokens: self.create.tokens, since: Time(u64::MAX) };
+        (carried, self.create.status.unwrap_or(status), self.create_text().into())
+    }
+
+    fn create_text(&self) -> &str {
+        match (&self.create.text, self.create.bytes) {
+            (Some(text), _) => text,
+            (None, Some(bytes)) => &self.text.from(0)[..bytes],
+            (None, None) => self.text.from(0),
+        }
+    }
+
+    /// Everything that waits is on its way now. Without a record behind it (an idle end) it covers an empty range.
+    fn carry_pending(&mut self) -> Carried {
+        let Pending { span, tokens, since } = std::mem::take(&mut self.pending);
+        self.sent = self.text.len();
+        let empty: (Offset, Offset) = (self.span.1 + 1, self.span.1);
+        let cause = if self.end.is_some() { Cause::Final } else { Cause::Stream };
+        let since = if span.is_some() { since } else { Time(u64::MAX) };
+        Carried { cause, span: span.unwrap_or(empty), tokens, since }
+    }
+}
+
+/// What an operation carries of the response.
+struct Carried {
+    cause: Cause,
+    span: (Offset, Offset),
+    tokens: u32,
+    since: Time,
+}

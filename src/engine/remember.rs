@@ -1,0 +1,91 @@
+//! Responses that are over, remembered for a while so that late events are refused and not taken for new responses.
+
+use std::collections::{HashMap, VecDeque};
+
+use foldhash::fast::RandomState;
+use sha2::{Digest, Sha256};
+
+/// What names a part of a response without keeping its id: half of a SHA-256, so that nobody can make two collide.
+pub(super) type Key = u128;
+
+/// The key of a part of a response.
+pub(super) fn key(response_id: &str, part: u32) -> Key {
+    let digest = Sha256::new().chain_update(part.to_le_bytes()).chain_update(response_id.as_bytes()).finalize();
+    let mut half = [0; 16];
+    half.copy_from_slice(&digest[..16]);
+    Key::from_le_bytes(half)
+}
+
+/// The responses that settled last.
+#[derive(Debug)]
+pub(super) struct Remembered<T> {
+    capacity: usize,
+    order: VecDeque<Key>,
+    entries: HashMap<Key, Option<T>, RandomState>,
+}
+
+impl<T> Remembered<T> {
+    /// Remembers up to `capacity` responses, the newest.
+    pub(super) fn new(capacity: usize) -> Self {
+        Self { capacity, order: VecDeque::new(), entries: HashMap::default() }
+    }
+
+    /// Remembers a response that has settled, with what it takes to open it again if it may be.
+    pub(super) fn insert(&mut self, key: Key, revival: Option<T>) {
+        if self.capacity == 0 {
+            return;
+        }
+        if self.entries.insert(key, revival).is_none() {
+            self.order.push_back(key);
+        }
+        while self.order.len() > self.capacity {
+            if let Some(oldest) = self.order.pop_front() {
+                self.entries.remove(&oldest);
+            }
+        }
+    }
+
+    /// Whether the response is over.
+    pub(super) fn contains(&self, key: Key) -> bool {
+        self.entries.contains_key(&key)
+    }
+
+    /// Takes what it takes to open the response again, if it may be; it is not over then.
+    pub(super) fn revive(&mut self, key: Key) -> Option<T> {
+        let revival = self.entries.get_mut(&key)?.take()?;
+        self.entries.remove(&key);
+        self.order.retain(|other| *other != key);
+        Some(revival)
+    }
+
+    /// Whether nothing is remembered, which spares the hash.
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_is_forgotten_first() {
+        let mut remembered = Remembered::new(2);
+        for id in ["a", "b", "b", "c"] {
+            remembered.insert(key(id, 0), None::<()>);
+        }
+        assert!(!remembered.contains(key("a", 0)));
+        assert!(remembered.contains(key("b", 0)));
+        assert!(remembered.contains(key("c", 0)));
+        assert!(!remembered.contains(key("c", 1)));
+    }
+
+    #[test]
+    fn what_is_revived_is_not_over() {
+        let mut remembered = Remembered::new(2);
+        remembered.insert(key("a", 0), Some("its stub"));
+        assert_eq!(remembered.revive(key("a", 0)), Some("its stub"));
+        assert!(!remembered.contains(key("a", 0)));
+        assert_eq!(remembered.revive(key("a", 0)), None);
+    }
+}

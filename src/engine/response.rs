@@ -1,0 +1,360 @@
+//! One part of a response: what is known of it, and what changes that.
+//!
+//! This file takes events and answers in; [`next`](super::next) decides what leaves. Nothing here sends, and nothing here
+//! knows of other responses.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::event::{Event, EventKind, Offset, Record};
+use super::flow::ChannelKey;
+use super::ledger::Hold;
+use super::op::{Head, OpKind, Status};
+use super::outcome::{Answer, Class, Doubt, Outcome, Rejection, Serial};
+use super::reconcile::{Repair, settling_time};
+use super::record::Cause;
+use super::settings::{ReconcileWhen, Settings};
+use super::text::Text;
+use super::time::Time;
+
+/// One part of a response that is not settled.
+#[derive(Debug, Clone)]
+pub(super) struct Response {
+    pub(super) head: Arc<Head>,
+    pub(super) channel: ChannelKey,
+    pub(super) hold: Hold,
+    pub(super) text: Text,
+    /// Bytes of the text that operations have carried.
+    pub(super) sent: usize,
+    pub(super) pending: Pending,
+    /// From the first record to the last.
+    pub(super) span: (Offset, Offset),
+    /// The last record whose text was dropped from memory.
+    pub(super) dropped_through: Offset,
+    pub(super) serial: Option<Serial>,
+    /// The greatest version serial known for the message.
+    pub(super) version: String,
+    pub(super) create: Create,
+    pub(super) in_flight: VecDeque<InFlight>,
+    pub(super) end: Option<Status>,
+    /// The terminal marker has been sent.
+    pub(super) terminal_sent: bool,
+    /// Nothing more is sent; it fails with this reason when it ends.
+    pub(super) given_up: Option<Box<str>>,
+    /// The message does not exist any more; a new one takes its place.
+    pub(super) gone: bool,
+    pub(super) reloading: bool,
+    pub(super) repair: Repair,
+    pub(super) counts: Counts,
+    pub(super) headless: bool,
+    expected_seq: Option<u64>,
+    pub(super) started_at: Time,
+    pub(super) last_event_at: Time,
+    /// When the last event reached us.
+    pub(super) arrived: Time,
+    pub(super) first_ack_at: Option<Time>,
+    /// When an append last counted against the rates.
+    pub(super) charged_at: Option<Time>,
+    /// It waits in a connection's queue.
+    pub(super) blocked: bool,
+    /// The earliest moment for which a timer stands.
+    pub(super) timer: Option<Time>,
+    pub(super) traceparent: Option<Arc<str>>,
+}
+
+/// What waits to be sent.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Pending {
+    /// The records that it came with, if any.
+    pub(super) span: Option<(Offset, Offset)>,
+    pub(super) tokens: u32,
+    /// Since when its oldest token has been waiting.
+    pub(super) since: Time,
+}
+
+/// The create, as it was first sent: a retry is identical.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Create {
+    /// Bytes of text that it carried, once it was sent.
+    pub(super) bytes: Option<usize>,
+    /// Its text, kept when the response's own text was replaced.
+    pub(super) text: Option<Box<str>>,
+    pub(super) status: Option<Status>,
+    pub(super) span: (Offset, Offset),
+    pub(super) tokens: u32,
+    /// One try was not taken or its outcome is unknown: whether the message shows its text, nobody knows.
+    doubtful: bool,
+    /// How many messages were made for this response before this one and are gone.
+    pub(super) remade: u32,
+}
+
+/// An operation that has not been answered.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct InFlight {
+    pub(super) seq: u32,
+    pub(super) kind: OpKind,
+    pub(super) cause: Cause,
+    pub(super) span: (Offset, Offset),
+    pub(super) tokens: u32,
+    pub(super) bytes: usize,
+    pub(super) attempt: u32,
+    pub(super) sent_at: Time,
+    pub(super) queued: Duration,
+}
+
+/// What the response's record sums up.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Counts {
+    pub(super) tokens: u64,
+    pub(super) operations: u32,
+    pub(super) rejected: u32,
+    pub(super) unknown: u32,
+    pub(super) repairs: u32,
+    pub(super) gaps: u64,
+    pub(super) duplicates: u64,
+    pub(super) reopened: u32,
+}
+
+impl Response {
+    /// A response of which `record` brings the first event.
+    pub(super) fn new(
+        now: Time,
+        record: &Record<'_>,
+        event: &Event<'_>,
+        head: Head,
+        channel: ChannelKey,
+        hold: Hold,
+    ) -> Self {
+        Self {
+            head: Arc::new(head),
+            channel,
+            hold,
+            text: Text::new(),
+            sent: 0,
+            pending: Pending::default(),
+            span: (record.offset, record.offset),
+            dropped_through: record.offset,
+            serial: None,
+            version: String::new(),
+            create: Create::default(),
+            in_flight: VecDeque::new(),
+            end: None,
+            terminal_sent: false,
+            given_up: None,
+            gone: false,
+            reloading: false,
+            repair: Repair::default(),
+            counts: Counts::default(),
+            headless: event.begins == Some(false),
+            expected_seq: None,
+            started_at: record.time.min(now),
+            last_event_at: record.time.min(now),
+            arrived: now,
+            first_ack_at: None,
+            charged_at: None,
+            blocked: false,
+            timer: None,
+            traceparent: record.traceparent.map(Arc::from),
+        }
+    }
+
+    /// Takes an event in. It has not ended before.
+    pub(super) fn event(&mut self, now: Time, record: &Record<'_>, event: &Event<'_>, settings: &Settings) {
+        self.arrived = now;
+        self.last_event_at = record.time.min(now);
+        self.span.1 = record.offset;
+        self.count(event.seq);
+        self.pending.extend(now, record.offset);
+        match &event.kind {
+            EventKind::Start => {}
+            EventKind::Token(text) => {
+                self.counts.tokens += 1;
+                self.pending.tokens += 1;
+                self.text.push(text);
+            }
+            EventKind::End { final_text } => {
+                self.end = Some(Status::Complete);
+                if let Some(text) = final_text {
+                    self.decide_text(now, text, settings);
+                }
+            }
+            EventKind::Cancel => self.end = Some(Status::Cancelled),
+            EventKind::Error => self.end = Some(Status::Error),
+        }
+    }
+
+    /// Takes the answer to an operation in and gives the operation back; none if it was answered before.
+    pub(super) fn answer(&mut self, now: Time, answer: &mut Answer, settings: &Settings) -> Option<InFlight> {
+        let position = self.in_flight.iter().position(|operation| operation.seq == answer.op.seq)?;
+        let operation = self.in_flight.remove(position)?;
+        if operation.kind == OpKind::Create && answer.outcome == (Outcome::Acked { serial: None }) {
+            answer.outcome = Outcome::Unknown(Doubt::NoSerial);
+        }
+        match &answer.outcome {
+            Outcome::Acked { serial } => self.acked(now, operation, serial.as_ref(), answer.resent, settings),
+            Outcome::Rejected(rejection) => self.rejected(now, operation, rejection, settings),
+            Outcome::Unknown(_) => self.unknown(now, operation, settings),
+        }
+        Some(operation)
+    }
+
+    /// The connection that carried it was lost and not resumed.
+    pub(super) fn moved(&mut self, now: Time, settings: &Settings) {
+        if self.serial.is_some() {
+            self.repair.moved(now, settling_time(settings.reconcile.debounce, settings.append_rollup));
+        }
+    }
+
+    /// Opens an abandoned response again for an event that came after all.
+    pub(super) fn reopen(&mut self, now: Time, channel: ChannelKey, hold: Hold, settings: &Settings) {
+        self.channel = channel;
+        self.hold = hold;
+        self.end = None;
+        self.terminal_sent = false;
+        self.counts.reopened += 1;
+        self.repair.taint(now, settings.reconcile.debounce);
+    }
+
+    /// Its message is gone: a new one is to take its place, with the whole text.
+    pub(super) fn remake(&mut self) {
+        let old = &self.head;
+        let remade = self.create.remade + 1;
+        let base = old.create_id.split_once('~').map_or(&*old.create_id, |(base, _)| base);
+        self.head = Arc::new(Head {
+            channel: old.channel.clone(),
+            response_id: old.response_id.clone(),
+            part: old.part,
+            segment: old.segment,
+            create_id: format!("{base}~{remade}").into(),
+            supersedes: self.serial.take(),
+        });
+        self.create = Create { remade, ..Create::default() };
+        self.version.clear();
+        self.sent = 0;
+        self.terminal_sent = false;
+        self.gone = false;
+        self.charged_at = None;
+    }
+
+    /// Whether it has something that no operation has carried.
+    pub(super) fn has_more_to_send(&self) -> bool {
+        self.sent < self.text.len() || (self.end.is_some() && !self.terminal_sent)
+    }
+
+    /// Whether its text may be dropped from memory: all of it was taken and nothing is wrong, or its repair waits for its
+    /// end, which may stand behind a pause.
+    pub(super) fn may_drop_text(&self, when: ReconcileWhen) -> bool {
+        let waits_for_end = self.repair.is_tainted() && when != ReconcileWhen::Eager;
+        let is_done = !self.repair.needs_full_text() && !self.has_more_to_send();
+        let may_be_dropped = self.serial.is_some() && self.end.is_none() && self.in_flight.is_empty();
+        may_be_dropped && (is_done || waits_for_end) && self.text.in_memory() > 0
+    }
+
+    /// Drops its text from memory.
+    pub(super) fn drop_text(&mut self) {
+        self.text.drop_from_memory();
+        self.dropped_through = self.span.1;
+    }
+
+    fn acked(&mut self, now: Time, operation: InFlight, serial: Option<&Serial>, resent: bool, settings: &Settings) {
+        self.first_ack_at.get_or_insert(now);
+        let debounce = settings.reconcile.debounce;
+        match operation.kind {
+            OpKind::Create => {
+                self.raise_version(serial);
+                self.serial = serial.cloned();
+                if self.create.doubtful || resent { self.repair.taint(now, debounce) } else { self.repair.cleaned(now) }
+            }
+            OpKind::Append => {
+                self.raise_version(serial);
+                if resent {
+                    self.repair.taint(now, debounce);
+                }
+            }
+            OpKind::Update => {
+                let newest = self.raise_version(serial);
+                if newest && !resent { self.repair.cleaned(now) } else { self.repair.failed(now, debounce) }
+            }
+        }
+    }
+
+    fn rejected(&mut self, now: Time, operation: InFlight, rejection: &Rejection, settings: &Settings) {
+        self.counts.rejected += 1;
+        if rejection.class == Class::MessageGone && self.serial.is_some() {
+            self.gone = true;
+        }
+        let policy = &settings.reconcile;
+        match operation.kind {
+            OpKind::Append if rejection.class != Class::Channel => self.repair.taint(now, policy.debounce),
+            OpKind::Append | OpKind::Create | OpKind::Update => {
+                self.create.doubtful |= operation.kind == OpKind::Create;
+                let reason = self.repair.refused(now, rejection, policy, settings.refused_hold);
+                self.give_up(reason);
+            }
+        }
+    }
+
+    fn unknown(&mut self, now: Time, operation: InFlight, settings: &Settings) {
+        self.counts.unknown += 1;
+        let wait = settling_time(settings.reconcile.debounce, settings.append_rollup);
+        match operation.kind {
+            OpKind::Append => self.repair.taint(now, wait),
+            OpKind::Create | OpKind::Update => {
+                self.create.doubtful |= operation.kind == OpKind::Create;
+                self.repair.failed(now, wait);
+            }
+        }
+    }
+
+    fn give_up(&mut self, reason: Option<String>) {
+        if let Some(reason) = reason {
+            self.given_up.get_or_insert(reason.into());
+        }
+    }
+
+    /// Whether `serial` is greater than every version serial known before.
+    fn raise_version(&mut self, serial: Option<&Serial>) -> bool {
+        let Some(serial) = serial.filter(|serial| ***serial > *self.version) else { return false };
+        self.version.clear();
+        self.version.push_str(serial);
+        true
+    }
+
+    /// The producer says what the text is.
+    fn decide_text(&mut self, now: Time, text: &str, settings: &Settings) {
+        if self.text.equals(text) {
+            return;
+        }
+        if let (Some(bytes), None, None) = (self.create.bytes, &self.create.text, &self.serial) {
+            self.create.text = Some(self.text.from(0)[..bytes].into());
+        }
+        self.text.replace(text);
+        self.sent = 0;
+        if self.create.bytes.is_some() {
+            self.repair.taint(now, settings.reconcile.debounce);
+        }
+    }
+
+    fn count(&mut self, seq: Option<u64>) {
+        let Some(seq) = seq else { return };
+        match self.expected_seq {
+            Some(expected) if seq < expected => self.counts.duplicates += 1,
+            Some(expected) => self.counts.gaps += seq - expected,
+            None => {}
+        }
+        self.expected_seq = Some(self.expected_seq.unwrap_or(0).max(seq.saturating_add(1)));
+    }
+}
+
+impl Pending {
+    fn extend(&mut self, now: Time, offset: Offset) {
+        match &mut self.span {
+            Some((_, last)) => *last = offset,
+            None => {
+                self.span = Some((offset, offset));
+                self.since = now;
+            }
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! The text of a response: all of it, or only what came after the part that was dropped from memory.
+//!
+//! Length and hash always speak of the whole. The dropped part can be read from the topic again.
+
+use std::fmt::Write as _;
+
+use sha2::{Digest, Sha256};
+
+/// The text of a response so far.
+#[derive(Debug, Clone)]
+pub(super) struct Text {
+    /// Bytes that were dropped from memory.
+    dropped: usize,
+    /// What came after them.
+    tail: String,
+    hash: Sha256,
+}
+
+impl Text {
+    pub(super) fn new() -> Self {
+        Self { dropped: 0, tail: String::new(), hash: Sha256::new() }
+    }
+
+    /// Adds a token.
+    pub(super) fn push(&mut self, token: &str) {
+        let missing = (self.tail.len() + token.len()).saturating_sub(self.tail.capacity());
+        if missing > 0 {
+            // A quarter more instead of twice as much: a hundred thousand texts just past a doubling would waste half.
+            self.tail.reserve_exact(missing.max(self.tail.len() / 4).max(64));
+        }
+        self.tail.push_str(token);
+        self.hash.update(token.as_bytes());
+    }
+
+    /// Puts another text in the place of this one.
+    pub(super) fn replace(&mut self, text: &str) {
+        *self = Self::new();
+        self.push(text);
+    }
+
+    /// Whether this is the whole text's length and hash.
+    pub(super) fn equals(&self, other: &str) -> bool {
+        self.len() == other.len() && self.hash.clone().finalize() == Sha256::digest(other.as_bytes())
+    }
+
+    /// Bytes of the whole text.
+    pub(super) fn len(&self) -> usize {
+        self.dropped + self.tail.len()
+    }
+
+    /// Bytes that are in memory.
+    pub(super) fn in_memory(&self) -> usize {
+        self.tail.len()
+    }
+
+    /// Bytes that are not.
+    pub(super) fn dropped(&self) -> usize {
+        self.dropped
+    }
+
+    /// The text from byte `from` of the whole on. What was dropped cannot be asked for.
+    pub(super) fn from(&self, from: usize) -> &str {
+        assert!(from >= self.dropped, "byte {from} was dropped from memory");
+        &self.tail[from - self.dropped..]
+    }
+
+    /// Drops everything from memory.
+    pub(super) fn drop_from_memory(&mut self) {
+        self.dropped += self.tail.len();
+        self.tail = String::new();
+    }
+
+    /// Puts the dropped part back, or says that it is not that.
+    pub(super) fn restore(&mut self, dropped: &str) -> bool {
+        if dropped.len() != self.dropped {
+            return false;
+        }
+        let mut whole = String::with_capacity(self.len());
+        whole.push_str(dropped);
+        whole.push_str(&self.tail);
+        if Sha256::digest(whole.as_bytes()) != self.hash.clone().finalize() {
+            return false;
+        }
+        self.tail = whole;
+        self.dropped = 0;
+        true
+    }
+
+    /// SHA-256 of the whole text, in hexadecimal.
+    pub(super) fn sha256(&self) -> String {
+        let digest = self.hash.clone().finalize();
+        digest.iter().fold(String::with_capacity(64), |mut hex, byte| {
+            let _infallible = write!(hex, "{byte:02x}");
+            hex
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn length_and_hash_outlive_the_text() {
+        let mut text = Text::new();
+        text.push("one ");
+        text.push("tw\u{f6} ");
+        let whole = text.clone();
+        text.drop_from_memory();
+        assert_eq!((text.len(), text.in_memory()), (whole.len(), 0));
+        assert_eq!(text.sha256(), whole.sha256());
+
+        text.push("three");
+        assert_eq!(text.from(9), "three");
+        assert!(!text.restore("one two "), "another text of about that length");
+        assert!(!text.restore("one twa  "), "another text of just that length");
+        assert!(text.restore("one tw\u{f6} "));
+        assert_eq!(text.from(0), "one tw\u{f6} three");
+        assert!(text.equals("one tw\u{f6} three"));
+        assert!(!text.equals("one tw\u{f6} threE"));
+    }
+
+    #[test]
+    fn the_hash_is_sha_256() {
+        assert_eq!(Text::new().sha256(), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+    }
+}
