@@ -39,7 +39,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
 pub use channel::{ChannelRules, Template};
-pub use effect::{Effect, Effects, Fact, Input, Notice, Refusal, Reload, Report, ReportSeq};
+pub use effect::{Effect, Effects, Fact, Found, Input, LookUp, Notice, Refusal, Reload, Report, ReportSeq};
 pub use event::{Event, EventKind, Offset, Record};
 pub use flow::Flow;
 pub use op::{ConnectionId, Head, MESSAGE_NAME, OpId, OpKind, Operation, Status};
@@ -121,6 +121,7 @@ impl Engine {
             Input::DeadLetterDurable(offset) => self.ledger.dead_letter_durable(offset),
             Input::CaughtUp(caught_up) => self.caught_up(now, caught_up),
             Input::Reloaded { id, text } => self.reloaded(now, id, text, shared, effects),
+            Input::LookedUp { id, found } => self.looked_up(now, id, found, shared, effects),
             Input::Tick => self.tick(now, shared, effects),
             Input::Drain => self.draining = true,
         }

@@ -1,6 +1,6 @@
 //! What goes out: asks each response what it wants, takes the permits, sends, matches answers, settles.
 
-use super::effect::{Effect, Effects, Notice, Reload};
+use super::effect::{Effect, Effects, Found, LookUp, Notice, Reload};
 use super::flow::Wait;
 use super::next::{FRAME_OVERHEAD, Next};
 use super::op::{ConnectionId, OpId, OpKind, Status};
@@ -31,6 +31,10 @@ impl Engine {
                 }
                 Next::Reload => {
                     self.reload(id, effects);
+                    break;
+                }
+                Next::LookUp => {
+                    self.look_up(id, effects);
                     break;
                 }
                 Next::Remake => response.remake(),
@@ -195,6 +199,22 @@ impl Engine {
             part: response.head.part,
             offsets: (response.span.0, response.dropped_through),
         })));
+    }
+
+    fn look_up(&mut self, id: SlotId, effects: &mut Effects) {
+        let op = self.op_id(id, 0);
+        let Some(response) = self.responses.get_mut(id) else { return };
+        response.looking_up = true;
+        let since = response.create.sent_at.unwrap_or(response.started_at);
+        effects.list.push(Effect::LookUp(Box::new(LookUp { id: op, head: response.head.clone(), since })));
+    }
+
+    /// The channel's history has been searched for a message.
+    pub(super) fn looked_up(&mut self, now: Time, op: OpId, found: Found, shared: &mut Shared, effects: &mut Effects) {
+        let id = slot_of(op);
+        let Some(response) = self.responses.get_mut(id).filter(|response| response.looking_up) else { return };
+        response.looked_up(now, found, &self.settings);
+        self.advance(now, id, shared, effects);
     }
 
     fn settle(&mut self, now: Time, id: SlotId, shared: &mut Shared, effects: &mut Effects) {

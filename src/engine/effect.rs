@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::event::{Offset, Record};
-use super::op::{ConnectionId, OpId, OpKind, Operation};
-use super::outcome::{Answer, Class, Rejection};
+use super::op::{ConnectionId, Head, OpId, OpKind, Operation};
+use super::outcome::{Answer, Class, Rejection, Serial};
 use super::record::{Cause, OperationOutcome, ResponseOutcome};
+use super::time::Time;
 
 /// Counts the reports of one engine, from 0 and without a hole. Durability is told by it: "all reports up to this one".
 pub type ReportSeq = u64;
@@ -40,6 +41,13 @@ pub enum Input<'a> {
         /// The concatenated token texts of the range.
         text: Option<&'a str>,
     },
+    /// The answer to [`Effect::LookUp`].
+    LookedUp {
+        /// The operation id that the look-up was asked under.
+        id: OpId,
+        /// What the channel's history holds.
+        found: Found,
+    },
     /// Time has passed; also the tick that heals a lost wake-up.
     Tick,
     /// No more operations: answers are awaited, nothing new is sent.
@@ -62,6 +70,9 @@ pub enum Effect {
     },
     /// Read these records of the partition again and give back the text of one part of one response.
     Reload(Box<Reload>),
+    /// Look in the channel's history for the message of a create whose outcome is unknown and that is too old to be
+    /// repeated safely.
+    LookUp(Box<LookUp>),
     /// Something that an operator is to know, once per cause. The shell logs and counts it.
     Notice(Notice),
 }
@@ -143,6 +154,33 @@ pub struct Reload {
     pub part: u32,
     /// The first and the last offset that hold some of it.
     pub offsets: (Offset, Offset),
+}
+
+/// Which message is looked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LookUp {
+    /// Comes back with the answer.
+    pub id: OpId,
+    /// Its channel, and its create id, which its header `createId` repeats.
+    pub head: Arc<Head>,
+    /// It was not published before this.
+    pub since: Time,
+}
+
+/// What a channel's history holds of a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// It is there.
+    Message {
+        /// Its serial.
+        serial: Serial,
+        /// The serial of its latest version.
+        version: Option<Serial>,
+    },
+    /// It is not there.
+    Nothing,
+    /// The history could not be read; later, again.
+    Unreadable,
 }
 
 /// Why a record went to the dead-letter topic.

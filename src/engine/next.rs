@@ -4,6 +4,7 @@
 //! A taint, a move or a doubtful create leads to a full text instead, and only when everything in flight is answered.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use compact_str::CompactString;
 
@@ -18,6 +19,9 @@ use super::time::Time;
 /// What a frame adds to its text, at the most: names, ids, headers, serials. Keeps a margin below the server's limit.
 pub(super) const FRAME_OVERHEAD: usize = 1_024;
 
+/// How long the server recognises a create by its id (documented: two minutes), less a margin for the way there.
+const IDEMPOTENCY_WINDOW: Duration = Duration::from_secs(100);
+
 /// What a response wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
@@ -27,6 +31,8 @@ pub(super) enum Next {
     At(Time),
     /// Its dropped text.
     Reload,
+    /// To know whether its create, long in doubt, made a message.
+    LookUp,
     /// To send an operation of that kind.
     Send(OpKind),
     /// To begin anew: its message is gone.
@@ -67,6 +73,8 @@ impl Response {
             Next::At(not_before)
         } else if self.text.dropped() > 0 {
             self.next_reload()
+        } else if self.create.sent_at.is_some_and(|first| now.since(first) >= IDEMPOTENCY_WINDOW) {
+            if self.looking_up { Next::Nothing } else { Next::LookUp }
         } else {
             Next::Send(OpKind::Create)
         }
@@ -112,7 +120,7 @@ impl Response {
         let status = self.end.unwrap_or(Status::Streaming);
         let retry = self.repair.failures();
         let (operation, status, data) = match kind {
-            OpKind::Create => self.make_create(status),
+            OpKind::Create => self.make_create(now, status),
             OpKind::Append => {
                 let data = CompactString::from(self.text.from(self.sent));
                 (self.carry_pending(), status, data)
@@ -142,16 +150,18 @@ impl Response {
     }
 
     /// The first create carries what there is; a retry carries what the first did.
-    fn make_create(&mut self, status: Status) -> (Carried, Status, CompactString) {
+    fn make_create(&mut self, now: Time, status: Status) -> (Carried, Status, CompactString) {
         if self.create.bytes.is_none() {
             let carried = self.carry_pending();
             self.create.bytes = Some(self.text.len());
             self.create.status = Some(status);
             self.create.span = carried.span;
             self.create.tokens = carried.tokens;
+            self.create.sent_at = Some(now);
             let cause = if self.create.remade > 0 { Cause::Repair } else { carried.cause };
             return (Carried { cause, ..carried }, status, self.text.from(0).into());
         }
+        self.create.sent_at.get_or_insert(now);
         let carried =
             Carried { cause: Cause::Repair, span: self.create.span, tokens: self.create.tokens, since: Time(u64::MAX) };
         (carried, self.create.status.unwrap_or(status), self.create_text().into())

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::effect::Found;
 use super::event::{Event, EventKind, Offset, Record};
 use super::flow::ChannelKey;
 use super::ledger::Hold;
@@ -45,6 +46,7 @@ pub(super) struct Response {
     /// The message does not exist any more; a new one takes its place.
     pub(super) gone: bool,
     pub(super) reloading: bool,
+    pub(super) looking_up: bool,
     pub(super) repair: Repair,
     pub(super) counts: Counts,
     pub(super) headless: bool,
@@ -83,6 +85,8 @@ pub(super) struct Create {
     pub(super) status: Option<Status>,
     pub(super) span: (Offset, Offset),
     pub(super) tokens: u32,
+    /// When its id was first used; none if the channel's history has been searched in vain since.
+    pub(super) sent_at: Option<Time>,
     /// One try was not taken or its outcome is unknown: whether the message shows its text, nobody knows.
     doubtful: bool,
     /// How many messages were made for this response before this one and are gone.
@@ -144,6 +148,7 @@ impl Response {
             given_up: None,
             gone: false,
             reloading: false,
+            looking_up: false,
             repair: Repair::default(),
             counts: Counts::default(),
             headless: event.begins == Some(false),
@@ -197,6 +202,21 @@ impl Response {
             Outcome::Unknown(_) => self.unknown(now, operation, settings),
         }
         Some(operation)
+    }
+
+    /// Takes in what the channel's history says of a create that was long in doubt.
+    pub(super) fn looked_up(&mut self, now: Time, found: Found, settings: &Settings) {
+        self.looking_up = false;
+        match found {
+            Found::Message { serial, version } => {
+                self.raise_version(Some(&serial));
+                self.raise_version(version.as_ref());
+                self.serial = Some(serial);
+                self.repair.taint(now, settings.reconcile.debounce);
+            }
+            Found::Nothing => self.create.sent_at = None,
+            Found::Unreadable => self.repair.failed(now, settings.reconcile.debounce),
+        }
     }
 
     /// The connection that carried it was lost and not resumed.

@@ -85,7 +85,7 @@ impl Story {
                     self.reports.push(serde_json::from_slice(value).expect("a report is JSON"));
                 }
                 Effect::DeadLetter { offset, reason } => self.dead_letters.push((offset, reason)),
-                Effect::Reload(_) | Effect::Notice(_) => {}
+                Effect::Reload(_) | Effect::LookUp(_) | Effect::Notice(_) => {}
             }
         }
         self.effects.clear();
@@ -218,6 +218,24 @@ fn a_create_in_doubt_is_repeated_unchanged_and_then_mended() {
     assert_eq!((update.kind, &*update.data, update.status), (OpKind::Update, "other", Status::Complete));
     story.ack(&update);
     assert_eq!(story.reports.last().expect("it was reported")["outcome"], "reconciled");
+}
+
+#[test]
+fn a_create_long_in_doubt_is_looked_for_before_it_is_repeated() {
+    let found = Found::Message { serial: "00000001".into(), version: None };
+    for (found, expected) in [(found, OpKind::Update), (Found::Nothing, OpKind::Create)] {
+        let mut story = Story::new();
+        let create = only(story.says(token("a")));
+        story.now = story.now + Duration::from_secs(600);
+        assert!(story.answer(&create, Outcome::Unknown(Doubt::ConnectionLost)).is_empty());
+        assert!(story.after(Duration::from_secs(1)).is_empty(), "the server may have forgotten its id");
+        let op = story.engine.op_id(story.engine.find("r", 0).expect("it is open"), 0);
+        story.apply(Input::LookedUp { id: op, found: Found::Unreadable });
+        story.after(Duration::from_secs(2));
+        let mut sent = story.apply(Input::LookedUp { id: op, found });
+        sent.extend(story.after(Duration::from_secs(2)));
+        assert_eq!(only(sent).kind, expected);
+    }
 }
 
 #[test]
