@@ -1,4 +1,5 @@
 //! tokenrelay relays LLM token streams from Kafka to Ably channels.
 
 pub mod ably;
+pub mod config;
 pub mod engine;

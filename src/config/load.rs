@@ -1,0 +1,224 @@
+//! Loading: puts the layers together, reads the secrets that stand in files, and refuses what cannot work.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use config::{File, FileFormat, builder::DefaultState};
+
+use super::{Config, Delivery, Format, NoMutable, Pattern, Secret, Transport};
+
+/// The environment variables that are read begin with this.
+const PREFIX: &str = "TOKENRELAY__";
+/// Keys that hold lists: in the environment and in flags their elements are separated by commas.
+const LISTS: [&str; 2] = ["ably.channels.allow", "input.include"];
+/// Bytes that a lost connection leaves behind live at most this long in our kernel.
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Where settings come from besides the defaults.
+#[derive(Debug, Clone, Default)]
+pub struct Source {
+    /// A TOML file.
+    pub file: Option<PathBuf>,
+    /// Environment variables; those without our prefix are ignored.
+    pub environment: Vec<(String, String)>,
+    /// `key=value` from the command line.
+    pub flags: Vec<String>,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file is unreadable, malformed, or says something that we do not understand.
+    #[error("{0}")]
+    Layer(#[from] config::ConfigError),
+    /// The file is not there.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A flag is no `key=value`.
+    #[error("--set {flag}: expected key=value, for example --set kafka.group_id=mine")]
+    Flag {
+        /// The flag.
+        flag: String,
+    },
+    /// A file that a key names cannot be read.
+    #[error("{key}: cannot read {path}: {source}")]
+    SecretFile {
+        /// The key.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A value that cannot work.
+    #[error("{key} = {value}: {problem}")]
+    Value {
+        /// The key.
+        key: &'static str,
+        /// What it is set to.
+        value: String,
+        /// What is wrong with that, and what would do.
+        problem: &'static str,
+    },
+    /// There is no way to show Ably who we are.
+    #[error("no Ably credentials: set ably.key_file (or ably.token_file) to a file that holds them")]
+    NoCredentials,
+}
+
+/// Loads the configuration.
+///
+/// # Errors
+/// When a layer cannot be read, a key is unknown, a value has a wrong type, or values cannot work together.
+pub fn load(source: &Source) -> Result<Config, Error> {
+    let mut builder = config::Config::builder();
+    if let Some(path) = &source.file {
+        let text = std::fs::read_to_string(path).map_err(|error| Error::File { path: path.clone(), source: error })?;
+        let named = format!("# {}\n{text}", path.display());
+        builder = builder.add_source(File::from_str(&named, FileFormat::Toml));
+    }
+    for (name, value) in &source.environment {
+        if let Some(rest) = name.strip_prefix(PREFIX) {
+            builder = set(builder, &rest.to_lowercase().replace("__", "."), value)?;
+        }
+    }
+    for flag in &source.flags {
+        let (key, value) = flag.split_once('=').ok_or_else(|| Error::Flag { flag: flag.clone() })?;
+        builder = set(builder, key.trim(), value)?;
+    }
+    let mut config: Config = builder.build()?.try_deserialize()?;
+    read_secrets(&mut config)?;
+    check(&config)?;
+    Ok(config)
+}
+
+type Builder = config::ConfigBuilder<DefaultState>;
+
+fn set(builder: Builder, key: &str, value: &str) -> Result<Builder, Error> {
+    if LISTS.contains(&key) {
+        let elements: Vec<&str> = value.split(',').map(str::trim).filter(|element| !element.is_empty()).collect();
+        return Ok(builder.set_override(key, elements)?);
+    }
+    Ok(builder.set_override(key, value)?)
+}
+
+fn read_secrets(config: &mut Config) -> Result<(), Error> {
+    let ably = &mut config.ably;
+    if ably.key.is_none() && !ably.key_file.as_os_str().is_empty() {
+        ably.key = Some(read("ably.key_file", &ably.key_file)?);
+    }
+    if let (None, Some(path)) = (&ably.token, &ably.token_file) {
+        ably.token = Some(read("ably.token_file", path)?);
+    }
+    let security = &mut config.kafka.security;
+    if let (None, Some(path)) = (&security.password, &security.password_file) {
+        security.password = Some(read("kafka.security.password_file", path)?);
+    }
+    Ok(())
+}
+
+fn read(key: &'static str, path: &Path) -> Result<Secret, Error> {
+    let text =
+        std::fs::read_to_string(path).map_err(|source| Error::SecretFile { key, path: path.to_owned(), source })?;
+    Ok(Secret::new(text.trim().to_owned()))
+}
+
+/// Refuses what cannot work, and what this version does not do yet.
+fn check(config: &Config) -> Result<(), Error> {
+    let refuse = |bad: bool, key, value: &dyn std::fmt::Display, problem| {
+        if bad { Err(Error::Value { key, value: value.to_string(), problem }) } else { Ok(()) }
+    };
+    let (ably, reconcile) = (&config.ably, &config.reconcile);
+    let later = config.results.delivery == Delivery::ExactlyOnce;
+    refuse(later, "results.delivery", &"exactly-once", "not available yet; use at-least-once")?;
+    let later = ably.transport == Transport::Rest;
+    refuse(later, "ably.transport", &"rest", "not available yet; use realtime")?;
+    let later = config.input.pattern == Pattern::MessagePerToken;
+    refuse(later, "input.pattern", &"message-per-token", "not available yet; use message-per-response")?;
+    let later = !matches!(config.input.format, Format::Auto | Format::Tokenrelay | Format::OpenaiChat);
+    refuse(later, "input.format", &config.input.format, "not available yet; use auto, tokenrelay or openai-chat")?;
+    let later = ably.no_mutable == NoMutable::Whole;
+    refuse(later, "ably.no_mutable", &"whole", "not available yet; use fail")?;
+    refuse(ably.connections.max == 0, "ably.connections.max", &0, "at least one connection is needed")?;
+    refuse(ably.connections.rate == 0, "ably.connections.rate", &0, "nothing could ever be sent; Ably allows 50")?;
+    refuse(ably.channels.rate == 0, "ably.channels.rate", &0, "nothing could ever be sent; Ably allows 50")?;
+    refuse(ably.in_flight.operations == 0, "ably.in_flight.operations", &0, "nothing could ever be sent")?;
+    refuse(config.response.open_max == 0, "response.open_max", &0, "nothing could ever be read")?;
+    refuse(reconcile.attempts == 0, "reconcile.attempts", &0, "at least one attempt is needed")?;
+    let late_check = humantime_serde::re::humantime::format_duration(reconcile.late_check);
+    let problem = "bytes of a lost connection can live for 5s; at least twice that is needed";
+    refuse(reconcile.late_check < TCP_USER_TIMEOUT * 2, "reconcile.late_check", &late_check, problem)?;
+    let rollup = ably.append_rollup.as_millis();
+    let known = [0, 20, 40, 100, 500].contains(&rollup);
+    refuse(!known, "ably.append_rollup", &format!("{rollup}ms"), "Ably knows 0ms, 20ms, 40ms, 100ms and 500ms")?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from(toml: &str, environment: &[(&str, &str)], flags: &[&str]) -> Result<Config, Error> {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), toml).expect("written");
+        load(&Source {
+            file: Some(file.path().to_owned()),
+            environment: environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
+        })
+    }
+
+    #[test]
+    fn nothing_said_is_the_defaults() {
+        assert_eq!(from("", &[], &[]).expect("loads"), Config::default());
+    }
+
+    #[test]
+    fn later_layers_win() {
+        let toml = "[kafka]\ngroup_id = 'file'\ntokens_topic = 'file'\nresults_topic = 'file'";
+        let environment =
+            [("TOKENRELAY__KAFKA__GROUP_ID", "env"), ("TOKENRELAY__KAFKA__TOKENS_TOPIC", "env"), ("HOME", "/")];
+        let config = from(toml, &environment, &["kafka.group_id=flag"]).expect("loads");
+        let kafka = config.kafka;
+        assert_eq!((&*kafka.group_id, &*kafka.tokens_topic, &*kafka.results_topic), ("flag", "env", "file"));
+    }
+
+    #[test]
+    fn values_have_units_and_lists_have_commas() {
+        let environment = [("TOKENRELAY__ABLY__CHANNELS__ALLOW", "ai:*, chat:*"), ("TOKENRELAY__ABLY__TLS", "false")];
+        let config = from("[response]\ntext_bytes_max = '1MiB'\nidle = '90s'", &environment, &["ably.port=8181"])
+            .expect("loads");
+        assert_eq!(config.response.text_bytes_max.as_u64(), 1 << 20);
+        assert_eq!(config.response.idle, Duration::from_secs(90));
+        assert_eq!(config.ably.channels.allow, ["ai:*", "chat:*"]);
+        assert!(!config.ably.tls);
+        assert_eq!(config.ably.port, 8181);
+    }
+
+    #[test]
+    fn an_integer_is_a_size_in_bytes() {
+        let config = from("[ably]\nmax_message_size = 4096", &[], &["response.text_bytes_max=1000000"]).expect("loads");
+        assert_eq!(config.ably.max_message_size.as_u64(), 4_096);
+        assert_eq!(config.response.text_bytes_max.as_u64(), 1_000_000);
+    }
+
+    #[test]
+    fn errors_name_the_key() {
+        for (toml, named) in [
+            ("[kafka]\ngroup = 'x'", "group"),
+            ("[kafka]\nsession_timeout = 'soon'", "session_timeout"),
+            ("[results]\ndelivery = 'exactly-once'", "results.delivery"),
+            ("[ably]\nconnections.rate = 0", "ably.connections.rate"),
+            ("[ably]\nkey_file = '/nowhere/key'", "ably.key_file"),
+            ("[reconcile]\nlate_check = '9s'", "reconcile.late_check"),
+        ] {
+            let error = from(toml, &[], &[]).expect_err("it is refused").to_string();
+            assert!(error.contains(named), "{error:?} does not name {named}");
+        }
+        assert!(from("", &[], &["nonsense"]).is_err());
+    }
+}
