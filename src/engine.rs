@@ -38,7 +38,7 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
-pub use channel::{ChannelRules, Template};
+pub use channel::{ChannelRules, ChannelRulesError, Template};
 pub use effect::{Effect, Effects, Fact, Found, Input, LookUp, Notice, Refusal, Reload, Report, ReportSeq};
 pub use event::{Event, EventKind, Offset, Record};
 pub use flow::Flow;

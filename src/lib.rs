@@ -2,4 +2,5 @@
 
 pub mod ably;
 pub mod config;
+pub mod decode;
 pub mod engine;

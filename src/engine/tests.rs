@@ -22,7 +22,12 @@ fn settings() -> Settings {
         id_namespace: "test".into(),
         instance: "one".into(),
         relay_version: "0",
-        channels: ChannelRules::for_tests("ai:{key}", &["ai:*"]),
+        channels: ChannelRules::new(
+            Template::parse("ai:{key}").expect("a template"),
+            "tokens".into(),
+            &["ai:*".to_owned()],
+        )
+        .expect("rules"),
         idle: Duration::from_secs(600),
         remember: 100,
         reconcile: ReconcileSettings { when: ReconcileWhen::Eager, debounce: Duration::from_millis(250), attempts: 3 },

@@ -1,0 +1,73 @@
+//! Our own format: one JSON object an event.
+//!
+//! `{"type":"token","responseId":"r1","text":" world","seq":7}`. The older names `event` (`delta`, `done`) and `delta` are
+//! understood as well.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+
+use super::{Error, malformed};
+use crate::engine::{Event, EventKind};
+
+const FORMAT: &str = "tokenrelay event";
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", bound(deserialize = "'de: 'a"))]
+struct Value<'a> {
+    #[serde(rename = "type", alias = "event")]
+    kind: Kind,
+    #[serde(borrow)]
+    response_id: Option<Text<'a>>,
+    #[serde(borrow, alias = "delta")]
+    text: Option<Text<'a>>,
+    seq: Option<u64>,
+    #[serde(borrow)]
+    channel: Option<Text<'a>>,
+    part: Option<u32>,
+    #[serde(borrow)]
+    final_text: Option<Text<'a>>,
+}
+
+/// Text that is borrowed where it has no escapes.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+#[derive(Deserialize, Clone, Copy, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    Start,
+    #[serde(alias = "delta")]
+    Token,
+    #[serde(alias = "done")]
+    End,
+    Cancel,
+    Error,
+}
+
+/// Adds the one event of a value.
+pub(super) fn decode<'a>(value: &'a [u8], key: &'a str, events: &mut Vec<Event<'a>>) -> Result<(), Error> {
+    let value: Value<'a> = serde_json::from_slice(value).map_err(malformed(FORMAT))?;
+    let kind = match value.kind {
+        Kind::Start => EventKind::Start,
+        Kind::Token => EventKind::Token(value.text.ok_or(Error::Missing { format: FORMAT, field: "text" })?.0),
+        Kind::End => EventKind::End { final_text: value.final_text.map(|text| text.0) },
+        Kind::Cancel => EventKind::Cancel,
+        Kind::Error => EventKind::Error,
+    };
+    let begins = match (value.kind, value.seq) {
+        (Kind::Start, _) | (_, Some(0)) => Some(true),
+        (_, Some(_)) => Some(false),
+        (_, None) => None,
+    };
+    events.push(Event {
+        response_id: value.response_id.map_or(Cow::Borrowed(key), |id| id.0),
+        part: value.part.unwrap_or(0),
+        kind,
+        seq: value.seq,
+        begins,
+        channel: value.channel.map(|channel| channel.0),
+    });
+    Ok(())
+}
