@@ -4,3 +4,4 @@ pub mod ably;
 pub mod config;
 pub mod decode;
 pub mod engine;
+pub mod kafka;

@@ -1,1 +1,4 @@
 //! The tests that need the whole: one binary.
+#![expect(clippy::expect_used, clippy::panic, reason = "that is how a test fails, also in what tests share")]
+
+mod kafka;

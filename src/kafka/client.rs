@@ -1,0 +1,214 @@
+//! The settings of every Kafka client of this process.
+//!
+//! A user may pass any librdkafka property through `kafka.librdkafka`, except those that a promise rests on: these are
+//! refused by name, with the reason. Passed-through properties win over ours, so that the rest can be tuned.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::config::RDKafkaLogLevel;
+
+use super::assignment::Policy;
+use super::error::Error;
+use crate::config::{self, Security, SecurityProtocol};
+
+/// Properties that are not the user's to set, and why.
+const OURS: &[(&str, &str)] = &[
+    ("acks", NOT_LOST),
+    ("allow.auto.create.topics", "topics are checked at start, not made by a misspelled name"),
+    ("auto.commit.enable", OFFSETS),
+    ("auto.commit.interval.ms", OFFSETS),
+    ("auto.offset.reset", "kafka.start decides where a group begins"),
+    ("bootstrap.servers", "use kafka.bootstrap_servers"),
+    ("delivery.timeout.ms", NOT_LOST),
+    ("enable.auto.commit", OFFSETS),
+    ("enable.auto.offset.store", OFFSETS),
+    ("enable.gapless.guarantee", NOT_LOST),
+    ("enable.idempotence", "without it a retry can write a result twice"),
+    ("enable.partition.eof", "idle responses are told from unread ones by it"),
+    ("group.id", "use kafka.group_id"),
+    ("group.instance.id", "use kafka.group_instance_id"),
+    ("isolation.level", "tokens of aborted transactions would reach channels"),
+    ("max.in.flight", NOT_LOST),
+    ("max.in.flight.requests.per.connection", NOT_LOST),
+    ("message.send.max.retries", NOT_LOST),
+    ("message.timeout.ms", NOT_LOST),
+    ("metadata.broker.list", "use kafka.bootstrap_servers"),
+    ("offset.store.method", OFFSETS),
+    ("offset.store.path", OFFSETS),
+    ("partition.assignment.strategy", "partitions that stay must not stop while others move"),
+    ("plugin.library.paths", "it loads code into this process"),
+    ("request.required.acks", NOT_LOST),
+    ("retries", NOT_LOST),
+    ("session.timeout.ms", "use kafka.session_timeout"),
+    ("transactional.id", "it belongs to results.delivery"),
+];
+const OFFSETS: &str = "an offset is committed only when its response is settled";
+const NOT_LOST: &str = "a result must not be lost or overtaken";
+
+/// A window for batching waits for this much.
+const WINDOW_BYTES: &str = "65536";
+/// What librdkafka may hold of records that we have not taken.
+const FETCHED_KIB: &str = "32768";
+/// What librdkafka may hold of records that are not durable.
+const UNSENT_KIB: &str = "262144";
+/// The longest record that is tried; a broker's own limit is usually lower.
+const RECORD_BYTES_MAX: &str = "134217728";
+
+/// What every Kafka client of this process shares. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Clients {
+    settings: config::Kafka,
+    shared: ClientConfig,
+}
+
+impl Clients {
+    /// Checks the settings and reads the files that they name.
+    ///
+    /// # Errors
+    /// When a property is refused, or a file cannot be read.
+    pub fn new(settings: &config::Kafka) -> Result<Self, Error> {
+        let mut shared = ClientConfig::new();
+        shared
+            .set_log_level(RDKafkaLogLevel::Info)
+            .set("bootstrap.servers", &settings.bootstrap_servers)
+            .set("client.id", "tokenrelay")
+            .set("enable.metrics.push", "false")
+            .set("log.connection.close", "false")
+            .set("socket.keepalive.enable", "true");
+        secure(&settings.security, &mut shared)?;
+        for property in settings.librdkafka.keys() {
+            if let Some((_, reason)) = OURS.iter().find(|(name, _)| name == property) {
+                return Err(Error::Property { property: property.clone(), reason });
+            }
+            if property == "debug" {
+                shared.set_log_level(RDKafkaLogLevel::Debug);
+            }
+        }
+        Ok(Self { settings: settings.clone(), shared })
+    }
+
+    /// The settings that these come from.
+    #[must_use]
+    pub fn settings(&self) -> &config::Kafka {
+        &self.settings
+    }
+
+    pub(super) fn policy(&self) -> Policy {
+        Policy {
+            topic: self.settings.tokens_topic.clone(),
+            group: self.settings.group_id.clone(),
+            start: self.settings.start,
+        }
+    }
+
+    /// The member of the group.
+    pub(super) fn consumer(&self) -> ClientConfig {
+        let mut config = self.reader();
+        let window = self.settings.batching_window;
+        if window > Duration::ZERO {
+            config.set("fetch.min.bytes", WINDOW_BYTES).set("fetch.wait.max.ms", window.as_millis().max(1).to_string());
+        }
+        // Kafka 4's own group protocol (KIP-848): there the broker has these settings, and librdkafka refuses them here.
+        if self.settings.librdkafka.get("group.protocol").is_none_or(|protocol| protocol != "consumer") {
+            let session = self.settings.session_timeout.as_millis();
+            config
+                .set("partition.assignment.strategy", "cooperative-sticky")
+                .set("session.timeout.ms", session.to_string())
+                .set("heartbeat.interval.ms", (session / 10).max(1).to_string());
+        }
+        if !self.settings.group_instance_id.is_empty() {
+            config.set("group.instance.id", &self.settings.group_instance_id);
+        }
+        self.pass_through(config)
+    }
+
+    /// A consumer that reads without joining the group. It has the group's name because the group's rights are then all
+    /// that it needs; it never commits.
+    pub(super) fn reader(&self) -> ClientConfig {
+        let mut config = self.shared.clone();
+        config
+            .set("group.id", &self.settings.group_id)
+            .set("auto.offset.reset", "error")
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("enable.partition.eof", "true")
+            .set("fetch.queue.backoff.ms", "20")
+            .set("isolation.level", "read_committed")
+            .set("queued.max.messages.kbytes", FETCHED_KIB);
+        self.pass_through(config)
+    }
+
+    /// The writer of results and dead letters.
+    pub(super) fn producer(&self) -> ClientConfig {
+        let mut config = self.shared.clone();
+        config
+            .set("enable.idempotence", "true")
+            .set("linger.ms", "5")
+            .set("message.max.bytes", RECORD_BYTES_MAX)
+            // As long as it takes: giving up on a record is our decision, not a timer's.
+            .set("message.timeout.ms", "0")
+            .set("queue.buffering.max.kbytes", UNSENT_KIB);
+        self.pass_through(config)
+    }
+
+    /// A client that asks for metadata and settings.
+    pub(super) fn plain(&self) -> ClientConfig {
+        self.pass_through(self.shared.clone())
+    }
+
+    fn pass_through(&self, mut config: ClientConfig) -> ClientConfig {
+        for (property, value) in &self.settings.librdkafka {
+            config.set(property, value);
+        }
+        config
+    }
+}
+
+fn secure(security: &Security, config: &mut ClientConfig) -> Result<(), Error> {
+    config.set(
+        "security.protocol",
+        match security.protocol {
+            SecurityProtocol::Plaintext => "plaintext",
+            SecurityProtocol::Ssl => "ssl",
+            SecurityProtocol::SaslPlaintext => "sasl_plaintext",
+            SecurityProtocol::SaslSsl => "sasl_ssl",
+        },
+    );
+    // librdkafka reads these files itself.
+    let files = [
+        ("ssl.ca.location", &security.ca_file),
+        ("ssl.certificate.location", &security.cert_file),
+        ("ssl.key.location", &security.key_file),
+    ];
+    for (property, file) in files {
+        if let Some(file) = file {
+            config.set(property, file.to_string_lossy());
+        }
+    }
+    let words = [("sasl.mechanism", &security.mechanism), ("sasl.username", &security.username)];
+    for (property, word) in words {
+        if let Some(word) = word {
+            config.set(property, word);
+        }
+    }
+    if let Some(file) = &security.password_file {
+        config.set("sasl.password", read_secret(file)?);
+    } else if let Some(password) = &security.password {
+        config.set("sasl.password", password.expose());
+    }
+    Ok(())
+}
+
+fn read_secret(file: &Path) -> Result<String, Error> {
+    let text = std::fs::read_to_string(file).map_err(|source| Error::File {
+        key: "kafka.security.password_file",
+        path: file.display().to_string(),
+        source,
+    })?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,255 @@
+//! The producer, and what is on its way through it.
+//!
+//! `BaseProducer::poll` handles one event when it is told not to wait and otherwise never returns before its time (seen
+//! in rdkafka 0.39), so a poll of a few milliseconds is the thread's sleep.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedHeaders, BorrowedMessage, DeliveryResult, Header, Message, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+
+use super::batch::{Lane, Reported};
+use super::letter::{Letter, Written};
+use super::thread::is_too_long;
+use crate::engine::{ReportSeq, SCHEMA_VERSION};
+use crate::kafka::client::Clients;
+use crate::kafka::context::{Log, lock, speaks_through};
+use crate::kafka::error::Error;
+
+/// Records that may be on their way at once.
+const ON_ITS_WAY_MAX: usize = 50_000;
+
+/// A record that was given to the producer.
+#[derive(Debug)]
+pub(super) enum Sent {
+    Report {
+        lane: Lane,
+        seq: ReportSeq,
+        /// Only once it was refused; until then librdkafka has it.
+        record: Option<Record>,
+    },
+    Letter(Box<Letter>),
+}
+
+/// A record that came back.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) sent: Sent,
+    code: RDKafkaErrorCode,
+}
+
+#[derive(Debug)]
+pub(super) struct Record {
+    key: Vec<u8>,
+    value: Vec<u8>,
+    headers: OwnedHeaders,
+}
+
+/// The producer's context: what was delivered waits here until the thread looks.
+#[derive(Debug)]
+struct Deliveries {
+    log: Log,
+    done: Mutex<Vec<Delivery>>,
+}
+
+#[derive(Debug)]
+struct Delivery {
+    slot: usize,
+    refused: Option<(RDKafkaErrorCode, Record)>,
+}
+
+/// See the module.
+pub(super) struct Outbox {
+    producer: BaseProducer<Deliveries>,
+    results: String,
+    dead_letters: String,
+    slots: Vec<Option<Sent>>,
+    free: Vec<usize>,
+    fatal: Option<String>,
+}
+
+speaks_through!(Deliveries, log);
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, slot: usize) {
+        let refused = result.as_ref().err().map(|(error, message)| {
+            (error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown), Record::of(message))
+        });
+        lock(&self.done).push(Delivery { slot, refused });
+    }
+}
+
+impl Outbox {
+    pub(super) fn new(clients: &Clients) -> Result<Self, Error> {
+        let context = Deliveries { log: Log::new("results"), done: Mutex::default() };
+        let producer = BaseProducer::from_config_and_context(&clients.producer(), context)
+            .map_err(Error::client("make the producer"))?;
+        let settings = clients.settings();
+        Ok(Self {
+            producer,
+            results: settings.results_topic.clone(),
+            dead_letters: settings.dead_letters_topic.clone(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            fatal: None,
+        })
+    }
+
+    pub(super) fn on_its_way(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.on_its_way() >= ON_ITS_WAY_MAX
+    }
+
+    /// Why the producer is beyond help, if it is.
+    pub(super) fn fatal(&mut self) -> Option<String> {
+        self.fatal.take()
+    }
+
+    /// Sleeps, and lets librdkafka report meanwhile.
+    pub(super) fn wait(&self, time: Duration) {
+        self.producer.poll(time);
+    }
+
+    /// Lets librdkafka report what it has at hand.
+    pub(super) fn look(&self) {
+        self.producer.poll(Duration::ZERO);
+    }
+
+    pub(super) fn report(&mut self, report: &Reported, bytes: &[u8]) {
+        let slot = self.put(Sent::Report { lane: report.lane, seq: report.seq, record: None });
+        let record = BaseRecord::with_opaque_to(&self.results, slot)
+            .partition(report.lane.partition)
+            .key(&bytes[report.key.clone()])
+            .payload(&bytes[report.value.clone()])
+            .headers(describe(report));
+        send(&self.producer, record);
+    }
+
+    /// Sends a dead letter, or again what was refused.
+    pub(super) fn resend(&mut self, sent: Sent) {
+        let slot = self.put(sent);
+        match &mut self.slots[slot] {
+            Some(Sent::Report { lane, record, .. }) => {
+                let partition = lane.partition;
+                let Some(Record { key, value, headers }) = record.take() else { return };
+                let record = BaseRecord::with_opaque_to(&self.results, slot).partition(partition).headers(headers);
+                send(&self.producer, record.key(&key[..]).payload(&value[..]));
+            }
+            Some(Sent::Letter(letter)) => {
+                let Written { key, value, headers } = letter.write();
+                let mut record: BaseRecord<'_, [u8], [u8], usize> =
+                    BaseRecord::with_opaque_to(&self.dead_letters, slot);
+                record.key = key.as_deref();
+                record.payload = value.as_deref();
+                record.headers = headers;
+                send(&self.producer, record);
+            }
+            None => {}
+        }
+    }
+
+    /// What has come to an end since it was last asked: durable, or refused.
+    pub(super) fn delivered(&mut self) -> Vec<Result<Sent, Kept>> {
+        let deliveries = std::mem::take(&mut *lock(&self.producer.context().done));
+        deliveries.into_iter().filter_map(|delivery| self.end(delivery)).collect()
+    }
+
+    fn end(&mut self, Delivery { slot, refused }: Delivery) -> Option<Result<Sent, Kept>> {
+        let mut sent = self.slots.get_mut(slot)?.take()?;
+        self.free.push(slot);
+        let Some((code, came_back)) = refused else {
+            self.producer.context().log.well();
+            return Some(Ok(sent));
+        };
+        if let Some((_, reason)) = self.producer.client().fatal_error() {
+            self.fatal = Some(reason);
+        }
+        if let Sent::Report { record, .. } = &mut sent {
+            *record = Some(came_back);
+        }
+        Some(Err(Kept { sent, code }))
+    }
+
+    fn put(&mut self, sent: Sent) -> usize {
+        if let Some(slot) = self.free.pop() {
+            self.slots[slot] = Some(sent);
+            return slot;
+        }
+        self.slots.push(Some(sent));
+        self.slots.len() - 1
+    }
+}
+
+impl Kept {
+    pub(super) fn is_too_long(&self) -> bool {
+        is_too_long(self.code)
+    }
+
+    /// Results of a partition are sent again in the order in which they were made.
+    pub(super) fn order(&self) -> (i32, ReportSeq) {
+        match &self.sent {
+            Sent::Report { lane, seq, .. } => (lane.partition, *seq),
+            Sent::Letter(letter) => (letter.lane.partition, 0),
+        }
+    }
+
+    /// What a person has to mend.
+    pub(super) fn trouble(&self, outbox: &Outbox) -> String {
+        let (key, topic) = match &self.sent {
+            Sent::Report { .. } => ("kafka.results_topic", &outbox.results),
+            Sent::Letter(_) => ("kafka.dead_letters_topic", &outbox.dead_letters),
+        };
+        format!("topic {topic} ({key}) refuses a record: {}", self.code)
+    }
+}
+
+impl Record {
+    fn of(message: &BorrowedMessage<'_>) -> Self {
+        Self {
+            key: message.key().unwrap_or_default().to_vec(),
+            value: message.payload().unwrap_or_default().to_vec(),
+            headers: message.headers().map(BorrowedHeaders::detach).unwrap_or_default(),
+        }
+    }
+}
+
+/// Gives a record to librdkafka. What it refuses at once comes back like what a broker refuses; while its queue is full
+/// it is asked again.
+fn send(producer: &BaseProducer<Deliveries>, mut record: BaseRecord<'_, [u8], [u8], usize>) {
+    while let Err((error, back)) = producer.send(record) {
+        let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
+        if code != RDKafkaErrorCode::QueueFull || matches!(error, KafkaError::Nul(_)) {
+            let record = Record {
+                key: back.key.unwrap_or_default().to_vec(),
+                value: back.payload.unwrap_or_default().to_vec(),
+                headers: back.headers.unwrap_or_default(),
+            };
+            let delivery = Delivery { slot: back.delivery_opaque, refused: Some((code, record)) };
+            lock(&producer.context().done).push(delivery);
+            return;
+        }
+        record = back;
+        producer.poll(Duration::from_millis(5));
+    }
+}
+
+fn describe(report: &Reported) -> OwnedHeaders {
+    let version = SCHEMA_VERSION.to_string();
+    let headers = OwnedHeaders::new_with_capacity(5)
+        .insert(Header { key: "kind", value: Some(report.kind) })
+        .insert(Header { key: "outcome", value: Some(report.outcome) })
+        .insert(Header { key: "content-type", value: Some("application/json") })
+        .insert(Header { key: "schema-version", value: Some(&version) });
+    match &report.traceparent {
+        Some(traceparent) => headers.insert(Header { key: "traceparent", value: Some(&**traceparent) }),
+        None => headers,
+    }
+}

@@ -1,0 +1,324 @@
+//! Token records and rebalances, in order, through one door; offsets back.
+//!
+//! One polled consumer. A rebalance is not answered in librdkafka's callback but handed out as an [`Item`] and answered
+//! by the pipeline: [`Intake::start`] after [`Item::Assigned`], [`Intake::release`] after [`Item::Revoked`]. Until then
+//! the group waits: the partitions that are to leave are still ours alone, so what is in flight can be answered,
+//! made durable and committed first. librdkafka stops fetching *every* partition of ours while it waits (seen in its
+//! source: `rd_kafka_assignment_pause`), so an answer must not take longer than work in flight needs.
+//!
+//! Offsets are committed as marks: the last one of each partition is sent, and sent again with the next commit until a
+//! broker has confirmed it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::{Context as Waking, Poll, Waker};
+
+use rdkafka::consumer::stream_consumer::MessageStream;
+use rdkafka::consumer::{CommitMode, Consumer, StreamConsumer};
+use rdkafka::message::BorrowedMessage;
+use rdkafka::{Offset, TopicPartitionList};
+use tokio::task::JoinHandle;
+
+use super::assignment::{self, Assigned, Policy};
+use super::client::Clients;
+use super::error::Error;
+use group::Group;
+use offsets::Offsets;
+use poll::Answer;
+
+mod group;
+mod offsets;
+mod poll;
+
+/// The longest metadata of an offset that brokers take by default.
+pub const METADATA_BYTES_MAX: usize = 4096;
+
+type Consuming = StreamConsumer<Group>;
+
+/// What comes out of Kafka.
+#[derive(Debug)]
+pub enum Item<'a> {
+    /// The next record of one of our partitions.
+    Record(BorrowedMessage<'a>),
+    /// There is nothing more in this partition for now.
+    End(i32),
+    /// These partitions are ours as soon as [`Intake::start`] is called with them; it must be.
+    Assigned(Vec<Assigned>),
+    /// These partitions leave us as soon as [`Intake::release`] is called with them; it must be. No record of theirs
+    /// comes any more.
+    Revoked(Vec<i32>),
+    /// These partitions have left us already; somebody else may have them. Nothing of theirs can be committed.
+    Lost(Vec<i32>),
+    /// A partition of ours does not hold any more what we were to read next: reading goes on at a later offset.
+    Gap {
+        /// The partition.
+        partition: i32,
+        /// Where reading should have gone on.
+        expected: i64,
+        /// Where it goes on.
+        begins: i64,
+    },
+    /// Reading cannot go on.
+    Failed(Error),
+}
+
+/// How far a partition has been read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lag {
+    /// The partition.
+    pub partition: i32,
+    /// The next offset to be read.
+    pub position: i64,
+    /// The offset that the next record produced to it will have.
+    pub end: i64,
+}
+
+/// The consumer. [`Source::intake`] reads from it.
+pub struct Source {
+    consumer: Arc<Consuming>,
+    policy: Policy,
+}
+
+impl std::fmt::Debug for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Source").field("policy", &self.policy).finish_non_exhaustive()
+    }
+}
+
+impl Source {
+    /// Joins the group. Must be called in a tokio runtime.
+    ///
+    /// # Errors
+    /// When librdkafka does not accept the settings.
+    pub fn open(clients: &Clients) -> Result<Self, Error> {
+        let group = Group::new();
+        let consumer: Consuming =
+            clients.consumer().create_with_context(group).map_err(Error::client("make the consumer"))?;
+        let policy = clients.policy();
+        consumer.subscribe(&[&policy.topic]).map_err(Error::client("subscribe to the tokens topic"))?;
+        Ok(Self { consumer: Arc::new(consumer), policy })
+    }
+
+    /// The one reader of this consumer.
+    #[must_use]
+    pub fn intake(&self) -> Intake<'_> {
+        Intake {
+            source: self,
+            stream: self.consumer.stream(),
+            offsets: Offsets::default(),
+            asking: None,
+            astray: false,
+            found: VecDeque::new(),
+            paused: false,
+            repeated: 0,
+        }
+    }
+
+    /// Leaves the group. Whatever was not committed is read again by the next owner.
+    pub async fn close(self) {
+        // Leaving takes round trips and blocks.
+        if let Err(error) = tokio::task::spawn_blocking(move || drop(self)).await {
+            tracing::error!(%error, "kafka: leaving the group failed");
+        }
+    }
+
+    /// What keeps the consumer from its brokers, if anything does.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        self.consumer.context().log.trouble().map(|trouble| trouble.reason)
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        // The consumer's own drop polls until it has left, and would wait for ever for answers that nobody gives.
+        self.consumer.context().close();
+        group::abandon(&*self.consumer);
+    }
+}
+
+/// Reads from a [`Source`].
+pub struct Intake<'a> {
+    source: &'a Source,
+    stream: MessageStream<'a, Group>,
+    offsets: Offsets,
+    asking: Option<JoinHandle<Result<Answer, Error>>>,
+    astray: bool,
+    found: VecDeque<Item<'a>>,
+    paused: bool,
+    repeated: u64,
+}
+
+impl std::fmt::Debug for Intake<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Intake").field("offsets", &self.offsets).field("paused", &self.paused).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Intake<'a> {
+    /// The next item. May be dropped before it is ready: nothing is lost.
+    pub async fn next(&mut self) -> Item<'a> {
+        std::future::poll_fn(|waking| self.poll(waking)).await
+    }
+
+    /// The next item, if one is ready.
+    pub fn try_next(&mut self) -> Option<Item<'a>> {
+        match self.poll(&mut Waking::from_waker(Waker::noop())) {
+            Poll::Ready(item) => Some(item),
+            Poll::Pending => None,
+        }
+    }
+
+    /// The answer to [`Item::Assigned`]: reads these partitions from these offsets on. When intake is paused, so are they.
+    ///
+    /// # Errors
+    /// When librdkafka refuses, which it does only after a fatal error.
+    pub fn start(&mut self, partitions: &[(i32, i64)]) -> Result<(), Error> {
+        let mut list = TopicPartitionList::with_capacity(partitions.len());
+        for (partition, offset) in partitions {
+            list.add_partition_offset(&self.source.policy.topic, *partition, Offset::Offset(*offset))
+                .map_err(Error::client("take the partitions"))?;
+            self.offsets.start(*partition, *offset);
+        }
+        self.source.consumer.incremental_assign(&list).map_err(Error::client("take the partitions"))?;
+        self.source.consumer.context().answered();
+        if self.paused {
+            self.source.consumer.pause(&list).map_err(Error::client("pause the partitions"))?;
+        }
+        Ok(())
+    }
+
+    /// The answer to [`Item::Revoked`]: gives these partitions away.
+    ///
+    /// # Errors
+    /// When librdkafka refuses, which it does only after a fatal error.
+    pub fn release(&mut self, partitions: &[i32]) -> Result<(), Error> {
+        let list = self.list(partitions);
+        for partition in partitions {
+            self.offsets.end(*partition);
+        }
+        if self.paused {
+            // The mark of a pause outlives the assignment; it must not be there when the partition comes back. Nothing is
+            // fetched by this, because librdkafka itself holds all partitions until it has our answer.
+            self.source.consumer.resume(&list).map_err(Error::client("resume the partitions"))?;
+        }
+        self.source.consumer.incremental_unassign(&list).map_err(Error::client("give the partitions away"))?;
+        self.source.consumer.context().answered();
+        Ok(())
+    }
+
+    /// Stops fetching. What librdkafka holds is thrown away and fetched again on [`Intake::resume`], so this is not for
+    /// moments; a record that was on its way may still come.
+    ///
+    /// # Errors
+    /// When librdkafka refuses.
+    pub fn pause(&mut self) -> Result<(), Error> {
+        if !std::mem::replace(&mut self.paused, true) {
+            let list = self.list(&self.offsets.partitions());
+            self.source.consumer.pause(&list).map_err(Error::client("pause the partitions"))?;
+        }
+        Ok(())
+    }
+
+    /// Fetches again.
+    ///
+    /// # Errors
+    /// When librdkafka refuses.
+    pub fn resume(&mut self) -> Result<(), Error> {
+        if std::mem::replace(&mut self.paused, false) {
+            let list = self.list(&self.offsets.partitions());
+            self.source.consumer.resume(&list).map_err(Error::client("resume the partitions"))?;
+        }
+        Ok(())
+    }
+
+    /// Whether intake is paused.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Records that came again after they had been handed out, and were passed over.
+    #[must_use]
+    pub fn repeated(&self) -> u64 {
+        self.repeated
+    }
+
+    /// Everything below `offset` is done with. It is committed by the next [`Intake::commit`].
+    ///
+    /// # Errors
+    /// When the metadata is longer than [`METADATA_BYTES_MAX`].
+    pub fn mark(&mut self, partition: i32, offset: i64, metadata: &str) -> Result<(), Error> {
+        if metadata.len() > METADATA_BYTES_MAX {
+            return Err(Error::MetadataTooLong { partition, bytes: metadata.len() });
+        }
+        self.offsets.mark(partition, offset, metadata);
+        Ok(())
+    }
+
+    /// Sends every mark that no broker has confirmed and that is not on its way. Does not wait; a commit that fails is
+    /// logged, counted, and sent again by the next call.
+    ///
+    /// # Errors
+    /// When librdkafka does not take it.
+    pub fn commit(&mut self) -> Result<(), Error> {
+        self.learn();
+        let list = self.offsets.unsent(&self.source.policy.topic);
+        if list.count() == 0 {
+            return Ok(());
+        }
+        self.source.consumer.commit(&list, CommitMode::Async).map_err(|source| {
+            self.offsets.unsend();
+            Error::Client { doing: "commit offsets", source }
+        })
+    }
+
+    /// Commits the marks of these partitions and waits for the broker's word: before they are released.
+    ///
+    /// # Errors
+    /// When the broker does not confirm.
+    pub async fn commit_now(&mut self, partitions: &[i32]) -> Result<(), Error> {
+        self.learn();
+        let list = self.offsets.unconfirmed(&self.source.policy.topic, partitions);
+        if list.count() == 0 {
+            return Ok(());
+        }
+        let consumer = Arc::clone(&self.source.consumer);
+        let sent = list.clone();
+        let done = tokio::task::spawn_blocking(move || consumer.commit(&sent, CommitMode::Sync)).await;
+        done.map_err(|_| Error::Ended { role: "commits" })?.map_err(Error::client("commit offsets"))?;
+        self.offsets.confirm(&list);
+        Ok(())
+    }
+
+    /// How many commits have failed.
+    #[must_use]
+    pub fn commits_failed(&self) -> u64 {
+        self.offsets.failed()
+    }
+
+    /// Asks how far each partition is behind. The future does not borrow: it can be polled beside [`Intake::next`].
+    pub fn lag(&self) -> impl Future<Output = Result<Vec<Lag>, Error>> + Send + use<> {
+        let positions = self.offsets.positions();
+        let (consumer, topic) = (Arc::clone(&self.source.consumer), self.source.policy.topic.clone());
+        async move {
+            if positions.is_empty() {
+                return Ok(Vec::new());
+            }
+            let partitions: Vec<i32> = positions.iter().map(|(partition, _)| *partition).collect();
+            let ask = move || assignment::edges(&*consumer, &topic, &partitions, Offset::End);
+            let ends = tokio::task::spawn_blocking(ask).await.map_err(|_| Error::Ended { role: "lag" })??;
+            let lags = positions.into_iter().zip(ends);
+            Ok(lags.map(|((partition, position), (_, end))| Lag { partition, position, end }).collect())
+        }
+    }
+
+    fn learn(&mut self) {
+        let commits = self.source.consumer.context().commits();
+        self.offsets.learn(commits);
+    }
+
+    fn list(&self, partitions: &[i32]) -> TopicPartitionList {
+        assignment::list(&self.source.policy.topic, partitions)
+    }
+}

@@ -1,0 +1,126 @@
+//! The consumer's context: rebalances wait here until the pipeline answers them, and commits until it looks at them.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::KafkaResult;
+use rdkafka::types::RDKafkaRespErr;
+
+use crate::kafka::context::{Log, lock, speaks_through};
+
+/// A rebalance that waits for its answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Rebalanced {
+    Assigned(Vec<i32>),
+    Revoked(Vec<i32>),
+    Lost(Vec<i32>),
+}
+
+/// The broker's word about the offset of one partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Committed {
+    pub(super) partition: i32,
+    pub(super) offset: Option<i64>,
+    pub(super) done: bool,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Group {
+    pub(super) log: Log,
+    events: Mutex<VecDeque<Rebalanced>>,
+    unanswered: Mutex<Option<TopicPartitionList>>,
+    commits: Mutex<Vec<Committed>>,
+    closing: AtomicBool,
+}
+
+speaks_through!(Group, log);
+
+impl ConsumerContext for Group {
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, event: RDKafkaRespErr, list: &mut TopicPartitionList) {
+        let assigned = event == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
+        if list.count() == 0 || self.is_closing() {
+            // Nothing to decide. (While closing, librdkafka takes an assign for an unassign.)
+            let answer = if assigned { consumer.incremental_assign(list) } else { consumer.incremental_unassign(list) };
+            if let Err(error) = answer {
+                tracing::warn!(%error, "kafka: answering a rebalance failed");
+            }
+            return;
+        }
+        let partitions = list.elements().iter().map(|element| element.partition()).collect();
+        let event = match (assigned, consumer.assignment_lost()) {
+            (true, _) => Rebalanced::Assigned(partitions),
+            (false, false) => Rebalanced::Revoked(partitions),
+            (false, true) => Rebalanced::Lost(partitions),
+        };
+        tracing::info!(?event, "kafka: the group rebalances");
+        *lock(&self.unanswered) = Some(if assigned { TopicPartitionList::new() } else { list.clone() });
+        lock(&self.events).push_back(event);
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
+        let mut commits = lock(&self.commits);
+        for element in offsets.elements() {
+            let outcome = result.clone().and_then(|()| element.error());
+            if let Err(error) = &outcome {
+                self.log.say("commit", || format!("commit of partition {}: {error}", element.partition()));
+            }
+            commits.push(Committed {
+                partition: element.partition(),
+                offset: element.offset().to_raw(),
+                done: outcome.is_ok(),
+            });
+        }
+    }
+}
+
+impl Group {
+    pub(super) fn new() -> Self {
+        Self {
+            log: Log::new("tokens"),
+            events: Mutex::default(),
+            unanswered: Mutex::default(),
+            commits: Mutex::default(),
+            closing: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn next_event(&self) -> Option<Rebalanced> {
+        lock(&self.events).pop_front()
+    }
+
+    pub(super) fn has_event(&self) -> bool {
+        !lock(&self.events).is_empty()
+    }
+
+    /// The last rebalance has its answer.
+    pub(super) fn answered(&self) {
+        lock(&self.unanswered).take();
+    }
+
+    pub(super) fn commits(&self) -> Vec<Committed> {
+        std::mem::take(&mut lock(&self.commits))
+    }
+
+    /// From now on rebalances answer themselves.
+    pub(super) fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+}
+
+/// Answers what nobody will answer any more: a consumer cannot leave while librdkafka waits for an answer.
+pub(super) fn abandon(consumer: &impl Consumer<Group>) {
+    let Some(list) = lock(&consumer.context().unanswered).take() else { return };
+    let answer =
+        if list.count() == 0 { consumer.incremental_assign(&list) } else { consumer.incremental_unassign(&list) };
+    if let Err(error) = answer {
+        tracing::warn!(%error, "kafka: answering a rebalance failed");
+    }
+}

@@ -1,0 +1,180 @@
+//! Turns what librdkafka brings into items.
+//!
+//! Questions to the brokers (where to begin, where a topic's edges are) block, so each runs on a thread of its own while
+//! records go on; one at a time, and the next rebalance waits for it.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context as Waking, Poll};
+use std::time::Duration;
+
+use futures_util::Stream;
+use rdkafka::consumer::Consumer;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::Message;
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::group::Rebalanced;
+use super::{Intake, Item};
+use crate::kafka::assignment::{Assigned, edges};
+use crate::kafka::error::Error;
+
+/// How long to wait before a question is asked again that no broker answered.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+
+/// An answer from the brokers.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// Where to begin.
+    Assigned(Vec<Assigned>),
+    /// Partition, first offset, end.
+    Edges(Vec<(i32, i64, i64)>),
+}
+
+impl<'a> Intake<'a> {
+    pub(super) fn poll(&mut self, waking: &mut Waking<'_>) -> Poll<Item<'a>> {
+        loop {
+            if let Some(item) = self.poll_group(waking) {
+                return Poll::Ready(item);
+            }
+            match Pin::new(&mut self.stream).poll_next(waking) {
+                Poll::Ready(Some(Ok(message))) => {
+                    if self.offsets.accept(message.partition(), message.offset()) {
+                        return Poll::Ready(Item::Record(message));
+                    }
+                    self.repeated += 1;
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    if let Some(item) = self.went_wrong(error) {
+                        return Poll::Ready(item);
+                    }
+                }
+                Poll::Ready(None) => return Poll::Ready(Item::Failed(Error::Ended { role: "the consumer" })),
+                // The poll may have brought a rebalance.
+                Poll::Pending if self.asking.is_none() && self.source.consumer.context().has_event() => {}
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    /// Rebalances, and partitions that have lost their place: each is finished before the next is looked at.
+    fn poll_group(&mut self, waking: &mut Waking<'_>) -> Option<Item<'a>> {
+        loop {
+            if let Some(item) = self.found.pop_front() {
+                return Some(item);
+            }
+            if let Some(asking) = &mut self.asking {
+                let Poll::Ready(answer) = Pin::new(asking).poll(waking) else { return None };
+                self.asking = None;
+                match answer.unwrap_or(Err(Error::Ended { role: "questions to the brokers" })) {
+                    Ok(Answer::Assigned(assigned)) => return Some(Item::Assigned(assigned)),
+                    Ok(Answer::Edges(edges)) => self.find_places(&edges),
+                    Err(error) => return Some(Item::Failed(error)),
+                }
+            } else if std::mem::take(&mut self.astray) {
+                self.ask_edges();
+            } else {
+                match self.source.consumer.context().next_event()? {
+                    Rebalanced::Assigned(partitions) => self.ask_start(partitions),
+                    Rebalanced::Revoked(partitions) => return Some(Item::Revoked(partitions)),
+                    Rebalanced::Lost(partitions) => {
+                        let released = self.release(&partitions);
+                        return Some(released.map_or_else(Item::Failed, |()| Item::Lost(partitions)));
+                    }
+                }
+            }
+        }
+    }
+
+    fn went_wrong(&mut self, error: KafkaError) -> Option<Item<'a>> {
+        match error {
+            KafkaError::PartitionEOF(partition) if self.offsets.has(partition) => Some(Item::End(partition)),
+            KafkaError::MessageConsumptionFatal(code) => {
+                let fatal = self.source.consumer.client().fatal_error();
+                let reason = fatal.map_or_else(|| code.to_string(), |(_, reason)| reason);
+                Some(Item::Failed(Error::Fatal { role: "tokens", reason }))
+            }
+            // It does not say which partition.
+            KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset) => {
+                self.astray = true;
+                None
+            }
+            // Passing: librdkafka goes on by itself, and the context has logged it.
+            _ => None,
+        }
+    }
+
+    fn ask_start(&mut self, partitions: Vec<i32>) {
+        let policy = self.source.policy.clone();
+        self.ask(move |consumer| policy.decide(consumer, &partitions).map(Answer::Assigned));
+    }
+
+    fn ask_edges(&mut self) {
+        let partitions = self.offsets.partitions();
+        if partitions.is_empty() {
+            return;
+        }
+        let topic = self.source.policy.topic.clone();
+        self.ask(move |consumer| {
+            let begins = edges(consumer, &topic, &partitions, Offset::Beginning)?;
+            let ends = edges(consumer, &topic, &partitions, Offset::End)?;
+            let both = begins.into_iter().zip(ends);
+            Ok(Answer::Edges(both.map(|((partition, begins), (_, end))| (partition, begins, end)).collect()))
+        });
+    }
+
+    /// Asks until a broker answers.
+    fn ask(&mut self, question: impl Fn(&super::Consuming) -> Result<Answer, Error> + Send + 'static) {
+        let consumer = Arc::clone(&self.source.consumer);
+        self.asking = Some(tokio::task::spawn_blocking(move || {
+            loop {
+                match question(&consumer) {
+                    Err(Error::Client { doing, source }) if !consumer.context().is_closing() => {
+                        consumer.context().log.say(doing, || format!("cannot {doing} yet: {source}"));
+                        std::thread::sleep(ASK_AGAIN);
+                    }
+                    answer => return answer,
+                }
+            }
+        }));
+    }
+
+    /// Seats the partitions anew whose next offset is not in the topic, at the topic's beginning; all of them where they
+    /// are, when it is none of them (then librdkafka had read ahead).
+    fn find_places(&mut self, edges: &[(i32, i64, i64)]) {
+        let mut gaps = Vec::new();
+        for (partition, position) in self.offsets.positions() {
+            let edge = edges.iter().find(|(found, ..)| *found == partition);
+            if let Some((_, begins, end)) = edge
+                && !(*begins..=*end).contains(&position)
+            {
+                gaps.push((partition, position, *begins));
+            }
+        }
+        let seats =
+            if gaps.is_empty() { self.offsets.positions() } else { gaps.iter().map(|gap| (gap.0, gap.2)).collect() };
+        if let Err(error) = self.seat(&seats) {
+            self.found.push_back(Item::Failed(error));
+            return;
+        }
+        for (partition, expected, begins) in gaps {
+            tracing::warn!(partition, expected, begins, "kafka: the topic does not hold the next offset any more");
+            self.found.push_back(Item::Gap { partition, expected, begins });
+        }
+    }
+
+    fn seat(&mut self, seats: &[(i32, i64)]) -> Result<(), Error> {
+        let partitions: Vec<i32> = seats.iter().map(|(partition, _)| *partition).collect();
+        let list = self.list(&partitions);
+        let mut seated = TopicPartitionList::with_capacity(seats.len());
+        for (partition, offset) in seats {
+            seated
+                .add_partition_offset(&self.source.policy.topic, *partition, Offset::Offset(*offset))
+                .map_err(Error::client("find the place again"))?;
+            self.offsets.jump(*partition, *offset);
+        }
+        let consumer = &self.source.consumer;
+        consumer.incremental_unassign(&list).map_err(Error::client("find the place again"))?;
+        consumer.incremental_assign(&seated).map_err(Error::client("find the place again"))
+    }
+}

@@ -1,0 +1,190 @@
+//! What must be so before anything starts: the topics are there, are ours to use, and fit each other.
+//!
+//! Results of token partition p go to results partition p, so results needs at least as many partitions; more is fine,
+//! and lets both topics grow while the relay runs.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::metadata::MetadataTopic;
+use rdkafka::types::RDKafkaRespErr;
+
+use super::client::Clients;
+use super::context::{Log, Plain};
+use super::error::{Error, is_refusal};
+
+/// How long a broker is waited for at start.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// How many partitions a topic should have when nothing says otherwise.
+const PARTITIONS_SUGGESTED: i32 = 12;
+
+/// Partitions of the topics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layout {
+    /// Of the tokens topic.
+    pub tokens: i32,
+    /// Of the results topic.
+    pub results: i32,
+    /// Of the dead-letter topic.
+    pub dead_letters: i32,
+}
+
+/// Looks at the brokers and the topics. Blocks.
+///
+/// # Errors
+/// When no broker can be reached or lets us in, a topic is missing or forbidden, results has too few partitions, or the
+/// group has no offsets and `kafka.start` does not say where to begin.
+pub fn check(clients: &Clients) -> Result<Layout, Error> {
+    check_within(clients, PATIENCE)
+}
+
+/// As [`check`], with another patience.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_within(clients: &Clients, patience: Duration) -> Result<Layout, Error> {
+    let context = Plain { log: Log::new("check") };
+    let client =
+        BaseConsumer::from_config_and_context(&clients.reader(), context).map_err(Error::client("make a client"))?;
+    let topics = Topics { clients, client: &client, deadline: Instant::now() + patience };
+    let settings = clients.settings();
+    topics.reach()?;
+    let tokens = topics.partitions("kafka.tokens_topic", &settings.tokens_topic, PARTITIONS_SUGGESTED)?;
+    let results = topics.partitions("kafka.results_topic", &settings.results_topic, tokens)?;
+    let dead_letters = topics.partitions("kafka.dead_letters_topic", &settings.dead_letters_topic, 1)?;
+    if results < tokens {
+        return Err(Error::TooFewPartitions {
+            results: settings.results_topic.clone(),
+            have: results,
+            tokens: settings.tokens_topic.clone(),
+            need: tokens,
+            servers: settings.bootstrap_servers.clone(),
+        });
+    }
+    clients.policy().check(&client, tokens)?;
+    Ok(Layout { tokens, results, dead_letters })
+}
+
+struct Topics<'a> {
+    clients: &'a Clients,
+    client: &'a BaseConsumer<Plain>,
+    deadline: Instant,
+}
+
+impl Topics<'_> {
+    /// Waits until a broker answers. Gives up at once when it is not time that is lacking.
+    fn reach(&self) -> Result<(), Error> {
+        let servers = || self.clients.settings().bootstrap_servers.clone();
+        loop {
+            let tokens = &self.clients.settings().tokens_topic;
+            let step = self.left().clamp(Duration::from_millis(1), Duration::from_secs(1));
+            let Err(error) = self.client.fetch_metadata(Some(tokens), step) else { return Ok(()) };
+            // Its errors come as events, each behind lines for the log.
+            while self.client.poll(Duration::from_millis(20)).is_some() {}
+            let trouble = self.client.context().log.trouble();
+            let detail = trouble.as_ref().map_or_else(|| error.to_string(), |trouble| trouble.reason.clone());
+            match trouble.map(|trouble| trouble.code) {
+                Some(code) if is_refusal(code) || code == RDKafkaErrorCode::SSL => {
+                    return Err(Error::Unwelcome { servers: servers(), detail });
+                }
+                _ if self.left().is_zero() => return Err(Error::Unreachable { servers: servers(), detail }),
+                _ => {}
+            }
+        }
+    }
+
+    fn partitions(&self, key: &'static str, topic: &str, suggested: i32) -> Result<i32, Error> {
+        loop {
+            let metadata = self.client.fetch_metadata(Some(topic), self.left().max(Duration::from_millis(1)));
+            let metadata = metadata.map_err(Error::client("read the topics"))?;
+            let found = metadata.topics().iter().find(|found| found.name() == topic);
+            let count = found.map_or(0, |found| i32::try_from(found.partitions().len()).unwrap_or(i32::MAX));
+            match found.and_then(MetadataTopic::error) {
+                None if count > 0 => return Ok(count),
+                Some(error) if is_refusal(error.into()) => return Err(self.forbidden(key, topic, error.into())),
+                None | Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART) => {
+                    return Err(self.missing(key, topic, suggested));
+                }
+                Some(error) if self.left().is_zero() => {
+                    let source = KafkaError::MetadataFetch(error.into());
+                    return Err(Error::Client { doing: "read the topics", source });
+                }
+                // Leaders are being elected.
+                Some(_) => std::thread::sleep(Duration::from_millis(100)),
+            }
+        }
+    }
+
+    fn missing(&self, key: &'static str, topic: &str, partitions: i32) -> Error {
+        let servers = self.clients.settings().bootstrap_servers.clone();
+        Error::TopicMissing { key, topic: topic.to_owned(), partitions, servers }
+    }
+
+    fn forbidden(&self, key: &'static str, topic: &str, code: RDKafkaErrorCode) -> Error {
+        let rights = if key == "kafka.tokens_topic" { "Read and Describe" } else { "Write and Describe" };
+        Error::TopicForbidden { key, topic: topic.to_owned(), reason: code.to_string(), rights }
+    }
+
+    fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+}
+
+/// Asks how the topics are set, for [`doubts`]. Empty when the brokers do not say (it needs a right of its own).
+pub async fn describe(clients: &Clients) -> HashMap<String, HashMap<String, String>> {
+    let settings = clients.settings();
+    let names = [&settings.tokens_topic, &settings.results_topic, &settings.dead_letters_topic];
+    let context = Plain { log: Log::new("check") };
+    let Ok(admin) = AdminClient::from_config_and_context(&clients.plain(), context) else { return HashMap::new() };
+    let wanted: Vec<_> = names.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
+    let options = AdminOptions::new().request_timeout(Some(Duration::from_secs(5)));
+    let Ok(described) = admin.describe_configs(&wanted, &options).await else { return HashMap::new() };
+    let topics = names.into_iter().zip(described).filter_map(|(name, topic)| {
+        let entries = topic.ok()?.entries.into_iter();
+        Some((name.clone(), entries.filter_map(|entry| Some((entry.name, entry.value?))).collect()))
+    });
+    topics.collect()
+}
+
+/// What is wrong with the way the topics are set, if anything: each a sentence with the remedy. Nothing here keeps the
+/// relay from working today.
+#[must_use]
+pub fn doubts(clients: &Clients, described: &HashMap<String, HashMap<String, String>>) -> Vec<String> {
+    let settings = clients.settings();
+    let value = |topic: &str, name: &str| described.get(topic)?.get(name).cloned();
+    let number = |topic: &str, name: &str| value(topic, name)?.parse::<i64>().ok();
+    let mut doubts = Vec::new();
+    let (tokens, results, letters) = (&settings.tokens_topic, &settings.results_topic, &settings.dead_letters_topic);
+    if value(tokens, "cleanup.policy").is_some_and(|policy| policy.contains("compact")) {
+        doubts.push(format!(
+            "topic {tokens} (kafka.tokens_topic) is compacted, so tokens of a response are deleted while others stay: set \
+             its cleanup.policy to delete"
+        ));
+    }
+    let sizes = (number(letters, "max.message.bytes"), number(tokens, "max.message.bytes"));
+    if let (Some(letter), Some(token)) = sizes
+        && letter <= token
+    {
+        doubts.push(format!(
+            "topic {letters} (kafka.dead_letters_topic) takes records of {letter} bytes, {tokens} of {token}: a dead letter \
+             is longer than its token by its headers, so set its max.message.bytes to {} or more",
+            token.saturating_add(65_536)
+        ));
+    }
+    // -1: for ever.
+    let kept = |topic| number(topic, "retention.ms").map(|ms| if ms < 0 { i64::MAX } else { ms });
+    if let (Some(result), Some(token)) = (kept(results), kept(tokens))
+        && result < token
+    {
+        doubts.push(format!(
+            "topic {results} (kafka.results_topic) keeps records for {result} ms, {tokens} for {token} ms: set its \
+             retention.ms to {token} or more"
+        ));
+    }
+    doubts
+}

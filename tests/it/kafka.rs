@@ -1,0 +1,9 @@
+//! What we rely on of Kafka, on a real one. `tests/run` provides it.
+
+mod group;
+mod reader;
+mod results;
+mod security;
+mod source;
+mod support;
+mod topics;

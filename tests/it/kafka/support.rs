@@ -1,0 +1,219 @@
+//! Topics of one test, and the other end of them: a producer of tokens and a reader of results.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
+};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use tokenrelay::config::{self, Start};
+use tokenrelay::kafka::client::Clients;
+use tokenrelay::kafka::source::{Intake, Item};
+
+/// A test that hangs is a test that fails.
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(super) fn servers() -> String {
+    std::env::var("TOKENRELAY_TEST_KAFKA").expect("TOKENRELAY_TEST_KAFKA is not set: run the tests by tests/run")
+}
+
+fn client() -> ClientConfig {
+    ClientConfig::new().set("bootstrap.servers", servers()).set("linger.ms", "1").clone()
+}
+
+/// The topics of one test.
+pub(super) struct World {
+    pub(super) settings: config::Kafka,
+    admin: AdminClient<DefaultClientContext>,
+    producer: BaseProducer,
+}
+
+/// A record as it is in a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) partition: i32,
+    pub(super) key: Option<Vec<u8>>,
+    pub(super) value: Option<Vec<u8>>,
+    pub(super) headers: Vec<(String, Option<Vec<u8>>)>,
+}
+
+impl Seen {
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        let (_, value) = self.headers.iter().find(|(key, _)| key == name)?;
+        std::str::from_utf8(value.as_ref()?).ok()
+    }
+}
+
+impl World {
+    /// Topics with these numbers of partitions; 0 for a topic that is not there.
+    pub(super) async fn new(tokens: i32, results: i32, dead_letters: i32) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let settings = config::Kafka {
+            bootstrap_servers: servers(),
+            group_id: format!("{name}-group"),
+            tokens_topic: format!("{name}-tokens"),
+            results_topic: format!("{name}-results"),
+            dead_letters_topic: format!("{name}-dead-letters"),
+            start: Start::Earliest,
+            session_timeout: Duration::from_secs(6),
+            ..config::Kafka::default()
+        };
+        let world = Self {
+            settings,
+            admin: client().create().expect("an admin client"),
+            producer: client().create().expect("a producer"),
+        };
+        world.create(&world.settings.tokens_topic, tokens, &[]).await;
+        world.create(&world.settings.results_topic, results, &[]).await;
+        world.create(&world.settings.dead_letters_topic, dead_letters, &[]).await;
+        world
+    }
+
+    pub(super) async fn create(&self, topic: &str, partitions: i32, settings: &[(&str, &str)]) {
+        if partitions == 0 {
+            return;
+        }
+        let mut topic = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+        for (key, value) in settings {
+            topic = topic.set(key, value);
+        }
+        let made = self.admin.create_topics([&topic], &AdminOptions::new()).await.expect("asked");
+        for topic in made {
+            topic.expect("made");
+        }
+    }
+
+    pub(super) async fn grow(&mut self, topic: &str, partitions: usize) {
+        let more = NewPartitions::new(topic, partitions);
+        let done = self.admin.create_partitions([&more], &AdminOptions::new()).await.expect("asked");
+        for topic in done {
+            topic.expect("grown");
+        }
+        // The old one would take minutes to hear of it.
+        self.producer = client().create().expect("a producer");
+    }
+
+    /// Sets one property of a topic.
+    pub(super) async fn alter(&self, topic: &str, key: &str, value: &str) {
+        let change = AlterConfig::new(ResourceSpecifier::Topic(topic)).set(key, value);
+        let done = self.admin.alter_configs([&change], &AdminOptions::new()).await.expect("asked");
+        for topic in done {
+            topic.expect("altered");
+        }
+    }
+
+    /// Deletes what is below the offset, as retention does.
+    pub(super) async fn forget(&self, topic: &str, partition: i32, below: i64) {
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(topic, partition, Offset::Offset(below)).expect("an offset");
+        let done = self.admin.delete_records(&list, &AdminOptions::new()).await.expect("asked");
+        for element in done.elements() {
+            element.error().expect("deleted");
+        }
+    }
+
+    pub(super) fn clients(&self) -> Clients {
+        Clients::new(&self.settings).expect("the settings are fine")
+    }
+
+    /// Produces `count` records with values `from..from + count` to a partition of the tokens topic.
+    pub(super) fn produce(&self, partition: i32, from: i64, count: i64) {
+        for value in from..from + count {
+            let value = value.to_string();
+            let record = BaseRecord::to(&self.settings.tokens_topic).partition(partition).key("id").payload(&value);
+            self.producer.send(record).expect("queued");
+        }
+        self.flush();
+    }
+
+    /// Produces one record, exactly so.
+    pub(super) fn produce_raw(&self, key: Option<&[u8]>, value: Option<&[u8]>, headers: &[(&str, Option<&[u8]>)]) {
+        let owned =
+            headers.iter().fold(OwnedHeaders::new(), |owned, (key, value)| owned.insert(Header { key, value: *value }));
+        let mut record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(&self.settings.tokens_topic).partition(0);
+        record.key = key;
+        record.payload = value;
+        record.headers = (!headers.is_empty()).then_some(owned);
+        self.producer.send(record).expect("queued");
+        self.flush();
+    }
+
+    fn flush(&self) {
+        self.producer.flush(PATIENCE).expect("the broker has it");
+    }
+
+    /// Waits for `count` records of a topic and takes what is there.
+    pub(super) fn read(&self, topic: &str, count: usize) -> Vec<Seen> {
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", servers())
+            .set("group.id", "reader")
+            .set("enable.auto.commit", "false")
+            .create()
+            .expect("a consumer");
+        let metadata = consumer.fetch_metadata(Some(topic), PATIENCE).expect("metadata");
+        let mut list = TopicPartitionList::new();
+        for partition in metadata.topics()[0].partitions() {
+            list.add_partition_offset(topic, partition.id(), Offset::Beginning).expect("an offset");
+        }
+        consumer.assign(&list).expect("assigned");
+        let mut seen = Vec::new();
+        while seen.len() < count {
+            let message = consumer.poll(PATIENCE).expect("enough records in time").expect("a record");
+            seen.push(Seen {
+                partition: message.partition(),
+                key: message.key().map(<[u8]>::to_vec),
+                value: message.payload().map(<[u8]>::to_vec),
+                headers: message
+                    .headers()
+                    .map(|headers| headers.iter().map(|h| (h.key.to_owned(), h.value.map(<[u8]>::to_vec))).collect())
+                    .unwrap_or_default(),
+            });
+        }
+        seen
+    }
+}
+
+/// The next item, in time.
+pub(super) async fn next<'a>(intake: &mut Intake<'a>) -> Item<'a> {
+    tokio::time::timeout(PATIENCE, intake.next()).await.expect("an item in time")
+}
+
+/// Answers the next assignment, which must be the next item but for ends of partitions; gives back where each begins.
+pub(super) async fn start(intake: &mut Intake<'_>) -> Vec<(i32, i64)> {
+    loop {
+        match next(intake).await {
+            Item::End(_) => {}
+            Item::Assigned(assigned) => {
+                let mut starts: Vec<_> = assigned.iter().map(|one| (one.partition, one.start)).collect();
+                intake.start(&starts).expect("started");
+                starts.sort_unstable();
+                return starts;
+            }
+            other => panic!("an assignment was expected, not {other:?}"),
+        }
+    }
+}
+
+/// Reads `count` records, passing over ends of partitions: partition, offset, value.
+pub(super) async fn take(intake: &mut Intake<'_>, count: usize) -> Vec<(i32, i64, i64)> {
+    let mut taken = Vec::with_capacity(count);
+    while taken.len() < count {
+        match next(intake).await {
+            Item::Record(record) => taken.push((record.partition(), record.offset(), value(&record))),
+            Item::End(_) => {}
+            other => panic!("a record was expected, not {other:?}"),
+        }
+    }
+    taken
+}
+
+pub(super) fn value(record: &impl Message) -> i64 {
+    let text = record.payload_view::<str>().expect("a value").expect("text");
+    text.parse().expect("a number")
+}
