@@ -1,3 +1,7 @@
 //! Ably: its wire, and the client that the relay is.
 
+pub mod encode;
+pub mod fault;
 pub mod wire;
+
+pub use fault::Error;

@@ -1,0 +1,140 @@
+//! What the encoder writes, `wire` reads: for every kind of operation, in both encodings, whatever the texts.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use proptest::prelude::*;
+
+use super::super::wire::{Data, ProtocolMessage};
+use super::*;
+use crate::engine::{Head, OpId, Status};
+
+fn operation(kind: OpKind, texts: [&str; 5], supersedes: Option<&str>, status: Status) -> Operation {
+    let [channel, response_id, create_id, serial, data] = texts;
+    let head = Head {
+        channel: channel.into(),
+        response_id: response_id.into(),
+        part: 3,
+        segment: 120,
+        create_id: create_id.into(),
+        supersedes: supersedes.map(Into::into),
+    };
+    Operation {
+        id: OpId { partition: 0, slot: 0, generation: 0, seq: 0 },
+        connection: 0,
+        kind,
+        head: Arc::new(head),
+        serial: (kind != OpKind::Create).then(|| serial.into()),
+        data: data.into(),
+        status,
+    }
+}
+
+/// Every field of the frame against the operation.
+fn check(operation: &Operation, encoding: Encoding, msg_serial: u64) {
+    let frame = Encoder::new(encoding).encode(operation, msg_serial);
+    let decoded: ProtocolMessage<'_> = encoding.decode(&frame).expect("decodes");
+    let head = &operation.head;
+    assert_eq!(decoded.action, action::MESSAGE);
+    assert_eq!(decoded.channel.as_deref(), Some(&*head.channel));
+    assert_eq!(decoded.msg_serial, Some(msg_serial));
+    let messages = decoded.messages.expect("has messages");
+    let [message] = &messages[..] else { panic!("one message") };
+    let is_create = operation.kind == OpKind::Create;
+    assert_eq!(message.id.as_deref(), is_create.then(|| format!("{}:0", head.create_id)).as_deref());
+    assert_eq!(message.serial.as_deref(), operation.serial.as_deref());
+    assert_eq!(message.name.as_deref(), Some("response"));
+    assert_eq!(message.data, Some(Data::Text(operation.data.as_str().into())));
+    assert_eq!(message.encoding, None);
+    let expected = match operation.kind {
+        OpKind::Create => 0,
+        OpKind::Update => 1,
+        OpKind::Append => 5,
+    };
+    assert_eq!(message.action, Some(expected));
+    let mut headers = serde_json::json!({
+        "responseId": &*head.response_id, "part": "3", "segment": "120", "createId": &*head.create_id,
+        "status": operation.status.as_str(),
+    });
+    if let Some(supersedes) = &head.supersedes {
+        headers["supersedes"] = serde_json::json!(&**supersedes);
+    }
+    assert_eq!(message.extras, Some(serde_json::json!({ "headers": headers })));
+    let phase = message.version.as_ref().and_then(|version| version.metadata.as_ref()?.get("phase")).map(|phase| &**phase);
+    let expected = if operation.status.is_terminal() { "done" } else { "streaming" };
+    assert_eq!(phase, (!is_create).then_some(expected));
+}
+
+#[test]
+fn every_kind_is_complete_in_itself() {
+    let texts = ["ai:x", "r-1", "ns.topic.0.7.0.0", "01826232498871-001@abcdefghij:000", " w\u{f6}rld"];
+    for kind in [OpKind::Create, OpKind::Append, OpKind::Update] {
+        for status in [Status::Streaming, Status::Complete, Status::Cancelled, Status::Error, Status::Abandoned] {
+            for encoding in [Encoding::Json, Encoding::Msgpack] {
+                check(&operation(kind, texts, None, status), encoding, 0);
+                check(&operation(kind, texts, Some("old \"one\""), status), encoding, 300);
+            }
+        }
+    }
+}
+
+#[test]
+fn lengths_and_numbers_of_every_size_are_read_back() {
+    let long = "x".repeat(70_000);
+    for bytes in [0, 1, 31, 32, 255, 256, 65_535, 65_536, 70_000] {
+        for encoding in [Encoding::Json, Encoding::Msgpack] {
+            let texts = ["c", "r", "i", "s", &long[..bytes]];
+            check(&operation(OpKind::Append, texts, None, Status::Streaming), encoding, 1);
+            let texts = ["c", "r", &long[..bytes.min(1_000)], "s", ""];
+            check(&operation(OpKind::Create, texts, None, Status::Streaming), encoding, 1);
+        }
+    }
+    for serial in [0, 127, 128, 255, 256, 65_535, 65_536, u64::from(u32::MAX), u64::from(u32::MAX) + 1, u64::MAX] {
+        for encoding in [Encoding::Json, Encoding::Msgpack] {
+            check(&operation(OpKind::Append, ["c", "r", "i", "s", "d"], None, Status::Streaming), encoding, serial);
+        }
+    }
+}
+
+#[test]
+fn frames_do_not_disturb_each_other() {
+    let mut encoder = Encoder::new(Encoding::Json);
+    let texts = ["c", "r", "i", "s", "text"];
+    let append = operation(OpKind::Append, texts, None, Status::Streaming);
+    let frames: Vec<Bytes> = (0..2_000).map(|serial| encoder.encode(&append, serial)).collect();
+    for (serial, frame) in (0..).zip(&frames) {
+        let decoded: ProtocolMessage<'_> = Encoding::Json.decode(frame).expect("decodes");
+        assert_eq!(decoded.msg_serial, Some(serial));
+    }
+}
+
+/// Says what a frame costs, for whoever runs it with `--nocapture`; asserts only that it ran.
+#[test]
+fn cost_of_a_frame() {
+    let texts = ["ai:x", "chatcmpl-0123456789", "ns.topic.0.7.0.0", "01826232498871-001@abcdefghij:000", " token"];
+    let append = operation(OpKind::Append, texts, None, Status::Streaming);
+    for encoding in [Encoding::Json, Encoding::Msgpack] {
+        let mut encoder = Encoder::new(encoding);
+        let started = Instant::now();
+        let bytes: usize = (0..10_000).map(|serial| encoder.encode(&append, serial).len()).sum();
+        eprintln!("{encoding:?}: {} ns a frame of {} bytes", started.elapsed().as_nanos() / 10_000, bytes / 10_000);
+        assert!(bytes > 0);
+    }
+}
+
+proptest! {
+    #[test]
+    fn hostile_texts_are_read_back(
+        channel in any::<String>(), response in any::<String>(), create in any::<String>(), serial in any::<String>(),
+        data in any::<String>(), controls in "[\\x00-\\x1f\"\\\\\u{7f}\u{2028}\u{fffd}\u{10ffff}]*", msg_serial in any::<u64>(),
+    ) {
+        for kind in [OpKind::Create, OpKind::Append, OpKind::Update] {
+            for encoding in [Encoding::Json, Encoding::Msgpack] {
+                let texts: [&str; 5] = [&channel, &response, &create, &serial, &data];
+                check(&operation(kind, texts, Some(&controls), Status::Complete), encoding, msg_serial);
+                let texts: [&str; 5] = [&controls, &controls, &controls, &controls, &controls];
+                check(&operation(kind, texts, None, Status::Streaming), encoding, msg_serial);
+            }
+        }
+    }
+}
