@@ -2,6 +2,7 @@
 
 pub mod encode;
 pub mod fault;
+pub mod session;
 pub mod wire;
 
 pub use fault::Error;

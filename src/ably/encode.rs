@@ -44,6 +44,16 @@ impl Encoder {
         }
         self.buffer.split().freeze()
     }
+
+    /// The frame that ends a connection.
+    #[must_use]
+    pub fn close(&self) -> Bytes {
+        const _: () = assert!(action::CLOSE == 7, "the frames below say so");
+        Bytes::from_static(match self.encoding {
+            Encoding::Json => b"{\"action\":7}",
+            Encoding::Msgpack => b"\x81\xa6action\x07",
+        })
+    }
 }
 
 /// What differs from one kind of operation to the next.

@@ -52,9 +52,19 @@ pub enum Error {
     /// The credentials cannot be used.
     #[error("credentials for ably: {0}")]
     Credentials(String),
-    /// The server sent what cannot be decoded.
+    /// The server sent what cannot be understood.
     #[error("connection to ably: {0}")]
     Frame(String),
+    /// The server said something about a channel; the connection is not concerned.
+    #[error("ably says of channel {channel}: {code} ({message}){}", Remedy(*code))]
+    Channel {
+        /// The channel.
+        channel: String,
+        /// Ably's error code.
+        code: u32,
+        /// The server's words.
+        message: String,
+    },
 }
 
 impl Error {
@@ -65,11 +75,18 @@ impl Error {
         Self::Refused { code, status_code, message }
     }
 
+    /// From what the server said of a channel.
+    #[must_use]
+    pub fn channel(channel: &str, error: Option<&ErrorInfo<'_>>) -> Self {
+        let Rejection { code, message, .. } = rejection(error);
+        Self::Channel { channel: channel.to_owned(), code, message }
+    }
+
     /// Ably's error code, when it gave one.
     #[must_use]
     pub fn code(&self) -> Option<u32> {
         match self {
-            Self::Refused { code, .. } => Some(*code),
+            Self::Refused { code, .. } | Self::Channel { code, .. } => Some(*code),
             Self::Unreachable { .. } | Self::NoAnswer(_) | Self::TransportLost(_) | Self::Silent(_) => None,
             Self::Overdue(_) | Self::Expired(_) | Self::Credentials(_) | Self::Frame(_) => None,
         }
@@ -82,7 +99,7 @@ impl Error {
             Self::Refused { code, status_code, .. } => Fate::of(*code, *status_code) == Fate::Fatal,
             Self::Credentials(_) => true,
             Self::Unreachable { .. } | Self::NoAnswer(_) | Self::TransportLost(_) | Self::Silent(_) => false,
-            Self::Overdue(_) | Self::Expired(_) | Self::Frame(_) => false,
+            Self::Overdue(_) | Self::Expired(_) | Self::Frame(_) | Self::Channel { .. } => false,
         }
     }
 }
@@ -185,10 +202,14 @@ pub fn remedy(code: u32) -> Option<&'static str> {
         40114 => "close channels, or raise the account's limit of channels",
         40131 | 40132 => "the key was revoked or has expired: put a new one into ably.key_file",
         40141..=40144 | 40171 => "the token is no longer good: put a new one into ably.token_file, or give a key",
-        40160 => "give the key the capabilities publish and message-update-any on this channel (or -own, and a client_id)",
+        40160 => {
+            "give the key the capabilities publish and message-update-any on this channel (or -own, and a client_id)"
+        }
         40161 | 40166 => "set ably.client_id: message-update-own holds only for a client that says who it is",
         40168 => "set ably.agent to what the account's pricing asks for: it must say which side of the traffic this is",
-        40162 | 40172 => "these credentials are of the wrong kind: give a key instead of a token, or the other way round",
+        40162 | 40172 => {
+            "these credentials are of the wrong kind: give a key instead of a token, or the other way round"
+        }
         40330..=40332 => "the account is not permitted at this endpoint: correct ably.endpoint",
         80024 => "this release is too old for the service: upgrade tokenrelay",
         93002 => "turn on the rule \"message annotations, updates, deletes and appends\" for the channel's namespace",
@@ -220,16 +241,32 @@ mod tests {
     fn every_code_that_a_publisher_meets_has_its_class() {
         use Class::{Account, Channel, Connection, MessageGone, Operation, RateLimited, Token, Transient};
         let table: &[(Class, u16, &[u32])] = &[
-            (Transient, 500, &[40014, 50000, 50001, 50002, 50003, 50004, 50005, 50010, 50305, 50330, 50410, 90000, 90007]),
+            (
+                Transient,
+                500,
+                &[40014, 50000, 50001, 50002, 50003, 50004, 50005, 50010, 50305, 50330, 50410, 90000, 90007],
+            ),
             (Token, 401, &[40104, 40105, 40140, 40141, 40142, 40143, 40144, 40145, 80019]),
             (Connection, 400, &[50006, 80000, 80001, 80002, 80003, 80008, 80014, 80016, 80017, 80018, 80022, 80023]),
             (RateLimited, 403, &[40111, 40114, 40115, 40150, 40151]),
             (RateLimited, 429, &[42910, 42911, 42913, 42914, 42917, 42918, 42920, 42921, 42922, 42924, 80021, 90021]),
             (Channel, 400, &[40010, 40160, 40165, 90001, 90009, 93001, 93002]),
-            (Account, 401, &[40005, 40017, 40100, 40101, 40102, 40103, 40106, 40110, 40112, 40113, 40120, 40121, 40130]),
-            (Account, 403, &[40131, 40132, 40133, 40161, 40162, 40166, 40167, 40168, 40171, 40172, 40300, 40310, 40311]),
+            (
+                Account,
+                401,
+                &[40005, 40017, 40100, 40101, 40102, 40103, 40106, 40110, 40112, 40113, 40120, 40121, 40130],
+            ),
+            (
+                Account,
+                403,
+                &[40131, 40132, 40133, 40161, 40162, 40166, 40167, 40168, 40171, 40172, 40300, 40310, 40311],
+            ),
             (Account, 403, &[40330, 40331, 40332, 80011, 80013, 80015, 80019, 80024, 80030]),
-            (Operation, 400, &[40000, 40001, 40003, 40006, 40009, 40011, 40012, 40013, 40016, 40024, 40030, 40031, 40032]),
+            (
+                Operation,
+                400,
+                &[40000, 40001, 40003, 40006, 40009, 40011, 40012, 40013, 40016, 40024, 40030, 40031, 40032],
+            ),
             (Operation, 400, &[40033, 40034, 40099, 40500, 40900, 42200, 42211, 42213, 80009, 90002, 90008, 90010]),
             (MessageGone, 404, &[40400, 40142, 93002, 1]),
             (MessageGone, 0, &[40400]),

@@ -60,7 +60,8 @@ fn check(operation: &Operation, encoding: Encoding, msg_serial: u64) {
         headers["supersedes"] = serde_json::json!(&**supersedes);
     }
     assert_eq!(message.extras, Some(serde_json::json!({ "headers": headers })));
-    let phase = message.version.as_ref().and_then(|version| version.metadata.as_ref()?.get("phase")).map(|phase| &**phase);
+    let phase =
+        message.version.as_ref().and_then(|version| version.metadata.as_ref()?.get("phase")).map(|phase| &**phase);
     let expected = if operation.status.is_terminal() { "done" } else { "streaming" };
     assert_eq!(phase, (!is_create).then_some(expected));
 }
@@ -105,6 +106,15 @@ fn frames_do_not_disturb_each_other() {
     for (serial, frame) in (0..).zip(&frames) {
         let decoded: ProtocolMessage<'_> = Encoding::Json.decode(frame).expect("decodes");
         assert_eq!(decoded.msg_serial, Some(serial));
+    }
+}
+
+#[test]
+fn a_connection_is_ended_in_both_encodings() {
+    for encoding in [Encoding::Json, Encoding::Msgpack] {
+        let frame = Encoder::new(encoding).close();
+        let decoded: ProtocolMessage<'_> = encoding.decode(&frame).expect("decodes");
+        assert_eq!(decoded, ProtocolMessage { action: action::CLOSE, ..ProtocolMessage::default() });
     }
 }
 

@@ -1,0 +1,526 @@
+//! The session: one connection to Ably across its transports, as a pure state machine.
+//!
+//! It owns what must not be lost when a transport is: the numbers of frames (`msgSerial`) and the frames without an answer.
+//! No sockets and no clock: whoever owns the transport tells it what happened ([`send`](Session::send),
+//! [`receive`](Session::receive), [`disconnected`](Session::disconnected), [`tick`](Session::tick)) and does what it asks for
+//! ([`Action`]). Each operation gets exactly one answer, and it is `acked` only if the server said so for that very number.
+//!
+//! - A connection that is resumed (the same connection id) writes what is unanswered again, unchanged and under the same
+//!   numbers, before anything new; such answers say `resent`, since nobody promises that the server recognised them.
+//! - A connection that is lost (another id, too long down, refused for good) leaves everything unanswered unknown. What was
+//!   never written is refused instead: that is certain.
+//! - An answer that jumps over a frame leaves it unknown; a create without a serial is unknown; an answer that names no
+//!   number, or one that was never used, settles nothing.
+//! - A frame that is not answered for `ack_timeout` costs the connection its transport; not answered again, the connection.
+
+mod incoming;
+mod retry;
+mod unanswered;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::encode::Encoder;
+use super::fault::{self, Error, Fate};
+use super::wire::{ConnectionDetails, Encoding, action};
+use crate::engine::{Answer, ConnectionId, Doubt, OpId, OpKind, Operation, Outcome, Time};
+use incoming::Incoming;
+use unanswered::{Frame, Settled, Unanswered};
+
+/// From the wish to connect to CONNECTED.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How much longer than it said the server may be silent.
+const SILENCE_GRACE: Duration = Duration::from_secs(10);
+
+/// How long the server keeps a connection without a transport, unless it says.
+const STATE_TTL: Duration = Duration::from_secs(120);
+
+/// Bytes of the largest message, unless the server says.
+const MAX_MESSAGE_SIZE: u64 = 64 * 1024;
+
+/// What a session is told once.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Its place in the pool.
+    pub connection: ConnectionId,
+    /// How frames are encoded.
+    pub encoding: Encoding,
+    /// How long a frame may be unanswered.
+    pub ack_timeout: Duration,
+    /// Frames that are sent again after a resume are answered as if they were not.
+    pub trust_resume: bool,
+    /// For the jitter of its waits.
+    pub seed: u64,
+}
+
+/// What a session asks for. To be done in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Open a transport, and forget any other.
+    Connect {
+        /// The key of the connection that it is to resume.
+        resume: Option<Arc<str>>,
+        /// The server wants newer credentials than it was given.
+        renew: bool,
+        /// How many attempts have failed since the last one that did not.
+        failures: u32,
+    },
+    /// Write this frame to the transport.
+    Write(Bytes),
+    /// An operation has its answer.
+    Answer(Answer),
+    /// It is connected, or what the server allows has changed.
+    Up(Details),
+    /// It is not connected, and why: its transport ended, or could not be opened. It may be resumed.
+    Down(Error),
+    /// It was lost: what was unanswered has been answered as unknown, and the next one is another.
+    Lost,
+    /// End the transport at once, so that nothing more leaves.
+    Hangup,
+    /// It is over, and so is the session.
+    Closed,
+    /// It cannot be connected until a person changes something. It tries again, but rarely.
+    Fatal(Error),
+    /// Something for the log.
+    Notice(Error),
+}
+
+/// What the server says of a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Details {
+    /// Whether it is the connection that there was before.
+    pub resumed: bool,
+    /// Ably's name for it.
+    pub ably_id: Arc<str>,
+    /// Bytes of the largest message.
+    pub max_message_size: u64,
+    /// Frames a second from us.
+    pub max_inbound_rate: Option<u64>,
+    /// Who we are; `*` when we may be anyone.
+    pub client_id: Option<Arc<str>>,
+}
+
+/// One connection to Ably.
+#[derive(Debug)]
+pub struct Session {
+    settings: Settings,
+    encoder: Encoder,
+    link: Link,
+    /// The connection that the server keeps for us.
+    kept: Option<Kept>,
+    unanswered: Unanswered,
+    /// The connection was lost and there is none since.
+    lost: bool,
+    failures: u32,
+    last_attempt: Option<Time>,
+    credentials: Credentials,
+    closing: Option<Closing>,
+    random: fastrand::Rng,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Link {
+    Waiting { until: Time },
+    Opening { since: Time },
+    Up { heard_at: Time },
+    Closed,
+}
+
+/// What it takes to resume.
+#[derive(Debug)]
+struct Kept {
+    ably_id: Arc<str>,
+    key: Option<Arc<str>>,
+    ttl: Duration,
+    silence_max: Option<Duration>,
+    down_since: Option<Time>,
+}
+
+/// Whether the server is content with our credentials.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Credentials {
+    Good,
+    /// It wants newer ones at the next attempt.
+    Stale,
+    /// It was given newer ones and has not said.
+    Renewed,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Closing {
+    deadline: Time,
+    asked: bool,
+}
+
+impl Session {
+    /// A session that wants to connect at once.
+    #[must_use]
+    pub fn new(settings: Settings, now: Time) -> Self {
+        Self {
+            settings,
+            encoder: Encoder::new(settings.encoding),
+            link: Link::Waiting { until: now },
+            kept: None,
+            unanswered: Unanswered::default(),
+            lost: false,
+            failures: 0,
+            last_attempt: None,
+            credentials: Credentials::Good,
+            closing: None,
+            random: fastrand::Rng::with_seed(settings.seed),
+        }
+    }
+
+    /// When [`tick`](Self::tick) is wanted next, at the latest.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Time> {
+        let closing = self.closing.map(|closing| closing.deadline);
+        let link = match self.link {
+            Link::Waiting { until } => Some(until),
+            Link::Opening { since } => Some(since + OPEN_TIMEOUT),
+            Link::Up { .. } => self.silent_at().into_iter().chain(self.overdue_at()).min(),
+            Link::Closed => return None,
+        };
+        [closing, link, self.expires_at()].into_iter().flatten().min()
+    }
+
+    /// Operations without an answer, and the bytes of their frames.
+    #[must_use]
+    pub fn in_flight(&self) -> (usize, usize) {
+        self.unanswered.size()
+    }
+
+    /// Sends an operation. While the connection may still be resumed it waits for that; when it is lost, it is refused.
+    pub fn send(&mut self, now: Time, operation: &Operation, actions: &mut Vec<Action>) {
+        if self.closing.is_some() || self.lost || self.link == Link::Closed {
+            return actions.push(self.answer(operation.id, Outcome::Rejected(fault::never_sent()), false));
+        }
+        let bytes = self.encoder.encode(operation, self.unanswered.next_serial());
+        let is_up = matches!(self.link, Link::Up { .. });
+        if is_up {
+            actions.push(Action::Write(bytes.clone()));
+        }
+        let is_create = operation.kind == OpKind::Create;
+        let frame = Frame { op: operation.id, is_create, bytes, sent_at: now, resent: false, overdue: false };
+        self.unanswered.push(frame, is_up);
+    }
+
+    /// Something came from the server that is no frame of the protocol: a ping.
+    pub fn heard(&mut self, now: Time) {
+        if let Link::Up { heard_at } = &mut self.link {
+            *heard_at = now;
+        }
+    }
+
+    /// A frame came from the server.
+    pub fn receive(&mut self, now: Time, frame: &[u8], actions: &mut Vec<Action>) {
+        self.heard(now);
+        let frame: Incoming<'_> = match self.settings.encoding.decode(frame) {
+            Ok(frame) => frame,
+            Err(error) => return actions.push(Action::Notice(error.into())),
+        };
+        match (frame.action, self.link) {
+            (action::ACK, Link::Up { .. }) => self.acked(&frame, actions),
+            (action::NACK, Link::Up { .. }) => self.nacked(&frame, actions),
+            (action::CONNECTED, Link::Opening { .. } | Link::Up { .. }) => self.connected(now, &frame, actions),
+            (action::DISCONNECTED, Link::Opening { .. } | Link::Up { .. }) => self.ended(now, &frame, false, actions),
+            (action::ERROR, Link::Opening { .. } | Link::Up { .. }) => match &frame.channel {
+                Some(channel) => actions.push(Action::Notice(Error::channel(channel, frame.error.as_ref()))),
+                None => self.ended(now, &frame, true, actions),
+            },
+            (action::CLOSED, Link::Opening { .. } | Link::Up { .. }) => self.closed(now, actions),
+            // Signs of life, channels that we do not listen to, and AUTH: who ignores the request for a newer token is
+            // disconnected with a token error, and connects again with one.
+            _ => {}
+        }
+        self.close_when_answered(actions);
+    }
+
+    /// The transport ended, or could not be opened.
+    pub fn disconnected(&mut self, now: Time, reason: Error, actions: &mut Vec<Action>) {
+        match self.link {
+            Link::Opening { .. } | Link::Up { .. } if self.closing.is_some() => self.stop(actions),
+            Link::Opening { .. } | Link::Up { .. } if reason.is_fatal() => self.fatal(now, reason, actions),
+            Link::Opening { .. } | Link::Up { .. } => self.down(now, reason, actions),
+            Link::Waiting { .. } | Link::Closed => {}
+        }
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self, now: Time, actions: &mut Vec<Action>) {
+        let is_due = |time: Option<Time>| time.is_some_and(|time| time <= now);
+        if is_due(self.closing.map(|closing| closing.deadline)) {
+            return self.stop(actions);
+        }
+        if is_due(self.expires_at()) {
+            return self.expired(now, actions);
+        }
+        match self.link {
+            Link::Waiting { until } if until <= now => self.connect(now, actions),
+            Link::Opening { since } if since + OPEN_TIMEOUT <= now => {
+                actions.push(Action::Hangup);
+                self.down(now, Error::NoAnswer(OPEN_TIMEOUT), actions);
+            }
+            Link::Up { .. } if is_due(self.overdue_at()) => self.overdue(now, actions),
+            Link::Up { .. } if is_due(self.silent_at()) => {
+                let silence = self.kept.as_ref().and_then(|kept| kept.silence_max).unwrap_or_default();
+                actions.push(Action::Hangup);
+                self.down(now, Error::Silent(silence), actions);
+            }
+            Link::Waiting { .. } | Link::Opening { .. } | Link::Up { .. } | Link::Closed => {}
+        }
+    }
+
+    /// Ends the connection once everything is answered, or at `deadline`: what is unanswered then stays unknown.
+    pub fn close(&mut self, deadline: Time, actions: &mut Vec<Action>) {
+        match self.link {
+            Link::Up { .. } => {
+                self.closing.get_or_insert(Closing { deadline, asked: false });
+                self.close_when_answered(actions);
+            }
+            Link::Waiting { .. } | Link::Opening { .. } => self.stop(actions),
+            Link::Closed => {}
+        }
+    }
+
+    fn connect(&mut self, now: Time, actions: &mut Vec<Action>) {
+        self.link = Link::Opening { since: now };
+        self.last_attempt = Some(now);
+        let renew = self.credentials == Credentials::Stale;
+        if renew {
+            self.credentials = Credentials::Renewed;
+        }
+        let resume = self.kept.as_ref().and_then(|kept| kept.key.clone());
+        actions.push(Action::Connect { resume, renew, failures: self.failures });
+    }
+
+    fn connected(&mut self, now: Time, frame: &Incoming<'_>, actions: &mut Vec<Action>) {
+        let Some(ably_id) = frame.connection_id.as_deref() else {
+            actions.push(Action::Hangup);
+            return self.down(now, Error::Frame("CONNECTED names no connection".to_owned()), actions);
+        };
+        let resumed = self.kept.as_ref().is_some_and(|kept| *kept.ably_id == *ably_id);
+        let had_transport = matches!(self.link, Link::Up { .. });
+        if self.kept.is_some() && !resumed {
+            self.lose(Doubt::ConnectionLost, actions);
+        }
+        let ably_id: Arc<str> = match self.kept.take() {
+            Some(kept) if resumed => kept.ably_id,
+            _ => ably_id.into(),
+        };
+        let nothing = ConnectionDetails::default();
+        let details = frame.connection_details.as_deref().unwrap_or(&nothing);
+        let key = details.connection_key.as_deref().or(frame.connection_key.as_deref());
+        self.kept = Some(Kept::new(ably_id.clone(), key, details));
+        self.link = Link::Up { heard_at: now };
+        self.failures = 0;
+        self.credentials = Credentials::Good;
+        self.lost = false;
+        if !had_transport {
+            self.unanswered.write_all(now, |bytes| actions.push(Action::Write(bytes)));
+        }
+        actions.push(Action::Up(Details {
+            resumed,
+            ably_id,
+            max_message_size: details.max_message_size.unwrap_or(MAX_MESSAGE_SIZE),
+            max_inbound_rate: details.max_inbound_rate,
+            client_id: details.client_id.as_deref().map(Into::into),
+        }));
+    }
+
+    fn acked(&mut self, frame: &Incoming<'_>, actions: &mut Vec<Action>) {
+        self.answered(frame, actions, |covered, index| match frame.serial(index).map(Arc::from) {
+            None if covered.is_create => Outcome::Unknown(Doubt::NoSerial),
+            serial => Outcome::Acked { serial },
+        });
+    }
+
+    fn nacked(&mut self, frame: &Incoming<'_>, actions: &mut Vec<Action>) {
+        let rejection = fault::rejection(frame.error.as_ref());
+        self.answered(frame, actions, |_, _| Outcome::Rejected(rejection.clone()));
+    }
+
+    /// Settles what an answer covers, and what it has jumped over.
+    fn answered(&mut self, frame: &Incoming<'_>, actions: &mut Vec<Action>, outcome: impl Fn(&Frame, u64) -> Outcome) {
+        let Some(from) = frame.msg_serial else {
+            return actions.push(Action::Notice(Error::Frame("an answer names no frame".to_owned())));
+        };
+        let (connection, trust_resume) = (self.settings.connection, self.settings.trust_resume);
+        // The least that an answer without a count can mean.
+        let count = frame.count.map_or(1, u64::from);
+        let was_sent = self.unanswered.settle(from, count, |settled, how| {
+            let outcome = match how {
+                Settled::Skipped => Outcome::Unknown(Doubt::Skipped),
+                Settled::Covered(index) => outcome(&settled, index),
+            };
+            let resent = settled.resent && !trust_resume;
+            actions.push(Action::Answer(Answer { op: settled.op, connection, outcome, resent }));
+        });
+        if !was_sent {
+            actions.push(Action::Notice(Error::Frame(format!("frame {from} is answered, which is not in flight"))));
+        }
+    }
+
+    /// The server ended the transport (DISCONNECTED) or the connection (ERROR).
+    fn ended(&mut self, now: Time, frame: &Incoming<'_>, for_good: bool, actions: &mut Vec<Action>) {
+        let error = frame.error.as_ref();
+        let reason = Error::refused(error);
+        let fate = error.map_or(Fate::Again, |error| Fate::of(error.code, error.status_code));
+        if self.closing.is_some() {
+            return self.stop(actions);
+        }
+        actions.push(Action::Hangup);
+        match fate {
+            Fate::Renew if self.credentials == Credentials::Renewed => self.fatal(now, reason, actions),
+            Fate::Fatal if for_good => self.fatal(now, reason, actions),
+            Fate::Again | Fate::Fatal => self.down(now, reason, actions),
+            Fate::Renew => {
+                self.credentials = Credentials::Stale;
+                self.down_until(now, now, reason, actions);
+            }
+            Fate::Slowly => {
+                let wait = retry::slow_delay(self.failures, &mut self.random);
+                self.down_until(now, now + wait, reason, actions);
+            }
+        }
+    }
+
+    /// The transport is gone: connect again at once if it had worked, else after a wait.
+    fn down(&mut self, now: Time, reason: Error, actions: &mut Vec<Action>) {
+        let wait = if matches!(self.link, Link::Up { .. }) {
+            Duration::ZERO
+        } else {
+            self.failures = self.failures.saturating_add(1);
+            retry::delay(self.failures, &mut self.random)
+        };
+        self.down_until(now, now + wait, reason, actions);
+    }
+
+    fn down_until(&mut self, now: Time, until: Time, reason: Error, actions: &mut Vec<Action>) {
+        let earliest = self.last_attempt.map_or(now, |attempt| attempt + retry::SPACING);
+        self.link = Link::Waiting { until: until.max(earliest) };
+        actions.push(Action::Down(reason));
+        let Some(kept) = &mut self.kept else { return };
+        kept.down_since.get_or_insert(now);
+        if kept.key.is_none() {
+            self.lose(Doubt::ConnectionLost, actions);
+        }
+    }
+
+    /// Nothing will be accepted until a person changes something; look now and then whether they have.
+    fn fatal(&mut self, now: Time, reason: Error, actions: &mut Vec<Action>) {
+        self.failures = self.failures.saturating_add(1);
+        let wait = retry::fatal_delay(&mut self.random);
+        self.down_until(now, now + wait, reason.clone(), actions);
+        self.lose(Doubt::ConnectionLost, actions);
+        self.credentials = Credentials::Stale;
+        actions.push(Action::Fatal(reason));
+    }
+
+    /// The oldest frame was not answered in time.
+    fn overdue(&mut self, now: Time, actions: &mut Vec<Action>) {
+        let again = self.unanswered.oldest_written().is_some_and(|oldest| oldest.overdue);
+        self.unanswered.mark_overdue();
+        actions.push(Action::Hangup);
+        self.down(now, Error::Overdue(self.settings.ack_timeout), actions);
+        if again {
+            self.lose(Doubt::ConnectionLost, actions);
+        }
+    }
+
+    /// It was down for longer than the server keeps it.
+    fn expired(&mut self, now: Time, actions: &mut Vec<Action>) {
+        let ttl = self.kept.as_ref().map_or(STATE_TTL, |kept| kept.ttl);
+        if matches!(self.link, Link::Opening { .. }) {
+            actions.push(Action::Hangup);
+            self.down(now, Error::Expired(ttl), actions);
+        }
+        self.lose(Doubt::ConnectionLost, actions);
+    }
+
+    /// The server says that the connection is over.
+    fn closed(&mut self, now: Time, actions: &mut Vec<Action>) {
+        if self.closing.is_some_and(|closing| closing.asked) {
+            self.link = Link::Closed;
+            self.give_up(Doubt::Stopped, actions);
+            return actions.push(Action::Closed);
+        }
+        actions.push(Action::Hangup);
+        self.down(now, Error::TransportLost("closed by the server".to_owned()), actions);
+        self.lose(Doubt::ConnectionLost, actions);
+    }
+
+    /// The end, whatever is unanswered.
+    fn stop(&mut self, actions: &mut Vec<Action>) {
+        if self.link == Link::Closed {
+            return;
+        }
+        self.link = Link::Closed;
+        actions.push(Action::Hangup);
+        self.give_up(Doubt::Stopped, actions);
+        actions.push(Action::Closed);
+    }
+
+    /// Forgets the connection: it will never be resumed.
+    fn lose(&mut self, doubt: Doubt, actions: &mut Vec<Action>) {
+        self.give_up(doubt, actions);
+        if self.kept.take().is_some() {
+            self.lost = true;
+            actions.push(Action::Lost);
+        }
+    }
+
+    fn give_up(&mut self, doubt: Doubt, actions: &mut Vec<Action>) {
+        let (connection, trust_resume) = (self.settings.connection, self.settings.trust_resume);
+        self.unanswered.give_up(|frame, was_written| {
+            let unknown = Outcome::Unknown(doubt);
+            let outcome = if was_written { unknown } else { Outcome::Rejected(fault::never_sent()) };
+            let resent = frame.resent && !trust_resume;
+            actions.push(Action::Answer(Answer { op: frame.op, connection, outcome, resent }));
+        });
+    }
+
+    fn close_when_answered(&mut self, actions: &mut Vec<Action>) {
+        let is_answered = self.unanswered.is_empty();
+        if let (Link::Up { .. }, Some(closing)) = (self.link, &mut self.closing)
+            && is_answered
+            && !closing.asked
+        {
+            closing.asked = true;
+            actions.push(Action::Write(self.encoder.close()));
+        }
+    }
+
+    fn answer(&self, op: OpId, outcome: Outcome, resent: bool) -> Action {
+        Action::Answer(Answer { op, connection: self.settings.connection, outcome, resent })
+    }
+
+    fn silent_at(&self) -> Option<Time> {
+        let Link::Up { heard_at } = self.link else { return None };
+        Some(heard_at + self.kept.as_ref()?.silence_max?)
+    }
+
+    fn overdue_at(&self) -> Option<Time> {
+        Some(self.unanswered.oldest_written()?.sent_at + self.settings.ack_timeout)
+    }
+
+    fn expires_at(&self) -> Option<Time> {
+        let kept = self.kept.as_ref()?;
+        Some(kept.down_since? + kept.ttl)
+    }
+}
+
+impl Kept {
+    fn new(ably_id: Arc<str>, key: Option<&str>, details: &ConnectionDetails<'_>) -> Self {
+        let ttl = details.connection_state_ttl.map_or(STATE_TTL, Duration::from_millis);
+        let silence_max = details.max_idle_interval.filter(|millis| *millis > 0).map(Duration::from_millis);
+        let silence_max = silence_max.map(|silence| silence + SILENCE_GRACE);
+        Self { ably_id, key: key.map(Into::into), ttl, silence_max, down_since: None }
+    }
+}
+
+#[cfg(test)]
+mod tests;
