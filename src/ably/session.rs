@@ -13,6 +13,8 @@
 //!   number, or one that was never used, settles nothing.
 //! - A frame that is not answered for `ack_timeout` costs the connection its transport; not answered again, the connection.
 
+mod asked;
+mod ending;
 mod incoming;
 mod retry;
 mod unanswered;
@@ -20,12 +22,11 @@ mod unanswered;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use super::encode::Encoder;
-use super::fault::{self, Error, Fate};
-use super::wire::{ConnectionDetails, Encoding, action};
-use crate::engine::{Answer, ConnectionId, Doubt, OpId, OpKind, Operation, Outcome, Time};
+use super::fault::{self, Error};
+use super::wire::{ConnectionDetails, action};
+use crate::engine::{Answer, Doubt, OpKind, Operation, Outcome, Time};
+pub use asked::{Action, Details, Settings};
 use incoming::Incoming;
 use unanswered::{Frame, Settled, Unanswered};
 
@@ -40,68 +41,6 @@ const STATE_TTL: Duration = Duration::from_secs(120);
 
 /// Bytes of the largest message, unless the server says.
 const MAX_MESSAGE_SIZE: u64 = 64 * 1024;
-
-/// What a session is told once.
-#[derive(Debug, Clone, Copy)]
-pub struct Settings {
-    /// Its place in the pool.
-    pub connection: ConnectionId,
-    /// How frames are encoded.
-    pub encoding: Encoding,
-    /// How long a frame may be unanswered.
-    pub ack_timeout: Duration,
-    /// Frames that are sent again after a resume are answered as if they were not.
-    pub trust_resume: bool,
-    /// For the jitter of its waits.
-    pub seed: u64,
-}
-
-/// What a session asks for. To be done in order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
-    /// Open a transport, and forget any other.
-    Connect {
-        /// The key of the connection that it is to resume.
-        resume: Option<Arc<str>>,
-        /// The server wants newer credentials than it was given.
-        renew: bool,
-        /// How many attempts have failed since the last one that did not.
-        failures: u32,
-    },
-    /// Write this frame to the transport.
-    Write(Bytes),
-    /// An operation has its answer.
-    Answer(Answer),
-    /// It is connected, or what the server allows has changed.
-    Up(Details),
-    /// It is not connected, and why: its transport ended, or could not be opened. It may be resumed.
-    Down(Error),
-    /// It was lost: what was unanswered has been answered as unknown, and the next one is another.
-    Lost,
-    /// End the transport at once, so that nothing more leaves.
-    Hangup,
-    /// It is over, and so is the session.
-    Closed,
-    /// It cannot be connected until a person changes something. It tries again, but rarely.
-    Fatal(Error),
-    /// Something for the log.
-    Notice(Error),
-}
-
-/// What the server says of a connection.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Details {
-    /// Whether it is the connection that there was before.
-    pub resumed: bool,
-    /// Ably's name for it.
-    pub ably_id: Arc<str>,
-    /// Bytes of the largest message.
-    pub max_message_size: u64,
-    /// Frames a second from us.
-    pub max_inbound_rate: Option<u64>,
-    /// Who we are; `*` when we may be anyone.
-    pub client_id: Option<Arc<str>>,
-}
 
 /// One connection to Ably.
 #[derive(Debug)]
@@ -196,7 +135,9 @@ impl Session {
     /// Sends an operation. While the connection may still be resumed it waits for that; when it is lost, it is refused.
     pub fn send(&mut self, now: Time, operation: &Operation, actions: &mut Vec<Action>) {
         if self.closing.is_some() || self.lost || self.link == Link::Closed {
-            return actions.push(self.answer(operation.id, Outcome::Rejected(fault::never_sent()), false));
+            let (op, connection) = (operation.id, self.settings.connection);
+            let outcome = Outcome::Rejected(fault::never_sent());
+            return actions.push(Action::Answer(Answer { op, connection, outcome, resent: false }));
         }
         let bytes = self.encoder.encode(operation, self.unanswered.next_serial());
         let is_up = matches!(self.link, Link::Up { .. });
@@ -364,125 +305,6 @@ impl Session {
         }
     }
 
-    /// The server ended the transport (DISCONNECTED) or the connection (ERROR).
-    fn ended(&mut self, now: Time, frame: &Incoming<'_>, for_good: bool, actions: &mut Vec<Action>) {
-        let error = frame.error.as_ref();
-        let reason = Error::refused(error);
-        let fate = error.map_or(Fate::Again, |error| Fate::of(error.code, error.status_code));
-        if self.closing.is_some() {
-            return self.stop(actions);
-        }
-        actions.push(Action::Hangup);
-        match fate {
-            Fate::Renew if self.credentials == Credentials::Renewed => self.fatal(now, reason, actions),
-            Fate::Fatal if for_good => self.fatal(now, reason, actions),
-            Fate::Again | Fate::Fatal => self.down(now, reason, actions),
-            Fate::Renew => {
-                self.credentials = Credentials::Stale;
-                self.down_until(now, now, reason, actions);
-            }
-            Fate::Slowly => {
-                let wait = retry::slow_delay(self.failures, &mut self.random);
-                self.down_until(now, now + wait, reason, actions);
-            }
-        }
-    }
-
-    /// The transport is gone: connect again at once if it had worked, else after a wait.
-    fn down(&mut self, now: Time, reason: Error, actions: &mut Vec<Action>) {
-        let wait = if matches!(self.link, Link::Up { .. }) {
-            Duration::ZERO
-        } else {
-            self.failures = self.failures.saturating_add(1);
-            retry::delay(self.failures, &mut self.random)
-        };
-        self.down_until(now, now + wait, reason, actions);
-    }
-
-    fn down_until(&mut self, now: Time, until: Time, reason: Error, actions: &mut Vec<Action>) {
-        let earliest = self.last_attempt.map_or(now, |attempt| attempt + retry::SPACING);
-        self.link = Link::Waiting { until: until.max(earliest) };
-        actions.push(Action::Down(reason));
-        let Some(kept) = &mut self.kept else { return };
-        kept.down_since.get_or_insert(now);
-        if kept.key.is_none() {
-            self.lose(Doubt::ConnectionLost, actions);
-        }
-    }
-
-    /// Nothing will be accepted until a person changes something; look now and then whether they have.
-    fn fatal(&mut self, now: Time, reason: Error, actions: &mut Vec<Action>) {
-        self.failures = self.failures.saturating_add(1);
-        let wait = retry::fatal_delay(&mut self.random);
-        self.down_until(now, now + wait, reason.clone(), actions);
-        self.lose(Doubt::ConnectionLost, actions);
-        self.credentials = Credentials::Stale;
-        actions.push(Action::Fatal(reason));
-    }
-
-    /// The oldest frame was not answered in time.
-    fn overdue(&mut self, now: Time, actions: &mut Vec<Action>) {
-        let again = self.unanswered.oldest_written().is_some_and(|oldest| oldest.overdue);
-        self.unanswered.mark_overdue();
-        actions.push(Action::Hangup);
-        self.down(now, Error::Overdue(self.settings.ack_timeout), actions);
-        if again {
-            self.lose(Doubt::ConnectionLost, actions);
-        }
-    }
-
-    /// It was down for longer than the server keeps it.
-    fn expired(&mut self, now: Time, actions: &mut Vec<Action>) {
-        let ttl = self.kept.as_ref().map_or(STATE_TTL, |kept| kept.ttl);
-        if matches!(self.link, Link::Opening { .. }) {
-            actions.push(Action::Hangup);
-            self.down(now, Error::Expired(ttl), actions);
-        }
-        self.lose(Doubt::ConnectionLost, actions);
-    }
-
-    /// The server says that the connection is over.
-    fn closed(&mut self, now: Time, actions: &mut Vec<Action>) {
-        if self.closing.is_some_and(|closing| closing.asked) {
-            self.link = Link::Closed;
-            self.give_up(Doubt::Stopped, actions);
-            return actions.push(Action::Closed);
-        }
-        actions.push(Action::Hangup);
-        self.down(now, Error::TransportLost("closed by the server".to_owned()), actions);
-        self.lose(Doubt::ConnectionLost, actions);
-    }
-
-    /// The end, whatever is unanswered.
-    fn stop(&mut self, actions: &mut Vec<Action>) {
-        if self.link == Link::Closed {
-            return;
-        }
-        self.link = Link::Closed;
-        actions.push(Action::Hangup);
-        self.give_up(Doubt::Stopped, actions);
-        actions.push(Action::Closed);
-    }
-
-    /// Forgets the connection: it will never be resumed.
-    fn lose(&mut self, doubt: Doubt, actions: &mut Vec<Action>) {
-        self.give_up(doubt, actions);
-        if self.kept.take().is_some() {
-            self.lost = true;
-            actions.push(Action::Lost);
-        }
-    }
-
-    fn give_up(&mut self, doubt: Doubt, actions: &mut Vec<Action>) {
-        let (connection, trust_resume) = (self.settings.connection, self.settings.trust_resume);
-        self.unanswered.give_up(|frame, was_written| {
-            let unknown = Outcome::Unknown(doubt);
-            let outcome = if was_written { unknown } else { Outcome::Rejected(fault::never_sent()) };
-            let resent = frame.resent && !trust_resume;
-            actions.push(Action::Answer(Answer { op: frame.op, connection, outcome, resent }));
-        });
-    }
-
     fn close_when_answered(&mut self, actions: &mut Vec<Action>) {
         let is_answered = self.unanswered.is_empty();
         if let (Link::Up { .. }, Some(closing)) = (self.link, &mut self.closing)
@@ -492,10 +314,6 @@ impl Session {
             closing.asked = true;
             actions.push(Action::Write(self.encoder.close()));
         }
-    }
-
-    fn answer(&self, op: OpId, outcome: Outcome, resent: bool) -> Action {
-        Action::Answer(Answer { op, connection: self.settings.connection, outcome, resent })
     }
 
     fn silent_at(&self) -> Option<Time> {

@@ -2,10 +2,12 @@
 
 mod chaos;
 
+use bytes::Bytes;
 use serde_json::{Value, json};
 
+use super::super::wire::Encoding;
 use super::*;
-use crate::engine::{Class, Head, Status};
+use crate::engine::{Class, Head, OpId, Status};
 
 const ACK_TIMEOUT: Duration = Duration::from_secs(30);
 
