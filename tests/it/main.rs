@@ -2,3 +2,4 @@
 #![expect(clippy::expect_used, clippy::panic, reason = "that is how a test fails, also in what tests share")]
 
 mod kafka;
+mod tidy;
