@@ -21,9 +21,10 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("pipeline", &["engine", "kafka", "ably", "decode", "config", "telemetry"]),
     ("kafka", &["engine", "config", "telemetry"]),
     ("ably", &["engine", "config", "telemetry"]),
-    ("ably::wire", &["engine", "ably::fault"]),
+    ("ably::wire", &["engine"]),
     ("ably::fault", &["engine", "ably::wire"]),
-    ("ably::session", &["engine", "ably::wire", "ably::fault"]),
+    ("ably::encode", &["engine", "ably::wire"]),
+    ("ably::session", &["engine", "ably::wire", "ably::fault", "ably::encode"]),
     ("decode", &["engine"]),
     ("emulator", &["ably::wire", "telemetry", "config"]),
     ("demo", &["emulator", "kafka", "pipeline", "decode", "config", "telemetry", "ably::wire", "engine"]),
@@ -33,7 +34,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
 ];
 
 /// Modules that are pure, and the crates that would make them otherwise.
-const PURE: &[&str] = &["engine", "decode", "ably::wire", "ably::fault", "ably::session"];
+const PURE: &[&str] = &["engine", "decode", "ably::wire", "ably::fault", "ably::encode", "ably::session"];
 const IMPURE_CRATES: &[&str] = &["tokio", "rdkafka", "reqwest", "tokio_tungstenite", "axum"];
 
 /// What must not be in code (comments and strings do not count), and what to do instead.
