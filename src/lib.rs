@@ -3,5 +3,6 @@
 pub mod ably;
 pub mod config;
 pub mod decode;
+pub mod emulator;
 pub mod engine;
 pub mod kafka;

@@ -1,0 +1,162 @@
+//! A channel: its messages, who is attached, and what each of them gets.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+
+use axum::extract::ws;
+use tokio::sync::mpsc;
+
+use crate::ably::wire::{Encoding, Message, ProtocolMessage, action, message_action};
+
+use super::limits::{BACKLOG, IDEMPOTENCY, MESSAGES_PER_CHANNEL};
+use super::message::Stored;
+
+/// A subscriber's place in a channel.
+#[derive(Debug)]
+pub(super) struct Attachment {
+    pub(super) connection: u64,
+    /// The name that it attached by, qualifier included; frames say that name.
+    pub(super) name: String,
+    /// Frames to it.
+    pub(super) outbox: mpsc::Sender<ws::Message>,
+    pub(super) encoding: Encoding,
+    /// It gets its own messages.
+    pub(super) echo: bool,
+    /// It gets whole messages, never pieces.
+    pub(super) full: bool,
+    /// The messages that it has the whole of.
+    pub(super) seen: HashSet<u64>,
+}
+
+/// A channel.
+#[derive(Debug, Default)]
+pub(super) struct Channel {
+    /// By serial.
+    pub(super) messages: BTreeMap<String, Stored>,
+    /// Ids of creates, with the serial that each was given, and when.
+    ids: HashMap<String, (String, u64)>,
+    ids_in_order: VecDeque<(u64, String)>,
+    pub(super) attachments: Vec<Attachment>,
+    /// What happened last: position, and the message that it happened to.
+    backlog: VecDeque<(String, String)>,
+    /// Whether the backlog reaches back to the beginning.
+    backlog_cut: bool,
+    /// The position of what happened last.
+    pub(super) position: String,
+    messages_made: u64,
+    /// Publishes that count against the channel's rate.
+    pub(super) rate: super::connection::Rate,
+}
+
+impl Channel {
+    /// A create that is known by its id.
+    pub(super) fn recognise(&mut self, id: &str, now_ms: u64) -> Option<String> {
+        let window = u64::try_from(IDEMPOTENCY.as_millis()).unwrap_or(u64::MAX);
+        while self.ids_in_order.front().is_some_and(|(at, _)| now_ms.saturating_sub(*at) > window) {
+            if let Some((_, id)) = self.ids_in_order.pop_front() {
+                self.ids.remove(&id);
+            }
+        }
+        self.ids.get(id).map(|(serial, _)| serial.clone())
+    }
+
+    /// Keeps a new message.
+    pub(super) fn insert(&mut self, message: Message<'static>, explicit_id: Option<String>, now_ms: u64) -> &Stored {
+        let serial = message.serial.clone().unwrap_or_default().into_owned();
+        if let Some(id) = explicit_id {
+            self.ids.insert(id.clone(), (serial.clone(), now_ms));
+            self.ids_in_order.push_back((now_ms, id));
+        }
+        self.messages_made += 1;
+        if self.messages.len() >= MESSAGES_PER_CHANNEL {
+            self.messages.pop_first();
+        }
+        let number = self.messages_made;
+        self.messages.entry(serial).or_insert_with(|| Stored::new(number, message))
+    }
+
+    /// Notes that something happened to a message at a position.
+    pub(super) fn note(&mut self, position: &str, serial: &str) {
+        position.clone_into(&mut self.position);
+        self.backlog.push_back((position.to_owned(), serial.to_owned()));
+        if self.backlog.len() > BACKLOG {
+            self.backlog.pop_front();
+            self.backlog_cut = true;
+        }
+    }
+
+    /// The messages that something happened to after a position; none when the channel does not reach back so far.
+    pub(super) fn since(&self, position: &str) -> Option<Vec<String>> {
+        if self.backlog_cut && self.backlog.front().is_none_or(|(first, _)| first.as_str() > position) {
+            return None;
+        }
+        let mut serials: Vec<String> =
+            self.backlog.iter().filter(|(at, _)| at.as_str() > position).map(|(_, serial)| serial.clone()).collect();
+        serials.sort();
+        serials.dedup();
+        Some(serials)
+    }
+
+    /// Sends what happened to a message to everyone attached: `piece` to those who have the message, the whole to others.
+    /// Gives how many got it, and the connections that were too slow.
+    pub(super) fn deliver(&mut self, frame: &Frame<'_>, piece: &Message<'static>) -> (u64, Vec<u64>) {
+        let serial = piece.serial.as_deref().unwrap_or_default();
+        let Some(stored) = self.messages.get(serial) else { return (0, Vec::new()) };
+        let mut encoded: Vec<(Encoding, bool, ws::Message)> = Vec::new();
+        let (mut delivered, mut slow) = (0, Vec::new());
+        for attachment in &mut self.attachments {
+            if attachment.connection == frame.publisher && !attachment.echo {
+                attachment.seen.insert(stored.number);
+                continue;
+            }
+            let unseen = attachment.seen.insert(stored.number);
+            let whole = piece.action == Some(message_action::APPEND) && (unseen || attachment.full);
+            let named = attachment.name == frame.channel;
+            let known = encoded.iter().find(|(encoding, w, _)| *encoding == attachment.encoding && *w == whole);
+            let bytes = match known.filter(|_| named) {
+                Some((_, _, bytes)) => bytes.clone(),
+                None => {
+                    let message = if whole { stored.latest() } else { piece };
+                    let bytes = frame.encode(attachment.encoding, &attachment.name, message);
+                    if named {
+                        encoded.push((attachment.encoding, whole, bytes.clone()));
+                    }
+                    bytes
+                }
+            };
+            match attachment.outbox.try_send(bytes) {
+                Ok(()) => delivered += 1,
+                Err(_) => slow.push(attachment.connection),
+            }
+        }
+        (delivered, slow)
+    }
+}
+
+/// A MESSAGE frame to subscribers, but for its messages.
+#[derive(Debug)]
+pub(super) struct Frame<'a> {
+    pub(super) channel: &'a str,
+    /// The connection that published.
+    pub(super) publisher: u64,
+    pub(super) publisher_id: &'a str,
+    pub(super) id: &'a str,
+    pub(super) position: &'a str,
+    pub(super) now_ms: u64,
+}
+
+impl Frame<'_> {
+    /// The frame with one message, for whoever attached by that name.
+    pub(super) fn encode(&self, encoding: Encoding, name: &str, message: &Message<'static>) -> ws::Message {
+        let frame = ProtocolMessage {
+            action: action::MESSAGE,
+            id: Some(self.id.into()),
+            connection_id: (!self.publisher_id.is_empty()).then(|| self.publisher_id.into()),
+            channel: Some(name.into()),
+            channel_serial: Some(self.position.into()),
+            timestamp: Some(self.now_ms),
+            messages: Some(vec![message.clone()]),
+            ..ProtocolMessage::default()
+        };
+        super::realtime::encode(encoding, &frame)
+    }
+}

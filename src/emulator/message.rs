@@ -1,0 +1,281 @@
+//! A message and what mutations make of it.
+
+use std::borrow::Cow;
+
+use serde_json::Value;
+
+use crate::ably::wire::{Data, Message, MessageVersion, message_action};
+
+use super::errors::{Failure, failure};
+use super::limits::VERSIONS_PER_MESSAGE;
+use super::rollup::Rollup;
+
+/// A change to a message.
+#[derive(Debug, Clone)]
+pub(super) struct Mutation {
+    /// Update, delete or append.
+    pub(super) action: u8,
+    pub(super) name: Option<Cow<'static, str>>,
+    pub(super) data: Option<Data<'static>>,
+    pub(super) encoding: Option<Cow<'static, str>>,
+    pub(super) extras: Option<Value>,
+    /// Who, why; the serial and time are the server's.
+    pub(super) version: MessageVersion<'static>,
+}
+
+/// A message as the channel keeps it.
+#[derive(Debug)]
+pub(super) struct Stored {
+    /// Its number in the channel; subscribers have seen it or not by this.
+    pub(super) number: u64,
+    latest: Message<'static>,
+    versions: Vec<Message<'static>>,
+    /// Text of refused appends that will appear all the same.
+    folded: String,
+    /// Appends that wait, per connection.
+    pub(super) rollups: Vec<(u64, Rollup)>,
+}
+
+impl Mutation {
+    /// Bytes of its data.
+    pub(super) fn data_len(&self) -> usize {
+        self.data.as_ref().map_or(0, data_len)
+    }
+}
+
+impl Stored {
+    pub(super) fn new(number: u64, message: Message<'static>) -> Self {
+        Self { number, versions: vec![message.clone()], latest: message, folded: String::new(), rollups: Vec::new() }
+    }
+
+    /// The latest version, whole.
+    pub(super) fn latest(&self) -> &Message<'static> {
+        &self.latest
+    }
+
+    /// All versions but appends, oldest first, the latest as it is.
+    pub(super) fn versions(&self) -> Vec<Message<'static>> {
+        let mut versions = self.versions.clone();
+        if versions.last().and_then(version_serial) != version_serial(&self.latest) {
+            versions.push(self.latest.clone());
+        }
+        versions
+    }
+
+    /// Bytes of its data, waiting appends included.
+    pub(super) fn size(&self) -> usize {
+        let waiting: usize = self.rollups.iter().map(|(_, rollup)| rollup.bytes()).sum();
+        self.latest.data.as_ref().map_or(0, data_len) + waiting
+    }
+
+    /// Whether a mutation can be applied.
+    pub(super) fn accepts(&self, mutation: &Mutation) -> Result<(), Failure> {
+        let mixed = matches!(
+            (&self.latest.data, &mutation.data),
+            (Some(Data::Text(_)), Some(Data::Binary(_))) | (Some(Data::Binary(_)), Some(Data::Text(_)))
+        );
+        if mutation.action == message_action::APPEND && mixed {
+            return Err(failure(40013, 400, "Cannot append data of another type"));
+        }
+        Ok(())
+    }
+
+    /// Remembers text of a refused append: it will appear with the next one.
+    pub(super) fn fold(&mut self, mutation: &Mutation) {
+        if let Some(Data::Text(text)) = &mutation.data {
+            self.folded.push_str(text);
+        }
+    }
+
+    /// Applies a mutation and gives what subscribers get who have seen the message: for an append, the piece alone.
+    pub(super) fn apply(&mut self, mut mutation: Mutation, version: String, now_ms: u64) -> Message<'static> {
+        let append = mutation.action == message_action::APPEND;
+        let folded = std::mem::take(&mut self.folded);
+        if append
+            && !folded.is_empty()
+            && let Some(Data::Text(text)) = mutation.data.take()
+        {
+            mutation.data = Some(Data::Text(Cow::Owned(folded + &text)));
+        }
+        let latest = &mut self.latest;
+        latest.name = mutation.name.or(latest.name.take());
+        latest.extras = mutation.extras.or(latest.extras.take());
+        let piece = mutation.data.clone();
+        latest.data = match (append, latest.data.take(), mutation.data) {
+            (true, Some(Data::Text(text)), Some(Data::Text(more))) => {
+                let mut text = text.into_owned();
+                text.push_str(&more);
+                Some(Data::Text(Cow::Owned(text)))
+            }
+            (true, Some(Data::Binary(bytes)), Some(Data::Binary(more))) => {
+                Some(Data::Binary([bytes.as_ref(), more.as_ref()].concat().into()))
+            }
+            (_, old, new) => new.or(old),
+        };
+        if !append {
+            latest.encoding = mutation.encoding;
+        }
+        latest.action = Some(if append { message_action::UPDATE } else { mutation.action });
+        latest.version =
+            Some(MessageVersion { serial: Some(version.into()), timestamp: Some(now_ms), ..mutation.version });
+        if !append {
+            self.versions.push(self.latest.clone());
+            if self.versions.len() > VERSIONS_PER_MESSAGE {
+                self.versions.remove(1);
+            }
+            return self.latest.clone();
+        }
+        Message { data: piece, action: Some(message_action::APPEND), ..self.without_data() }
+    }
+
+    /// The rollup of a connection.
+    pub(super) fn rollup(&mut self, connection: u64) -> &mut Rollup {
+        let position = self.rollups.iter().position(|(number, _)| *number == connection);
+        let position = position.unwrap_or_else(|| {
+            self.rollups.retain(|(_, rollup)| rollup.is_waiting());
+            self.rollups.push((connection, Rollup::new()));
+            self.rollups.len() - 1
+        });
+        &mut self.rollups[position].1
+    }
+
+    fn without_data(&self) -> Message<'static> {
+        let latest = &self.latest;
+        Message {
+            id: latest.id.clone(),
+            name: latest.name.clone(),
+            data: None,
+            encoding: latest.encoding.clone(),
+            client_id: latest.client_id.clone(),
+            connection_id: latest.connection_id.clone(),
+            connection_key: None,
+            timestamp: latest.timestamp,
+            extras: latest.extras.clone(),
+            action: latest.action,
+            serial: latest.serial.clone(),
+            version: latest.version.clone(),
+            annotations: None,
+        }
+    }
+}
+
+fn version_serial<'a>(message: &'a Message<'_>) -> Option<&'a str> {
+    message.version.as_ref()?.serial.as_deref()
+}
+
+/// Bytes of a payload.
+pub(super) fn data_len(data: &Data<'_>) -> usize {
+    match data {
+        Data::Text(text) => text.len(),
+        Data::Binary(bytes) => bytes.len(),
+    }
+}
+
+/// Bytes that a message counts against the limit: name, client id, data, extras.
+pub(super) fn size(message: &Message<'_>) -> usize {
+    let text = |value: &Option<Cow<'_, str>>| value.as_ref().map_or(0, |text| text.len());
+    let extras = message.extras.as_ref().map_or(0, |extras| extras.to_string().len());
+    text(&message.name) + text(&message.client_id) + message.data.as_ref().map_or(0, data_len) + extras
+}
+
+/// A copy of a message that borrows nothing.
+pub(super) fn owned(message: Message<'_>) -> Message<'static> {
+    let text = |value: Option<Cow<'_, str>>| value.map(|text| Cow::Owned(text.into_owned()));
+    Message {
+        id: text(message.id),
+        name: text(message.name),
+        data: message.data.map(Data::into_owned),
+        encoding: text(message.encoding),
+        client_id: text(message.client_id),
+        connection_id: text(message.connection_id),
+        connection_key: None,
+        timestamp: message.timestamp,
+        extras: message.extras,
+        action: message.action,
+        serial: text(message.serial),
+        version: message.version.map(owned_version),
+        annotations: message.annotations,
+    }
+}
+
+fn owned_version(version: MessageVersion<'_>) -> MessageVersion<'static> {
+    let text = |value: Option<Cow<'_, str>>| value.map(|text| Cow::Owned(text.into_owned()));
+    let metadata = version.metadata.map(|metadata| {
+        metadata.into_iter().map(|(k, v)| (Cow::Owned(k.into_owned()), Cow::Owned(v.into_owned()))).collect()
+    });
+    MessageVersion {
+        serial: text(version.serial),
+        timestamp: version.timestamp,
+        client_id: text(version.client_id),
+        description: text(version.description),
+        metadata,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stored(text: &'static str) -> Stored {
+        let version = MessageVersion { serial: Some("1".into()), ..MessageVersion::default() };
+        Stored::new(
+            0,
+            Message {
+                serial: Some("1".into()),
+                name: Some("n".into()),
+                data: Some(Data::Text(text.into())),
+                extras: Some(serde_json::json!({"headers": {"a": 1, "b": 2}})),
+                version: Some(version),
+                ..Message::default()
+            },
+        )
+    }
+
+    fn mutation(action: u8, text: &'static str) -> Mutation {
+        Mutation {
+            action,
+            name: None,
+            data: Some(Data::Text(text.into())),
+            encoding: None,
+            extras: None,
+            version: MessageVersion::default(),
+        }
+    }
+
+    #[test]
+    fn an_append_adds_and_subscribers_get_the_piece() {
+        let mut message = stored("one");
+        let delta = message.apply(mutation(message_action::APPEND, " two"), "2".to_owned(), 5);
+        assert_eq!((delta.data, delta.action), (Some(Data::Text(" two".into())), Some(message_action::APPEND)));
+        assert_eq!(delta.name.as_deref(), Some("n"), "what is not said is carried forward");
+        assert_eq!(message.latest().data, Some(Data::Text("one two".into())));
+        assert_eq!(message.latest().action, Some(message_action::UPDATE));
+        assert_eq!(message.versions().len(), 2);
+    }
+
+    #[test]
+    fn extras_are_replaced_as_a_whole() {
+        let mut message = stored("one");
+        let extras = Some(serde_json::json!({"headers": {"a": 3}}));
+        let update = message.apply(
+            Mutation { extras: extras.clone(), ..mutation(message_action::UPDATE, "x") },
+            "2".to_owned(),
+            5,
+        );
+        assert_eq!((update.data, update.extras), (Some(Data::Text("x".into())), extras));
+    }
+
+    #[test]
+    fn refused_text_can_appear_with_the_next_append() {
+        let mut message = stored("a");
+        message.fold(&mutation(message_action::APPEND, "b"));
+        message.apply(mutation(message_action::APPEND, "c"), "2".to_owned(), 5);
+        assert_eq!(message.latest().data, Some(Data::Text("abc".into())));
+    }
+
+    #[test]
+    fn data_of_another_type_cannot_be_appended() {
+        let bytes = Mutation { data: Some(Data::Binary(vec![1].into())), ..mutation(message_action::APPEND, "") };
+        assert_eq!(stored("a").accepts(&bytes).expect_err("it is refused").code, 40013);
+    }
+}

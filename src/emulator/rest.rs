@@ -1,0 +1,366 @@
+//! The requests that the SDKs make, and the emulator's own: faults and counters.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{
+    DefaultBodyLimit, FromRequestParts, Query as Parameters, Request, State as Extract, WebSocketUpgrade,
+};
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, get};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use serde::Serialize;
+use tokio::sync::watch;
+
+use crate::ably::wire::{Encoding, Message};
+
+use super::auth::{Credentials, Grant, TokenRequest};
+use super::clock::now_ms;
+use super::errors::{Failure, failure};
+use super::limits::FRAME_BYTES;
+use super::realtime::{self, received, sent};
+use super::state::{Publish, Query};
+use super::{Faults, Shared};
+
+/// What stays as it is in a query of a Link header.
+const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.');
+
+#[derive(Clone)]
+struct Context {
+    shared: Arc<Shared>,
+    stopped: watch::Receiver<bool>,
+}
+
+/// All routes. Paths are taken apart by hand: the SDKs do not agree on how to encode them.
+pub(super) fn router(shared: Arc<Shared>, stopped: watch::Receiver<bool>) -> Router {
+    Router::new()
+        .route("/emulator/faults", get(faults).put(set_faults))
+        .route("/emulator/stats", get(stats))
+        .fallback(any(dispatch))
+        .layer(DefaultBodyLimit::max(FRAME_BYTES * 4))
+        .with_state(Context { shared, stopped })
+}
+
+async fn faults(Extract(context): Extract<Context>) -> Response {
+    axum::Json(context.shared.state().faults().clone()).into_response()
+}
+
+async fn set_faults(Extract(context): Extract<Context>, body: Bytes) -> Response {
+    let faults = serde_json::from_slice::<Faults>(&body).map_err(|error| error.to_string());
+    match faults.and_then(|faults| faults.checked().map_err(|error| error.to_string())) {
+        Ok(faults) => {
+            context.shared.state().set_faults(faults.clone());
+            axum::Json(faults).into_response()
+        }
+        Err(problem) => (StatusCode::BAD_REQUEST, problem).into_response(),
+    }
+}
+
+async fn stats(Extract(context): Extract<Context>) -> Response {
+    axum::Json(context.shared.state().stats()).into_response()
+}
+
+async fn dispatch(Extract(context): Extract<Context>, request: Request) -> Response {
+    let (mut parts, body) = request.into_parts();
+    let uri = parts.uri.clone();
+    let parameters: HashMap<String, String> =
+        Parameters::try_from_uri(&uri).map(|Parameters(all)| all).unwrap_or_default();
+    if uri.path() == "/"
+        && let Ok(upgrade) = WebSocketUpgrade::from_request_parts(&mut parts, &()).await
+    {
+        let upgrade = upgrade.max_message_size(FRAME_BYTES * 2);
+        return upgrade.on_upgrade(move |socket| realtime::serve(socket, parameters, context.shared, context.stopped));
+    }
+    let segments: Vec<String> = uri.path().split('/').filter(|segment| !segment.is_empty()).map(decoded).collect();
+    let Ok(body) = axum::body::to_bytes(body, FRAME_BYTES * 4).await else {
+        return error(Encoding::Json, &failure(40009, 413, "Body too large"));
+    };
+    let call = Call { shared: &context.shared, headers: &parts.headers, parameters: &parameters, body: &body };
+    let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+    match call.answer(&parts.method, &segments) {
+        Ok(response) => response,
+        Err(failure) => error(call.accepted(), &failure),
+    }
+}
+
+/// Path segments: percent-encoded by all SDKs, spaces as `+` by some.
+fn decoded(segment: &str) -> String {
+    percent_decode_str(&segment.replace('+', " ")).decode_utf8_lossy().into_owned()
+}
+
+struct Call<'a> {
+    shared: &'a Arc<Shared>,
+    headers: &'a HeaderMap,
+    parameters: &'a HashMap<String, String>,
+    body: &'a Bytes,
+}
+
+impl<'a> Call<'a> {
+    fn answer(&self, method: &Method, segments: &[&str]) -> Result<Response, Failure> {
+        if self.shared.state().faults().refuse_connections {
+            return Err(failure(50003, 503, "The emulator refuses connections"));
+        }
+        match (method.as_str(), segments) {
+            ("GET", ["time"]) => Ok(self.respond(StatusCode::OK, &[now_ms()])),
+            ("POST", ["keys", name, "requestToken"]) => self.request_token(name),
+            ("POST", ["messages"]) => self.batch(),
+            ("GET", ["channels", channel]) => self.status(channel),
+            ("POST", ["channels", channel, "messages"]) => self.publish(channel),
+            ("GET", ["channels", channel, "messages" | "history"]) => self.history(channel),
+            ("GET", ["channels", channel, "messages", serial]) => {
+                self.granted("history", channel)?;
+                let message = self.shared.state().message(channel, serial)?;
+                Ok(self.respond(StatusCode::OK, &sent(message, self.accepted())))
+            }
+            ("GET", ["channels", channel, "messages", serial, "versions"]) => {
+                self.granted("history", channel)?;
+                let versions = self.shared.state().versions(channel, serial)?;
+                Ok(self.messages(versions, None))
+            }
+            ("PATCH", ["channels", channel, "messages", serial]) => self.mutate(channel, serial),
+            _ => Err(failure(40400, 404, "Could not find path")),
+        }
+    }
+
+    fn request_token(&self, name: &str) -> Result<Response, Failure> {
+        let request: TokenRequest = self.content()?;
+        let shown = self.credentials();
+        let token = self.shared.state().request_token(name, &request, shown.as_ref(), now_ms())?;
+        Ok(self.respond(StatusCode::CREATED, &token))
+    }
+
+    fn publish(&self, channel: &str) -> Result<Response, Failure> {
+        self.granted("publish", channel)?;
+        let messages = self.content_messages()?;
+        let (id, serials) = self.apply(channel, messages)?;
+        Ok(self.respond(StatusCode::CREATED, &Published { channel, message_id: &id, serials }))
+    }
+
+    fn mutate(&self, channel: &str, serial: &str) -> Result<Response, Failure> {
+        self.granted("message-update", channel)?;
+        let mut messages = self.content_messages()?;
+        for message in &mut messages {
+            message.serial = Some(serial.to_owned().into());
+        }
+        let (_, mut serials) = self.apply(channel, messages)?;
+        Ok(self.respond(StatusCode::OK, &Versioned { version_serial: serials.pop().flatten() }))
+    }
+
+    fn batch(&self) -> Result<Response, Failure> {
+        let specs: Vec<BatchSpec<'a>> = match self.content::<Vec<BatchSpec<'a>>>() {
+            Ok(specs) => specs,
+            Err(_) => vec![self.content()?],
+        };
+        let mut answers = Vec::new();
+        for spec in specs {
+            let mut results = Vec::new();
+            let mut failures = 0;
+            for channel in spec.channels.into_vec() {
+                self.granted("publish", &channel)?;
+                let messages = spec
+                    .messages
+                    .clone()
+                    .into_vec()
+                    .into_iter()
+                    .map(|message| received(message, self.sent_as()))
+                    .collect();
+                results.push(match self.apply(&channel, messages) {
+                    Ok((id, serials)) => serde_json::json!({"channel": channel, "messageId": id, "serials": serials}),
+                    Err(error) => {
+                        failures += 1;
+                        serde_json::json!({"channel": channel, "error": error})
+                    }
+                });
+            }
+            let successes = results.len() - failures;
+            answers.push(serde_json::json!({"successCount": successes, "failureCount": failures, "results": results}));
+        }
+        Ok(self.respond(StatusCode::CREATED, &answers))
+    }
+
+    fn status(&self, channel: &str) -> Result<Response, Failure> {
+        self.granted("channel-metadata", channel)?;
+        let status =
+            serde_json::json!({"channelId": channel, "status": {"isActive": true, "occupancy": {"metrics": {}}}});
+        Ok(self.respond(StatusCode::OK, &status))
+    }
+
+    fn history(&self, channel: &str) -> Result<Response, Failure> {
+        self.granted("history", channel)?;
+        let parameter = |name: &str| self.parameters.get(name);
+        let number = |name: &str, default: u64| match parameter(name) {
+            None => Ok(default),
+            Some(text) => text.parse().map_err(|_| failure(40003, 400, format!("Invalid {name}"))),
+        };
+        let limit = usize::try_from(number("limit", 100)?).unwrap_or(usize::MAX);
+        if !(1..=1_000).contains(&limit) {
+            return Err(failure(40003, 400, "limit must be between 1 and 1000"));
+        }
+        let query = Query {
+            start: number("start", 0)?,
+            end: number("end", u64::MAX)?,
+            limit,
+            forwards: parameter("direction").is_some_and(|direction| direction == "forwards"),
+            after: parameter("cursor").cloned(),
+            until: parameter("from_serial").or_else(|| parameter("fromSerial")).cloned(),
+        };
+        let page = self.shared.state().history(channel, &query);
+        let next = page.next.map(|cursor| self.link(&cursor));
+        Ok(self.messages(page.messages, next))
+    }
+
+    /// The query of the next page, relative to this one.
+    fn link(&self, cursor: &str) -> String {
+        let mut pairs: Vec<(&str, &str)> = self
+            .parameters
+            .iter()
+            .filter(|(name, _)| *name != "cursor")
+            .map(|(k, v)| (k.as_str(), v.as_str()))
+            .collect();
+        pairs.push(("cursor", cursor));
+        pairs.sort_unstable();
+        let encode = |text| utf8_percent_encode(text, QUERY).to_string();
+        let query: Vec<String> =
+            pairs.iter().map(|(name, value)| format!("{}={}", encode(name), encode(value))).collect();
+        format!("<./messages?{}>; rel=\"next\"", query.join("&"))
+    }
+
+    fn messages(&self, messages: Vec<Message<'static>>, link: Option<String>) -> Response {
+        let encoding = self.accepted();
+        let messages: Vec<_> = messages.into_iter().map(|message| sent(message, encoding)).collect();
+        let mut response = self.respond(StatusCode::OK, &messages);
+        if let Some(link) = link.and_then(|link| link.parse().ok()) {
+            response.headers_mut().insert(header::LINK, link);
+        }
+        response
+    }
+
+    fn apply(&self, channel: &str, messages: Vec<Message<'static>>) -> Result<(String, Vec<Option<String>>), Failure> {
+        let now_ms = now_ms();
+        let mut state = self.shared.state();
+        let id = format!("rest:{now_ms}");
+        let publish = Publish { connection: 0, channel, messages, id: id.clone(), now_ms };
+        let (serials, _never_waits) = state.apply(publish)?;
+        Ok((id, serials))
+    }
+
+    fn granted(&self, operation: &str, channel: &str) -> Result<Grant, Failure> {
+        let shown = self.credentials().ok_or_else(|| failure(40101, 401, "No authentication information provided"))?;
+        let grant = self.shared.state().auth.check(&shown, now_ms())?;
+        grant.allows(operation, channel)?;
+        Ok(grant)
+    }
+
+    fn credentials(&self) -> Option<Credentials> {
+        let text = |value: &str| STANDARD.decode(value).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+        if let Some(value) = self.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()) {
+            return match value.split_once(' ') {
+                Some(("Basic", key)) => text(key).map(Credentials::Key),
+                Some(("Bearer", token)) => Some(Credentials::Token(text(token).unwrap_or_else(|| token.to_owned()))),
+                _ => None,
+            };
+        }
+        let key = self.parameters.get("key").cloned().map(Credentials::Key);
+        key.or_else(|| self.parameters.get("access_token").cloned().map(Credentials::Token))
+    }
+
+    fn content<T: serde::Deserialize<'a>>(&self) -> Result<T, Failure> {
+        self.sent_as().decode(self.body).map_err(|error| failure(40001, 400, format!("Invalid body: {error}")))
+    }
+
+    /// One message, or several.
+    fn content_messages(&self) -> Result<Vec<Message<'static>>, Failure> {
+        let messages: Vec<Message<'a>> = match self.content() {
+            Ok(messages) => messages,
+            Err(_) => vec![self.content()?],
+        };
+        Ok(messages.into_iter().map(|message| received(message, self.sent_as())).collect())
+    }
+
+    fn sent_as(&self) -> Encoding {
+        encoding_of(self.headers.get(header::CONTENT_TYPE))
+    }
+
+    fn accepted(&self) -> Encoding {
+        match self.parameters.get("format").map(String::as_str) {
+            Some("msgpack") => Encoding::Msgpack,
+            Some(_) => Encoding::Json,
+            None => encoding_of(self.headers.get(header::ACCEPT)),
+        }
+    }
+
+    fn respond<T: Serialize + ?Sized>(&self, status: StatusCode, body: &T) -> Response {
+        respond(self.accepted(), status, body)
+    }
+}
+
+fn encoding_of(value: Option<&axum::http::HeaderValue>) -> Encoding {
+    let msgpack = value.and_then(|value| value.to_str().ok()).is_some_and(|value| value.contains("msgpack"));
+    if msgpack { Encoding::Msgpack } else { Encoding::Json }
+}
+
+/// ably-js wants the content type without a charset, and always a body.
+fn respond<T: Serialize + ?Sized>(encoding: Encoding, status: StatusCode, body: &T) -> Response {
+    let mut bytes = Vec::new();
+    if let Err(error) = encoding.encode(&body, &mut bytes) {
+        tracing::error!(%error, "emulator: a body could not be written");
+    }
+    let content_type = match encoding {
+        Encoding::Json => "application/json",
+        Encoding::Msgpack => "application/x-msgpack",
+    };
+    (status, [(header::CONTENT_TYPE, content_type)], bytes).into_response()
+}
+
+fn error(encoding: Encoding, failure: &Failure) -> Response {
+    let status = StatusCode::from_u16(failure.status_code).unwrap_or(StatusCode::BAD_REQUEST);
+    let mut response = respond(encoding, status, &serde_json::json!({"error": failure}));
+    let headers = response.headers_mut();
+    headers.insert("x-ably-errorcode", failure.code.into());
+    if let Ok(message) = failure.message.parse() {
+        headers.insert("x-ably-errormessage", message);
+    }
+    response
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Published<'a> {
+    channel: &'a str,
+    message_id: &'a str,
+    serials: Vec<Option<String>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Versioned {
+    version_serial: Option<String>,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(bound(deserialize = "'de: 'a"))]
+struct BatchSpec<'a> {
+    channels: OneOrMany<String>,
+    messages: OneOrMany<Message<'a>>,
+}
+
+#[derive(Clone, serde::Deserialize)]
+#[serde(untagged)]
+enum OneOrMany<T> {
+    Many(Vec<T>),
+    One(T),
+}
+
+impl<T> OneOrMany<T> {
+    fn into_vec(self) -> Vec<T> {
+        match self {
+            Self::Many(many) => many,
+            Self::One(one) => vec![one],
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Everything that the emulator knows, and every decision that it takes. Nothing here waits: time is an argument, frames to
+//! clients go into their outboxes, and what has to happen later is given back.
+
+mod attach;
+mod connect;
+mod publish;
+mod read;
+
+use std::collections::HashMap;
+
+use super::auth::Auth;
+use super::channel::Channel;
+use super::connection::Connection;
+use super::errors::{Failure, failure};
+use super::faults::Faults;
+use super::limits::CHANNELS;
+use super::serial::Serials;
+use super::stats::Stats;
+use super::{Config, Error};
+
+pub(super) use attach::Attach;
+pub(super) use connect::Connect;
+pub(super) use publish::{Flush, Publish};
+pub(super) use read::Query;
+
+/// Everything that the emulator knows.
+#[derive(Debug)]
+pub(super) struct State {
+    config: Config,
+    faults: Faults,
+    random: fastrand::Rng,
+    serials: Serials,
+    pub(super) auth: Auth,
+    channels: HashMap<String, Channel>,
+    connections: HashMap<u64, Connection>,
+    by_key: HashMap<String, u64>,
+    connections_made: u64,
+    text_bytes: usize,
+    drops: usize,
+    stats: Stats,
+}
+
+impl State {
+    pub(super) fn new(config: Config) -> Result<Self, Error> {
+        let auth = Auth::new(&config.keys).ok_or(Error::Key)?;
+        let mut random = fastrand::Rng::with_seed(config.faults.seed);
+        Ok(Self {
+            faults: config.faults.clone(),
+            serials: Serials::new(&mut random),
+            random,
+            auth,
+            channels: HashMap::new(),
+            connections: HashMap::new(),
+            by_key: HashMap::new(),
+            connections_made: 0,
+            text_bytes: 0,
+            drops: 0,
+            stats: Stats::default(),
+            config,
+        })
+    }
+
+    pub(super) fn faults(&self) -> &Faults {
+        &self.faults
+    }
+
+    pub(super) fn set_faults(&mut self, faults: Faults) {
+        if faults.seed != self.faults.seed {
+            self.random = fastrand::Rng::with_seed(faults.seed);
+        }
+        self.faults = faults;
+    }
+
+    pub(super) fn stats(&self) -> Stats {
+        let live = self.connections.values().filter(|connection| connection.dropped_at.is_none()).count();
+        Stats { connections: live as u64, channels: self.channels.len() as u64, ..self.stats.clone() }
+    }
+
+    /// Gives a token; see [`Auth::request_token`].
+    pub(super) fn request_token(
+        &mut self,
+        name: &str,
+        request: &super::auth::TokenRequest,
+        shown: Option<&super::auth::Credentials>,
+        now_ms: u64,
+    ) -> Result<super::auth::TokenDetails, Failure> {
+        self.auth.request_token(name, request, shown, now_ms, &mut self.random)
+    }
+
+    /// The channel of that name, made if need be. Gives the name without its qualifier, too.
+    fn channel(&mut self, name: &str) -> Result<&mut Channel, Failure> {
+        if !self.channels.contains_key(name) {
+            valid_name(name)?;
+            if self.channels.len() >= CHANNELS {
+                return Err(failure(40114, 403, "Account channel limit reached"));
+            }
+        }
+        Ok(self.channels.entry(name.to_owned()).or_default())
+    }
+
+    /// Whether chance strikes, at that share.
+    fn strikes(&mut self, share: f64) -> bool {
+        share > 0.0 && self.random.f64() < share
+    }
+}
+
+/// A channel's name as Ably accepts it.
+fn valid_name(name: &str) -> Result<(), Failure> {
+    let bad = name.is_empty() || name.len() > 2_048 || name.starts_with([':', '[']) || name.contains(['\n', '\r']);
+    if bad { Err(failure(40010, 400, "Invalid channel name")) } else { Ok(()) }
+}
+
+/// Splits `[?rewind=5]name` into its parameters and the name.
+pub(super) fn unqualified(name: &str) -> (&str, &str) {
+    match name.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((qualifier, name)) => (qualifier.strip_prefix('?').unwrap_or_default(), name),
+        None => ("", name),
+    }
+}

@@ -1,0 +1,69 @@
+//! What a client can read back: messages, their versions, history.
+
+use crate::ably::wire::Message;
+
+use super::{State, unqualified};
+use crate::emulator::errors::{Failure, no_such_message};
+
+/// Which part of a history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::emulator) struct Query {
+    pub(in crate::emulator) start: u64,
+    pub(in crate::emulator) end: u64,
+    pub(in crate::emulator) limit: usize,
+    pub(in crate::emulator) forwards: bool,
+    /// Only what is behind this serial, in the direction of reading.
+    pub(in crate::emulator) after: Option<String>,
+    /// Only what was there at this position (`untilAttach`).
+    pub(in crate::emulator) until: Option<String>,
+}
+
+/// One page, and the serial that the next one begins behind.
+#[derive(Debug)]
+pub(in crate::emulator) struct Page {
+    pub(in crate::emulator) messages: Vec<Message<'static>>,
+    pub(in crate::emulator) next: Option<String>,
+}
+
+impl State {
+    /// The latest version of a message.
+    pub(in crate::emulator) fn message(&self, channel: &str, serial: &str) -> Result<Message<'static>, Failure> {
+        let (_, name) = unqualified(channel);
+        let stored =
+            self.channels.get(name).and_then(|channel| channel.messages.get(serial)).ok_or_else(no_such_message)?;
+        Ok(stored.latest().clone())
+    }
+
+    /// All versions of a message.
+    pub(in crate::emulator) fn versions(&self, channel: &str, serial: &str) -> Result<Vec<Message<'static>>, Failure> {
+        let (_, name) = unqualified(channel);
+        let stored =
+            self.channels.get(name).and_then(|channel| channel.messages.get(serial)).ok_or_else(no_such_message)?;
+        Ok(stored.versions())
+    }
+
+    /// A page of a channel's messages, each in its latest version, in the order in which they were created.
+    pub(in crate::emulator) fn history(&self, channel: &str, query: &Query) -> Page {
+        let (_, name) = unqualified(channel);
+        let Some(channel) = self.channels.get(name) else { return Page { messages: Vec::new(), next: None } };
+        let wanted = |(serial, timestamp): (&String, Option<u64>)| {
+            let at = timestamp.unwrap_or_default();
+            let behind =
+                query.after.as_ref().is_none_or(|after| if query.forwards { serial > after } else { serial < after });
+            let before = query
+                .until
+                .as_ref()
+                .is_none_or(|until| serial.as_str() <= until.as_str() || serial.starts_with(until.as_str()));
+            (query.start..=query.end).contains(&at) && behind && before
+        };
+        let all = channel.messages.iter().filter(|(serial, stored)| wanted((*serial, stored.latest().timestamp)));
+        let mut found: Vec<_> = match query.forwards {
+            true => all.take(query.limit + 1).collect(),
+            false => all.rev().take(query.limit + 1).collect(),
+        };
+        let more = found.len() > query.limit;
+        found.truncate(query.limit);
+        let next = found.last().filter(|_| more).map(|(serial, _)| (*serial).clone());
+        Page { messages: found.into_iter().map(|(_, stored)| stored.latest().clone()).collect(), next }
+    }
+}

@@ -1,0 +1,45 @@
+//! What the emulator has seen and done.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+/// Counters since the start.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Stats {
+    /// Connections that are open now.
+    pub connections: u64,
+    /// Connections that were opened.
+    pub connected: u64,
+    /// Resumes that gave the state back.
+    pub resumed: u64,
+    /// Resumes that did not.
+    pub resumes_refused: u64,
+    /// Channels that hold something.
+    pub channels: u64,
+    /// Messages that were made.
+    pub creates: u64,
+    /// Appends that were asked for.
+    pub appends: u64,
+    /// Updates that were asked for.
+    pub updates: u64,
+    /// Deletes that were asked for.
+    pub deletes: u64,
+    /// Operations that were taken.
+    pub acked: u64,
+    /// Operations that were refused, by code.
+    pub nacked: BTreeMap<u32, u64>,
+    /// Operations that were applied and never answered.
+    pub unanswered: u64,
+    /// Connections that were dropped on purpose.
+    pub dropped: u64,
+    /// Creates that were recognised by their id.
+    pub recognised: u64,
+    /// Frames that were recognised after a resume.
+    pub repeated: u64,
+    /// Frames sent to subscribers.
+    pub delivered: u64,
+    /// Subscribers that were too slow.
+    pub slow: u64,
+}
