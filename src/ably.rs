@@ -1,8 +1,19 @@
 //! Ably: its wire, and the client that the relay is.
+//!
+//! Reading order: `wire` (what frames look like), `session` (what a connection owes its operations, without sockets),
+//! `realtime` (a session with a socket), `pool` (all of them). `encode` and `fault` are the session's way out and its
+//! dictionary.
 
+pub mod auth;
 pub mod encode;
+pub mod endpoint;
 pub mod fault;
+pub mod pool;
+mod probe;
+mod realtime;
 pub mod session;
+mod transport;
 pub mod wire;
 
 pub use fault::Error;
+pub use probe::{probe, probe_channel};

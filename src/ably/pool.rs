@@ -1,0 +1,209 @@
+//! The pool: the connections to Ably, by number.
+//!
+//! Each has a task of its own (`realtime`); this is the handle that the pipeline holds. Sending never waits: an operation
+//! exists only once it has a permit, there are at most `in_flight_operations` permits per connection, and so many batches
+//! fit into its queue.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::auth::Auth;
+use super::fault::{self, Error};
+use super::realtime::{Command, Connection};
+use super::session;
+use super::transport::Target;
+use super::wire::Encoding;
+use crate::config::{self, WireEncoding};
+use crate::engine::{Answer, ConnectionId, Operation, Outcome};
+
+/// What the connections of a pool have in common.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// A routing policy, or a host name or address.
+    pub endpoint: String,
+    /// The port.
+    pub port: u16,
+    /// TLS; off only for a local server.
+    pub tls: bool,
+    /// How frames are encoded.
+    pub encoding: Encoding,
+    /// Our identity; empty for none.
+    pub client_id: String,
+    /// What we call ourselves.
+    pub agent: String,
+    /// The server's rollup window.
+    pub append_rollup: Duration,
+    /// How long a frame may be unanswered before the transport is dropped.
+    pub ack_timeout: Duration,
+    /// Frames that are sent again after a resume are answered as if they were not.
+    pub trust_resume: bool,
+    /// Operations in flight on one connection.
+    pub in_flight_operations: u32,
+    /// Key or token.
+    pub auth: Auth,
+}
+
+impl Settings {
+    /// What the configuration says.
+    ///
+    /// # Errors
+    /// When it holds no usable credentials.
+    pub fn from_config(config: &config::Ably) -> Result<Self, Error> {
+        let agent = if config.agent.is_empty() { AGENT } else { &config.agent };
+        Ok(Self {
+            endpoint: config.endpoint.clone(),
+            port: config.port,
+            tls: config.tls,
+            encoding: match config.encoding {
+                WireEncoding::Json => Encoding::Json,
+                WireEncoding::Msgpack => Encoding::Msgpack,
+            },
+            client_id: config.client_id.clone(),
+            agent: agent.to_owned(),
+            append_rollup: config.append_rollup,
+            ack_timeout: config.ack_timeout,
+            trust_resume: config.trust_resume,
+            in_flight_operations: config.in_flight.operations,
+            auth: Auth::from_config(config)?,
+        })
+    }
+}
+
+const AGENT: &str = concat!("tokenrelay/", env!("CARGO_PKG_VERSION"));
+
+/// What happens on the connections, in order for each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A connection is up, or what the server allows on it has changed.
+    Up {
+        /// Which.
+        connection: ConnectionId,
+        /// It is the one that there was before.
+        resumed: bool,
+        /// Ably's name for it.
+        ably_id: Arc<str>,
+        /// Bytes of the largest message.
+        max_message_size: u64,
+        /// Frames a second from us.
+        max_inbound_rate: Option<u64>,
+        /// Who we are; `*` when we may be anyone.
+        client_id: Option<Arc<str>>,
+    },
+    /// A connection has no transport, or could not get one; it may be resumed. To be given nothing until it is up.
+    Down {
+        /// Which.
+        connection: ConnectionId,
+        /// Why.
+        reason: Error,
+    },
+    /// A connection was lost and will not be resumed: what was unanswered on it was answered before this.
+    Lost {
+        /// Which.
+        connection: ConnectionId,
+    },
+    /// Operations have their answers.
+    Answers(Vec<Answer>),
+    /// A connection cannot be made until a person changes something; what, is in the message. It tries again, but rarely.
+    Fatal {
+        /// Which.
+        connection: ConnectionId,
+        /// Why, and the remedy.
+        error: Error,
+    },
+}
+
+impl Event {
+    pub(super) fn up(connection: ConnectionId, details: session::Details) -> Self {
+        let session::Details { resumed, ably_id, max_message_size, max_inbound_rate, client_id } = details;
+        Self::Up { connection, resumed, ably_id, max_message_size, max_inbound_rate, client_id }
+    }
+}
+
+/// The connections to Ably.
+#[derive(Debug)]
+pub struct Pool {
+    settings: Settings,
+    target: Arc<Target>,
+    events: mpsc::Sender<Event>,
+    connections: Vec<Option<Handle>>,
+}
+
+#[derive(Debug)]
+struct Handle {
+    commands: mpsc::Sender<Command>,
+    task: JoinHandle<()>,
+}
+
+impl Pool {
+    /// A pool without connections; what happens on them goes to `events`.
+    #[must_use]
+    pub fn new(settings: Settings, events: mpsc::Sender<Event>) -> Self {
+        let target = Arc::new(Target::new(&settings));
+        Self { settings, target, events, connections: Vec::new() }
+    }
+
+    /// Opens a connection, if it is not there yet. It opens itself again for as long as the pool lives.
+    pub fn open(&mut self, connection: ConnectionId) {
+        let index = connection as usize;
+        if self.connections.len() <= index {
+            self.connections.resize_with(index + 1, || None);
+        }
+        if self.connections[index].is_some() {
+            return;
+        }
+        // As many batches as there are permits, and the command to close.
+        let capacity = self.settings.in_flight_operations as usize + 1;
+        let (commands, receiver) = mpsc::channel(capacity);
+        let actor = Connection::new(connection, &self.settings, self.target.clone(), receiver, self.events.clone());
+        self.connections[index] = Some(Handle { commands, task: tokio::spawn(actor.run()) });
+    }
+
+    /// Sends operations on a connection, in order, and leaves `operations` empty. Never waits.
+    pub fn send(&mut self, connection: ConnectionId, operations: &mut Vec<Operation>) {
+        if operations.is_empty() {
+            return;
+        }
+        self.open(connection);
+        let command = Command::Send(std::mem::take(operations));
+        let Some(handle) = &self.connections[connection as usize] else { return };
+        if let Err(error) = handle.commands.try_send(command)
+            && let Command::Send(operations) = error.into_inner()
+        {
+            self.refuse(connection, operations);
+        }
+    }
+
+    /// Closes all connections: each waits for its answers, says goodbye, and ends at `deadline` whatever is unanswered. The
+    /// last answers are among the events when this returns; who reads them must not stop meanwhile.
+    pub async fn close(self, deadline: Duration) {
+        let handles: Vec<Handle> = self.connections.into_iter().flatten().collect();
+        for handle in &handles {
+            // A task that has ended needs no command.
+            let _ = handle.commands.try_send(Command::Close { deadline });
+        }
+        let end = tokio::time::Instant::now() + deadline + GRACE;
+        for mut handle in handles {
+            if tokio::time::timeout_at(end, &mut handle.task).await.is_err() {
+                handle.task.abort();
+            }
+        }
+    }
+
+    /// The connection's task is gone, or was given more than it has room for: a bug of ours, but no operation goes without
+    /// an answer.
+    fn refuse(&self, connection: ConnectionId, operations: Vec<Operation>) {
+        tracing::error!(connection, operations = operations.len(), "connection takes no operations");
+        let outcome = Outcome::Rejected(fault::never_sent());
+        let answer =
+            |operation: Operation| Answer { op: operation.id, connection, outcome: outcome.clone(), resent: false };
+        let answers = Event::Answers(operations.into_iter().map(answer).collect());
+        let events = self.events.clone();
+        tokio::spawn(async move { events.send(answers).await });
+    }
+}
+
+/// For a task to notice that its deadline has passed.
+const GRACE: Duration = Duration::from_millis(500);

@@ -1,0 +1,124 @@
+//! Questions before the work begins: can we connect, and does a channel take what we would send?
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::mpsc;
+
+use super::fault::Error;
+use super::pool::{Event, Pool, Settings};
+use super::session::Details;
+use crate::engine::{ConnectionId, Head, OpId, OpKind, Operation, Outcome, Serial, Status};
+
+/// The connection that questions are asked on.
+const CONNECTION: ConnectionId = 0;
+
+/// How long a probe may take to say goodbye.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Connects once and says what the server allows.
+///
+/// # Errors
+/// Why it could not; [`Error::is_fatal`] tells what a person must mend from what is only unreachable.
+pub async fn probe(settings: Settings) -> Result<Details, Error> {
+    let mut probe = Probe::open(settings);
+    let details = probe.connected().await;
+    probe.close().await;
+    details
+}
+
+/// Makes a message on a channel and appends to it: so the channel's rule and our capabilities are known before the first
+/// response. The message stays on the channel.
+///
+/// # Errors
+/// Why it could not; [`Error::Channel`] when the channel refuses.
+pub async fn probe_channel(settings: Settings, channel: &str) -> Result<Details, Error> {
+    let mut probe = Probe::open(settings);
+    let checked = probe.check(channel).await;
+    probe.close().await;
+    checked
+}
+
+struct Probe {
+    pool: Pool,
+    events: mpsc::Receiver<Event>,
+}
+
+impl Probe {
+    fn open(settings: Settings) -> Self {
+        let (sender, events) = mpsc::channel(16);
+        let mut pool = Pool::new(settings, sender);
+        pool.open(CONNECTION);
+        Self { pool, events }
+    }
+
+    async fn connected(&mut self) -> Result<Details, Error> {
+        match self.events.recv().await {
+            Some(Event::Up { resumed, ably_id, max_message_size, max_inbound_rate, client_id, .. }) => {
+                Ok(Details { resumed, ably_id, max_message_size, max_inbound_rate, client_id })
+            }
+            Some(Event::Down { reason: error, .. } | Event::Fatal { error, .. }) => Err(error),
+            Some(Event::Lost { .. } | Event::Answers(_)) | None => Err(ended()),
+        }
+    }
+
+    async fn check(&mut self, channel: &str) -> Result<Details, Error> {
+        let details = self.connected().await?;
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let id = format!("check.{}.{:08x}", since_epoch.as_millis(), fastrand::u32(..));
+        let head = Arc::new(Head {
+            channel: channel.into(),
+            response_id: id.as_str().into(),
+            part: 0,
+            segment: 0,
+            create_id: id.into(),
+            supersedes: None,
+        });
+        let serial = self.ask(&head, None).await?;
+        let no_serial = || Error::Channel {
+            channel: channel.to_owned(),
+            code: 93002,
+            message: "a message was taken but has no serial".to_owned(),
+        };
+        self.ask(&head, Some(serial.ok_or_else(no_serial)?)).await?;
+        Ok(details)
+    }
+
+    /// Sends one operation, a create without a serial and an append with one, and waits for its answer.
+    async fn ask(&mut self, head: &Arc<Head>, serial: Option<Serial>) -> Result<Option<Serial>, Error> {
+        let (kind, data, status) = match serial {
+            None => (OpKind::Create, "tokenrelay", Status::Streaming),
+            Some(_) => (OpKind::Append, " check", Status::Complete),
+        };
+        let id = OpId { partition: 0, slot: 0, generation: 0, seq: u32::from(serial.is_some()) };
+        let (head, data) = (head.clone(), data.into());
+        let operation = Operation { id, connection: CONNECTION, kind, head: head.clone(), serial, data, status };
+        self.pool.send(CONNECTION, &mut vec![operation]);
+        loop {
+            match self.events.recv().await {
+                Some(Event::Answers(answers)) => match answers.into_iter().next().map(|answer| answer.outcome) {
+                    Some(Outcome::Acked { serial }) => return Ok(serial),
+                    Some(Outcome::Rejected(refused)) => {
+                        let (channel, code, message) = (head.channel.to_string(), refused.code, refused.message);
+                        return Err(Error::Channel { channel, code, message });
+                    }
+                    Some(Outcome::Unknown(_)) if kind == OpKind::Create => return Ok(None),
+                    Some(Outcome::Unknown(_)) | None => return Err(ended()),
+                },
+                Some(Event::Fatal { error, .. } | Event::Down { reason: error, .. }) => return Err(error),
+                Some(Event::Up { .. } | Event::Lost { .. }) => {}
+                None => return Err(ended()),
+            }
+        }
+    }
+
+    async fn close(self) {
+        let Self { pool, mut events } = self;
+        let drain = async { while events.recv().await.is_some() {} };
+        tokio::join!(pool.close(CLOSE_TIMEOUT), drain);
+    }
+}
+
+fn ended() -> Error {
+    Error::TransportLost("ended before the answer".to_owned())
+}
