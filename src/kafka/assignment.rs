@@ -49,6 +49,7 @@ pub struct Gap {
 #[derive(Debug, Clone)]
 pub(super) struct Policy {
     pub(super) topic: String,
+    pub(super) results: String,
     pub(super) group: String,
     pub(super) start: Start,
 }
@@ -103,6 +104,15 @@ impl Policy {
         }
         let ours = everywhere.into_iter().filter(|facts| partitions.contains(&facts.partition));
         Ok(ours.map(|facts| self.place(facts, new_group)).collect())
+    }
+
+    /// How many partitions the results topic has.
+    ///
+    /// # Errors
+    /// That the brokers do not say.
+    pub(super) fn results_partitions<C: ConsumerContext>(&self, consumer: &impl Consumer<C>) -> Result<i32, Error> {
+        let count = all_partitions(consumer, &self.results)?.len();
+        Ok(i32::try_from(count).unwrap_or(i32::MAX))
     }
 
     /// Commits where a new group begins, for every partition.
@@ -195,7 +205,7 @@ fn in_order<T>(
 
 fn all_partitions<C: ConsumerContext>(consumer: &impl Consumer<C>, topic: &str) -> Result<Vec<i32>, Error> {
     let metadata =
-        consumer.fetch_metadata(Some(topic), QUESTION).map_err(Error::client("read the topic's partitions"))?;
+        consumer.fetch_metadata(Some(topic), QUESTION).map_err(Error::client("read a topic's partitions"))?;
     let topic = metadata.topics().iter().find(|found| found.name() == topic);
     Ok(topic.map(|topic| topic.partitions().iter().map(|partition| partition.id()).collect()).unwrap_or_default())
 }
@@ -213,7 +223,7 @@ mod tests {
     use super::*;
 
     fn policy(start: Start) -> Policy {
-        Policy { topic: "t".into(), group: "g".into(), start }
+        Policy { topic: "t".into(), results: "r".into(), group: "g".into(), start }
     }
 
     fn facts(committed: Option<i64>) -> Facts {

@@ -98,6 +98,7 @@ impl Clients {
     pub(super) fn policy(&self) -> Policy {
         Policy {
             topic: self.settings.tokens_topic.clone(),
+            results: self.settings.results_topic.clone(),
             group: self.settings.group_id.clone(),
             start: self.settings.start,
         }
@@ -145,7 +146,7 @@ impl Clients {
         let mut config = self.shared.clone();
         config
             .set("enable.idempotence", "true")
-            .set("linger.ms", "5")
+            .set("linger.ms", "10")
             .set("message.max.bytes", RECORD_BYTES_MAX)
             // As long as it takes: giving up on a record is our decision, not a timer's.
             .set("message.timeout.ms", "0")

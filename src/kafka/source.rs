@@ -23,10 +23,12 @@ use super::assignment::{self, Assigned, Policy};
 use super::client::Clients;
 use super::error::Error;
 use group::Group;
+use held::Held;
 use offsets::Offsets;
 use poll::Answer;
 
 mod group;
+mod held;
 mod offsets;
 mod poll;
 
@@ -49,6 +51,9 @@ pub enum Item<'a> {
     Revoked(Vec<i32>),
     /// These partitions have left us already; somebody else may have them. Nothing of theirs can be committed.
     Lost(Vec<i32>),
+    /// These partitions of ours, all that there are, wait until the results topic has as many partitions; nothing of them
+    /// is read until then. They come as [`Item::Assigned`] when it has. Empty when none waits any more.
+    Held(Vec<i32>),
     /// A partition of ours does not hold any more what we were to read next: reading goes on at a later offset.
     Gap {
         /// The partition.
@@ -107,6 +112,8 @@ impl Source {
             stream: self.consumer.stream(),
             offsets: Offsets::default(),
             asking: None,
+            held: Held::default(),
+            offered: false,
             astray: false,
             found: VecDeque::new(),
             paused: false,
@@ -143,6 +150,9 @@ pub struct Intake<'a> {
     stream: MessageStream<'a, Group>,
     offsets: Offsets,
     asking: Option<JoinHandle<Result<Answer, Error>>>,
+    held: Held,
+    /// Held partitions were handed out and not started yet: whether they leave us is looked at after that.
+    offered: bool,
     astray: bool,
     found: VecDeque<Item<'a>>,
     paused: bool,
@@ -181,7 +191,8 @@ impl<'a> Intake<'a> {
             self.offsets.start(*partition, *offset);
         }
         self.source.consumer.incremental_assign(&list).map_err(Error::client("take the partitions"))?;
-        self.source.consumer.context().answered();
+        self.source.consumer.context().assigned();
+        self.offered = false;
         if self.paused {
             self.source.consumer.pause(&list).map_err(Error::client("pause the partitions"))?;
         }
@@ -193,6 +204,10 @@ impl<'a> Intake<'a> {
     /// # Errors
     /// When librdkafka refuses, which it does only after a fatal error.
     pub fn release(&mut self, partitions: &[i32]) -> Result<(), Error> {
+        // Held ones were never taken.
+        let partitions: Vec<i32> =
+            partitions.iter().copied().filter(|partition| self.offsets.has(*partition)).collect();
+        let partitions = &partitions[..];
         let list = self.list(partitions);
         for partition in partitions {
             self.offsets.end(*partition);
@@ -203,7 +218,7 @@ impl<'a> Intake<'a> {
             self.source.consumer.resume(&list).map_err(Error::client("resume the partitions"))?;
         }
         self.source.consumer.incremental_unassign(&list).map_err(Error::client("give the partitions away"))?;
-        self.source.consumer.context().answered();
+        self.source.consumer.context().revoked();
         Ok(())
     }
 
@@ -306,7 +321,11 @@ impl<'a> Intake<'a> {
                 return Ok(Vec::new());
             }
             let partitions: Vec<i32> = positions.iter().map(|(partition, _)| *partition).collect();
-            let ask = move || assignment::edges(&*consumer, &topic, &partitions, Offset::End);
+            let ask = move || {
+                let ends = assignment::edges(&*consumer, &topic, &partitions, Offset::End)?;
+                consumer.context().log.well();
+                Ok(ends)
+            };
             let ends = tokio::task::spawn_blocking(ask).await.map_err(|_| Error::Ended { role: "lag" })??;
             let lags = positions.into_iter().zip(ends);
             Ok(lags.map(|((partition, position), (_, end))| Lag { partition, position, end }).collect())

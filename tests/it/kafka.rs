@@ -1,6 +1,7 @@
 //! What we rely on of Kafka, on a real one. `tests/run` provides it.
 
 mod group;
+mod mock;
 mod reader;
 mod results;
 mod security;

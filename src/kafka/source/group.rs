@@ -27,12 +27,19 @@ pub(super) struct Committed {
     pub(super) done: bool,
 }
 
+/// What librdkafka waits for, and how it would be answered if nobody did.
+#[derive(Debug)]
+enum Unanswered {
+    Assign,
+    Revoke(TopicPartitionList),
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Group {
     pub(super) log: Log,
     events: Mutex<VecDeque<Rebalanced>>,
-    unanswered: Mutex<Option<TopicPartitionList>>,
+    unanswered: Mutex<Option<Unanswered>>,
     commits: Mutex<Vec<Committed>>,
     closing: AtomicBool,
 }
@@ -57,7 +64,7 @@ impl ConsumerContext for Group {
             (false, true) => Rebalanced::Lost(partitions),
         };
         tracing::info!(?event, "kafka: the group rebalances");
-        *lock(&self.unanswered) = Some(if assigned { TopicPartitionList::new() } else { list.clone() });
+        *lock(&self.unanswered) = Some(if assigned { Unanswered::Assign } else { Unanswered::Revoke(list.clone()) });
         lock(&self.events).push_back(event);
     }
 
@@ -65,8 +72,11 @@ impl ConsumerContext for Group {
         let mut commits = lock(&self.commits);
         for element in offsets.elements() {
             let outcome = result.clone().and_then(|()| element.error());
-            if let Err(error) = &outcome {
-                self.log.say("commit", || format!("commit of partition {}: {error}", element.partition()));
+            match &outcome {
+                Ok(()) => self.log.well(),
+                Err(error) => {
+                    self.log.say("commit", || format!("commit of partition {}: {error}", element.partition()));
+                }
             }
             commits.push(Committed {
                 partition: element.partition(),
@@ -96,9 +106,19 @@ impl Group {
         !lock(&self.events).is_empty()
     }
 
-    /// The last rebalance has its answer.
-    pub(super) fn answered(&self) {
-        lock(&self.unanswered).take();
+    /// Partitions were taken, which answers an assignment if there is one.
+    pub(super) fn assigned(&self) {
+        lock(&self.unanswered).take_if(|unanswered| matches!(unanswered, Unanswered::Assign));
+    }
+
+    /// Partitions were given away, which answers a revocation.
+    pub(super) fn revoked(&self) {
+        lock(&self.unanswered).take_if(|unanswered| matches!(unanswered, Unanswered::Revoke(_)));
+    }
+
+    /// Whether librdkafka waits for an answer; what we do with partitions meanwhile would be taken for it.
+    pub(super) fn is_waiting(&self) -> bool {
+        lock(&self.unanswered).is_some()
     }
 
     pub(super) fn commits(&self) -> Vec<Committed> {
@@ -117,9 +137,11 @@ impl Group {
 
 /// Answers what nobody will answer any more: a consumer cannot leave while librdkafka waits for an answer.
 pub(super) fn abandon(consumer: &impl Consumer<Group>) {
-    let Some(list) = lock(&consumer.context().unanswered).take() else { return };
-    let answer =
-        if list.count() == 0 { consumer.incremental_assign(&list) } else { consumer.incremental_unassign(&list) };
+    let Some(unanswered) = lock(&consumer.context().unanswered).take() else { return };
+    let answer = match unanswered {
+        Unanswered::Assign => consumer.incremental_assign(&TopicPartitionList::new()),
+        Unanswered::Revoke(list) => consumer.incremental_unassign(&list),
+    };
     if let Err(error) = answer {
         tracing::warn!(%error, "kafka: answering a rebalance failed");
     }

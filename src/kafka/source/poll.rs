@@ -25,8 +25,10 @@ const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// An answer from the brokers.
 #[derive(Debug)]
 pub(super) enum Answer {
-    /// Where to begin.
-    Assigned(Vec<Assigned>),
+    /// Where to begin, and how many partitions the results topic has.
+    Assigned(Vec<Assigned>, i32),
+    /// How many partitions the results topic has.
+    Results(i32),
     /// Partition, first offset, end.
     Edges(Vec<(i32, i64, i64)>),
 }
@@ -57,7 +59,7 @@ impl<'a> Intake<'a> {
         }
     }
 
-    /// Rebalances, and partitions that have lost their place: each is finished before the next is looked at.
+    /// Everything but records: each thing is finished before the next is looked at.
     fn poll_group(&mut self, waking: &mut Waking<'_>) -> Option<Item<'a>> {
         loop {
             if let Some(item) = self.found.pop_front() {
@@ -67,28 +69,90 @@ impl<'a> Intake<'a> {
                 let Poll::Ready(answer) = Pin::new(asking).poll(waking) else { return None };
                 self.asking = None;
                 match answer.unwrap_or(Err(Error::Ended { role: "questions to the brokers" })) {
-                    Ok(Answer::Assigned(assigned)) => return Some(Item::Assigned(assigned)),
+                    Ok(Answer::Assigned(assigned, results)) => self.assigned(assigned, results),
+                    Ok(Answer::Results(results)) => self.free(results),
                     Ok(Answer::Edges(edges)) => self.find_places(&edges),
                     Err(error) => return Some(Item::Failed(error)),
                 }
-            } else if std::mem::take(&mut self.astray) {
-                self.ask_edges();
-            } else {
-                match self.source.consumer.context().next_event()? {
-                    Rebalanced::Assigned(partitions) => self.ask_start(partitions),
-                    Rebalanced::Revoked(partitions) => return Some(Item::Revoked(partitions)),
-                    Rebalanced::Lost(partitions) => {
-                        let released = self.release(&partitions);
-                        return Some(released.map_or_else(Item::Failed, |()| Item::Lost(partitions)));
-                    }
-                }
+                continue;
+            }
+            if self.offered {
+                return None;
+            }
+            let group = self.source.consumer.context();
+            match group.next_event() {
+                Some(Rebalanced::Assigned(partitions)) => self.ask_start(partitions),
+                Some(Rebalanced::Revoked(partitions)) => self.revoked(&partitions),
+                Some(Rebalanced::Lost(partitions)) => self.lost(&partitions),
+                None if group.is_waiting() => return None,
+                None if std::mem::take(&mut self.astray) => self.ask_edges(),
+                None if self.held.is_due(waking) => self.ask_results(),
+                None => return None,
             }
         }
     }
 
+    fn assigned(&mut self, assigned: Vec<Assigned>, results: i32) {
+        let count = assigned.len();
+        let ready = self.held.hold(assigned, results);
+        if ready.len() < count {
+            self.tell_held();
+        }
+        if !ready.is_empty() {
+            self.found.push_back(Item::Assigned(ready));
+        } else if let Err(error) = self.start(&[]) {
+            self.found.push_back(Item::Failed(error));
+        }
+    }
+
+    /// The results topic has so many partitions by now.
+    fn free(&mut self, results: i32) {
+        let ready = self.held.free(results);
+        if !ready.is_empty() {
+            self.offered = true;
+            self.tell_held();
+            self.found.push_back(Item::Assigned(ready));
+        }
+    }
+
+    fn revoked(&mut self, partitions: &[i32]) {
+        if self.held.forget(partitions) {
+            self.tell_held();
+        }
+        let ours: Vec<i32> = partitions.iter().copied().filter(|partition| self.offsets.has(*partition)).collect();
+        if !ours.is_empty() {
+            self.found.push_back(Item::Revoked(ours));
+        } else if let Err(error) = self.release(&[]) {
+            self.found.push_back(Item::Failed(error));
+        }
+    }
+
+    fn lost(&mut self, partitions: &[i32]) {
+        if self.held.forget(partitions) {
+            self.tell_held();
+        }
+        let ours: Vec<i32> = partitions.iter().copied().filter(|partition| self.offsets.has(*partition)).collect();
+        let released = self.release(&ours);
+        self.found.push_back(released.map_or_else(Item::Failed, |()| Item::Lost(ours)));
+    }
+
+    fn tell_held(&mut self) {
+        let partitions = self.held.partitions();
+        let topic = &self.source.policy.results;
+        if partitions.is_empty() {
+            tracing::info!(topic, "kafka: the results topic has enough partitions now");
+        } else {
+            tracing::warn!(topic, ?partitions, "kafka: the results topic has too few partitions, these tokens wait");
+        }
+        self.found.push_back(Item::Held(partitions));
+    }
+
     fn went_wrong(&mut self, error: KafkaError) -> Option<Item<'a>> {
         match error {
-            KafkaError::PartitionEOF(partition) if self.offsets.has(partition) => Some(Item::End(partition)),
+            KafkaError::PartitionEOF(partition) if self.offsets.has(partition) => {
+                self.source.consumer.context().log.well();
+                Some(Item::End(partition))
+            }
             KafkaError::MessageConsumptionFatal(code) => {
                 let fatal = self.source.consumer.client().fatal_error();
                 let reason = fatal.map_or_else(|| code.to_string(), |(_, reason)| reason);
@@ -106,7 +170,15 @@ impl<'a> Intake<'a> {
 
     fn ask_start(&mut self, partitions: Vec<i32>) {
         let policy = self.source.policy.clone();
-        self.ask(move |consumer| policy.decide(consumer, &partitions).map(Answer::Assigned));
+        self.ask(move |consumer| {
+            let assigned = policy.decide(consumer, &partitions)?;
+            Ok(Answer::Assigned(assigned, policy.results_partitions(consumer)?))
+        });
+    }
+
+    fn ask_results(&mut self) {
+        let policy = self.source.policy.clone();
+        self.ask(move |consumer| policy.results_partitions(consumer).map(Answer::Results));
     }
 
     fn ask_edges(&mut self) {

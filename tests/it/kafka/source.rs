@@ -174,7 +174,7 @@ async fn retention_that_overtakes_us_is_a_gap_and_reading_goes_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partition_that_was_added_later_is_read_from_its_beginning() {
-    let mut world = World::new(1, 1, 1).await;
+    let mut world = World::new(1, 2, 1).await;
     world.settings.start = Start::Latest;
     world.settings.librdkafka.insert("topic.metadata.refresh.interval.ms".into(), "200".into());
     world.produce(0, 0, 5);
@@ -191,6 +191,36 @@ async fn a_partition_that_was_added_later_is_read_from_its_beginning() {
             .map(|(partition, offset, _)| (partition, offset))
             .eq((0..5).map(|at| (1, at)))
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_waits_until_the_results_topic_has_it_too() {
+    let mut world = World::new(3, 1, 1).await;
+    for partition in 0..3 {
+        world.produce(partition, 0, 5);
+    }
+    let source = Source::open(&world.clients()).expect("open");
+    let mut intake = source.intake();
+    let Item::Held(mut held) = next(&mut intake).await else { panic!("some are held") };
+    held.sort_unstable();
+    assert_eq!(held, [1, 2]);
+    assert_eq!(start(&mut intake).await, [(0, 0)]);
+    assert!(take(&mut intake, 5).await.into_iter().all(|(partition, ..)| partition == 0));
+    world.grow(&world.settings.results_topic.clone(), 3).await;
+    let none_left = loop {
+        match next(&mut intake).await {
+            Item::Held(held) => break held,
+            Item::End(_) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(none_left.is_empty(), "{none_left:?}");
+    assert_eq!(start(&mut intake).await, [(1, 0), (2, 0)]);
+    let mut taken = take(&mut intake, 10).await;
+    taken.sort_unstable();
+    assert!(taken.into_iter().eq((0..10).map(|at| (1 + i32::from(at >= 5), at % 5, at % 5))));
+    drop(intake);
+    source.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
