@@ -2,6 +2,7 @@
 
 mod group;
 mod mock;
+mod raw;
 mod reader;
 mod results;
 mod security;
