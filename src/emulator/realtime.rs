@@ -145,9 +145,13 @@ impl Transport {
     /// Passes frames of channels on, all that wait. No more outbox: another transport has taken over, or this one was slow.
     async fn forward(&mut self, first: Option<ws::Message>, outbox: &mut mpsc::Receiver<ws::Message>) -> Option<End> {
         let Some(mut frame) = first else { return Some(End::Dropped) };
-        for _ in 0..BATCH {
+        for taken in 1.. {
             if self.sink.feed(frame).await.is_err() {
                 return Some(End::Dropped);
+            }
+            // What is taken out of the outbox must be passed on: at the limit nothing more is taken.
+            if taken == BATCH {
+                break;
             }
             match outbox.try_recv() {
                 Ok(next) => frame = next,
@@ -162,14 +166,20 @@ impl Transport {
         first: Option<Result<ws::Message, axum::Error>>,
         stream: &mut SplitStream<WebSocket>,
     ) -> Option<End> {
-        let mut next = Some(first);
-        for _ in 0..BATCH {
-            let Some(frame) = next else { break };
-            let Some(Ok(frame)) = frame else { return Some(End::Dropped) };
+        let mut next = first;
+        for taken in 1.. {
+            let Some(Ok(frame)) = next else { return Some(End::Dropped) };
             if let Some(end) = self.frame(frame).await {
                 return Some(end);
             }
-            next = stream.next().now_or_never();
+            // A frame that is read must be handled: at the limit none is read.
+            if taken == BATCH {
+                break;
+            }
+            match stream.next().now_or_never() {
+                Some(frame) => next = frame,
+                None => break,
+            }
         }
         self.give_answers().await
     }
