@@ -1,5 +1,6 @@
 //! The tests that need the whole: one binary.
 #![expect(clippy::expect_used, clippy::panic, reason = "that is how a test fails, also in what tests share")]
 
+mod ably;
 mod kafka;
 mod tidy;
