@@ -8,6 +8,7 @@ pub mod auth;
 pub mod encode;
 pub mod endpoint;
 pub mod fault;
+mod history;
 pub mod pool;
 mod probe;
 mod realtime;
@@ -16,4 +17,6 @@ mod transport;
 pub mod wire;
 
 pub use fault::Error;
+pub use history::look_up;
+pub use pool::{Event, Pool, Settings};
 pub use probe::{probe, probe_channel};

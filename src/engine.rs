@@ -53,9 +53,11 @@ pub use shared::{Shared, Usage};
 pub use time::Time;
 
 use ledger::Ledger;
+use next::FRAME_OVERHEAD;
 use remember::Remembered;
 use report::Reporter;
 use response::Response;
+use shared::Weight;
 use slots::{SlotId, Slots};
 
 /// The engine of one partition.
@@ -93,7 +95,7 @@ impl Engine {
         Self {
             settings,
             partition,
-            responses: Slots::new(),
+            responses: Slots::new(0),
             by_id: HashTable::new(),
             hasher: RandomState::default(),
             remembered,
@@ -107,6 +109,28 @@ impl Engine {
             pumping: false,
             in_flight: 0,
             touched: Vec::new(),
+        }
+    }
+
+    /// Tells this stay of the partition with us from earlier ones, so that a late answer to one of those finds nothing.
+    #[must_use]
+    pub fn in_life(mut self, life: u32) -> Self {
+        const GENERATIONS_PER_LIFE: u32 = 1 << 20;
+        self.responses = Slots::new(life.wrapping_mul(GENERATIONS_PER_LIFE));
+        self
+    }
+
+    /// The partition is not ours any more: gives back everything that its responses hold of what is shared.
+    pub fn leave(mut self, shared: &mut Shared) {
+        let ids: Vec<_> = self.responses.ids().collect();
+        for id in ids {
+            let Some(response) = self.responses.remove(id) else { continue };
+            shared.usage.subtract(Weight::of(&response));
+            let connection = shared.flow.connection(response.channel);
+            for operation in &response.in_flight {
+                shared.flow.answered(connection, operation.bytes + FRAME_OVERHEAD);
+            }
+            shared.flow.close(response.channel);
         }
     }
 

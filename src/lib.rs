@@ -6,3 +6,5 @@ pub mod decode;
 pub mod emulator;
 pub mod engine;
 pub mod kafka;
+pub mod pipeline;
+pub mod telemetry;

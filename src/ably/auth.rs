@@ -5,6 +5,9 @@
 
 use std::path::PathBuf;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
 use super::fault::Error;
 use crate::config::{self, Secret};
 
@@ -66,6 +69,16 @@ impl Auth {
             Kind::Key => ("key", &self.secret),
             Kind::Token => ("access_token", &self.secret),
         }
+    }
+
+    /// Signs a REST request.
+    pub(super) fn sign(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
+        let encoded = STANDARD.encode(self.secret.expose());
+        let scheme = match self.kind {
+            Kind::Key => "Basic",
+            Kind::Token => "Bearer",
+        };
+        request.header(reqwest::header::AUTHORIZATION, format!("{scheme} {encoded}"))
     }
 
     /// Reads the secret again, if it came from a file.

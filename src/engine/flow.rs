@@ -114,6 +114,12 @@ impl Flow {
         self.connections.iter().any(|connection| connection.up)
     }
 
+    /// How many connections are up.
+    #[must_use]
+    pub fn connections_up(&self) -> u32 {
+        u32::try_from(self.connections.iter().filter(|connection| connection.up).count()).unwrap_or(u32::MAX)
+    }
+
     /// Operations in flight on all connections.
     #[must_use]
     pub fn in_flight(&self) -> u64 {

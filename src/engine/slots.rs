@@ -45,11 +45,13 @@ pub(super) struct Slots<T> {
     free: Vec<u32>,
     ends: [(u32, u32); 2],
     len: usize,
+    first_generation: u32,
 }
 
 impl<T> Slots<T> {
-    pub(super) const fn new() -> Self {
-        Self { slots: Vec::new(), free: Vec::new(), ends: [(NONE, NONE); 2], len: 0 }
+    /// Generations begin at `first_generation`: two lives of a partition that begin far apart never name the same slot.
+    pub(super) const fn new(first_generation: u32) -> Self {
+        Self { slots: Vec::new(), free: Vec::new(), ends: [(NONE, NONE); 2], len: 0, first_generation }
     }
 
     /// Puts a value into a free slot. It is in neither order yet.
@@ -62,8 +64,9 @@ impl<T> Slots<T> {
         }
         let index = u32::try_from(self.slots.len()).unwrap_or(NONE);
         assert!(index != NONE, "more open responses than a slot number can name");
-        self.slots.push(Slot { generation: 0, value: Some(value), links: [UNLINKED; 2] });
-        SlotId { index, generation: 0 }
+        let generation = self.first_generation;
+        self.slots.push(Slot { generation, value: Some(value), links: [UNLINKED; 2] });
+        SlotId { index, generation }
     }
 
     /// Takes a value out, and out of both orders.
@@ -166,7 +169,7 @@ mod tests {
 
     #[test]
     fn an_order_is_by_last_move() {
-        let mut slots = Slots::new();
+        let mut slots = Slots::new(0);
         let ids: Vec<_> = (0..5).map(|value| slots.insert(value)).collect();
         for id in &ids {
             slots.move_to_back(Order::Activity, *id);
@@ -181,7 +184,7 @@ mod tests {
 
     #[test]
     fn a_slot_used_again_is_not_its_former_tenant() {
-        let mut slots = Slots::new();
+        let mut slots = Slots::new(0);
         let first = slots.insert(1);
         slots.move_to_back(Order::Activity, first);
         assert_eq!(slots.remove(first), Some(1));

@@ -384,6 +384,16 @@ fn refusals_of_the_full_text_are_final_in_the_end() {
 }
 
 #[test]
+fn a_partition_that_leaves_gives_back_what_it_holds() {
+    let mut story = Story::new();
+    only(story.says(token("a")));
+    assert_eq!((story.shared.flow.in_flight(), story.shared.usage().open), (1, 1));
+    let other = Engine::new(settings().into(), 3, 0);
+    std::mem::replace(&mut story.engine, other).leave(&mut story.shared);
+    assert_eq!((story.shared.flow.in_flight(), story.shared.usage()), (0, Usage::default()));
+}
+
+#[test]
 fn a_drain_sends_nothing_new_and_keeps_the_watermark() {
     let mut story = Story::new();
     let create = only(story.says(token("a")));

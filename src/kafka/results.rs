@@ -129,9 +129,8 @@ impl Writer {
             if self.take(progress) {
                 return Ok(());
             }
-            let ended = lock(&self.shared.ended).take();
-            if ended.is_some() || self.thread.as_ref().is_none_or(JoinHandle::is_finished) {
-                return Err(ended.and_then(Result::err).unwrap_or(Error::Ended { role: "results" }));
+            if let Some(ended) = lock(&self.shared.ended).take() {
+                return Err(ended.err().unwrap_or(Error::Ended { role: "results" }));
             }
             changed.await;
         }
@@ -168,8 +167,7 @@ impl Writer {
         if !matches!(joined, Ok(Ok(()))) {
             return Err(Error::Ended { role: "results" });
         }
-        // If it is not there, `progress` has told it: the thread had ended before.
-        lock(&self.shared.ended).take().unwrap_or(Err(Error::Ended { role: "results" }))
+        lock(&self.shared.ended).take().unwrap_or(Ok(()))
     }
 }
 

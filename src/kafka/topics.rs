@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const PARTITIONS_SUGGESTED: i32 = 12;
 
 /// Partitions of the topics.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
     /// Of the tokens topic.
     pub tokens: i32,
@@ -32,6 +32,8 @@ pub struct Layout {
     pub results: i32,
     /// Of the dead-letter topic.
     pub dead_letters: i32,
+    /// The cluster's own name for itself, when it says.
+    pub cluster_id: Option<String>,
 }
 
 /// Looks at the brokers and the topics. Blocks.
@@ -67,7 +69,8 @@ pub fn check_within(clients: &Clients, patience: Duration) -> Result<Layout, Err
         });
     }
     clients.policy().check(&client, tokens)?;
-    Ok(Layout { tokens, results, dead_letters })
+    let cluster_id = client.client().fetch_cluster_id(topics.left().max(Duration::from_secs(1)));
+    Ok(Layout { tokens, results, dead_letters, cluster_id })
 }
 
 struct Topics<'a> {

@@ -7,4 +7,5 @@ mod reader;
 mod results;
 mod security;
 mod source;
+mod support;
 mod topics;

@@ -4,4 +4,3 @@
 mod ably;
 mod kafka;
 mod tidy;
-mod world;

@@ -30,7 +30,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("demo", &["emulator", "kafka", "pipeline", "decode", "config", "telemetry", "ably::wire", "engine"]),
     ("engine", &[]),
     ("config", &[]),
-    ("telemetry", &[]),
+    ("telemetry", &["engine"]),
 ];
 
 /// Modules that are pure, and the crates that would make them otherwise.

@@ -12,9 +12,9 @@ use tokenrelay::engine::{Fact, Report, ResponseOutcome};
 use tokenrelay::kafka::client::Clients;
 use tokenrelay::kafka::results::{Batch, Lane, Progress, Writer};
 use tokenrelay::kafka::source::{Item, Source};
-use tokenrelay::kafka::topics::{self, Layout};
+use tokenrelay::kafka::topics;
 
-use crate::world::{PATIENCE, next, start, take};
+use super::support::{PATIENCE, next, start, take};
 
 type Mock = MockCluster<'static, DefaultProducerContext>;
 
@@ -54,7 +54,8 @@ async fn the_demos_settings_will_do() {
     let (_mock, settings) = mock();
     let checked = clients(&settings);
     let layout = tokio::task::spawn_blocking(move || topics::check(&checked)).await.expect("it returns");
-    assert_eq!(layout.expect("all is well"), Layout { tokens: 2, results: 2, dead_letters: 2 });
+    let layout = layout.expect("all is well");
+    assert_eq!((layout.tokens, layout.results, layout.dead_letters), (2, 2, 2));
     produce(&settings, 0, 10);
     let source = Source::open(&clients(&settings)).expect("open");
     let mut intake = source.intake();

@@ -7,7 +7,7 @@ use tokenrelay::kafka::client::Clients;
 use tokenrelay::kafka::topics::{self, Layout};
 use tokenrelay::kafka::{Error, Kind};
 
-use crate::world::World;
+use super::support::World;
 
 async fn check(world: &World) -> Result<Layout, Error> {
     let clients = world.clients();
@@ -27,7 +27,9 @@ async fn refusal(world: &World, kind: Kind, words: &[&str]) {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_fits_passes() {
     let world = World::new(3, 5, 1).await;
-    assert_eq!(check(&world).await.expect("all is well"), Layout { tokens: 3, results: 5, dead_letters: 1 });
+    let layout = check(&world).await.expect("all is well");
+    assert_eq!((layout.tokens, layout.results, layout.dead_letters), (3, 5, 1));
+    assert!(layout.cluster_id.is_some_and(|id| !id.is_empty()), "a cluster has a name");
 }
 
 #[tokio::test(flavor = "multi_thread")]

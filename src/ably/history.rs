@@ -1,0 +1,87 @@
+//! A channel's history over REST: where a message is looked for whose create was never answered.
+
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use reqwest::header::{ACCEPT, HeaderName, LINK};
+use reqwest::{Client, Response};
+
+use super::endpoint::Hosts;
+use super::fault::Error;
+use super::pool::Settings;
+use super::wire::{self, Encoding, ErrorInfo, Message};
+use crate::engine::{Found, Time};
+
+/// Pages that are looked at, of [`PAGE`] messages each, before we say that the message is not there.
+const PAGES_MAX: usize = 10;
+const PAGE: usize = 100;
+/// The server's clock and ours may differ.
+const CLOCKS_DIFFER_MS: u64 = 60_000;
+
+/// Looks for the message whose header `createId` is `create_id` among those that were created since.
+///
+/// # Errors
+/// When the history cannot be read.
+pub async fn look_up(
+    client: &Client,
+    settings: &Settings,
+    channel: &str,
+    create_id: &str,
+    since: Time,
+) -> Result<Found, Error> {
+    let (host, scheme) = (Hosts::of(&settings.endpoint), if settings.tls { "https" } else { "http" });
+    let (host, port) = (host.choose(0, 0).to_owned(), settings.port);
+    let base = format!("{scheme}://{host}:{port}/channels/{}/", utf8_percent_encode(channel, NON_ALPHANUMERIC));
+    let start = since.millis().saturating_sub(CLOCKS_DIFFER_MS);
+    let mut path = format!("messages?direction=forwards&limit={PAGE}&start={start}");
+    for _ in 0..PAGES_MAX {
+        let request = client
+            .get(format!("{base}{path}"))
+            .header(HeaderName::from_static("x-ably-version"), wire::VERSION.to_string())
+            .header(HeaderName::from_static("ably-agent"), &settings.agent)
+            .header(ACCEPT, "application/json");
+        let unreachable = |error: reqwest::Error| Error::Unreachable {
+            host: host.clone(),
+            port,
+            reason: error.without_url().to_string(),
+        };
+        let response = settings.auth.sign(request).send().await.map_err(unreachable)?;
+        let next = next_page(&response);
+        let failed = !response.status().is_success();
+        let body = response.bytes().await.map_err(unreachable)?;
+        if failed {
+            let body: Failure<'_> = Encoding::Json.decode(&body)?;
+            return Err(Error::refused(Some(&body.error)));
+        }
+        let messages: Vec<Message<'_>> = Encoding::Json.decode(&body)?;
+        if let Some(found) = messages.iter().find_map(|message| is_it(message, create_id)) {
+            return Ok(found);
+        }
+        match next {
+            Some(next) => path = next,
+            None => break,
+        }
+    }
+    Ok(Found::Nothing)
+}
+
+#[derive(serde::Deserialize)]
+#[serde(bound(deserialize = "'de: 'a"))]
+struct Failure<'a> {
+    error: ErrorInfo<'a>,
+}
+
+fn is_it(message: &Message<'_>, create_id: &str) -> Option<Found> {
+    if message.extras.as_ref()?.get("headers")?.get("createId")?.as_str()? != create_id {
+        return None;
+    }
+    let version = message.version.as_ref().and_then(|version| version.serial.as_deref()).map(Into::into);
+    Some(Found::Message { serial: message.serial.as_deref()?.into(), version })
+}
+
+/// The relative address of the next page, from the header `Link`.
+fn next_page(response: &Response) -> Option<String> {
+    let links = response.headers().get_all(LINK).into_iter().filter_map(|link| link.to_str().ok());
+    let mut links = links.flat_map(|line| line.split(','));
+    let next = links.find(|link| link.contains("rel=\"next\""))?;
+    let (_, rest) = next.split_once("<./")?;
+    rest.split_once('>').map(|(path, _)| path.to_owned())
+}

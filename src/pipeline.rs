@@ -1,0 +1,116 @@
+//! The pipeline: lets engines decide and does what they ask for, between Kafka and Ably.
+//!
+//! One task owns every engine and all that they share, so nothing is locked; sockets, the results producer and re-reading
+//! have tasks and threads of their own and speak to it through bounded channels. `relay` is the loop, `partitions` the
+//! synchronous middle, `start` turns settings into parts, `drain` ends in order.
+
+mod again;
+mod clock;
+mod drain;
+mod notices;
+mod partitions;
+mod relay;
+mod start;
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::config::Config;
+use crate::telemetry::{Health, Metrics};
+use crate::{ably, engine, kafka};
+
+pub use clock::Clock;
+
+/// How the process is asked to stop.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Stop {
+    /// Not at all.
+    #[default]
+    No,
+    /// In order: what is in flight is answered first.
+    Drain,
+    /// At once. What is durable is durable, what is not is done again by the next owner.
+    Now,
+}
+
+/// Why the pipeline has ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Something with Kafka.
+    #[error(transparent)]
+    Kafka(#[from] kafka::Error),
+    /// Something with Ably.
+    #[error(transparent)]
+    Ably(#[from] ably::Error),
+    /// The channel rules are none.
+    #[error(transparent)]
+    Channels(#[from] engine::ChannelRulesError),
+    /// Work in flight was not answered within `shutdown.drain`; the next owner mends it.
+    #[error(
+        "{operations} operations had no answer within shutdown.drain; the next owner of their partitions takes them over"
+    )]
+    Undrained {
+        /// How many.
+        operations: usize,
+    },
+    /// A thread or task of ours has ended before its time.
+    #[error("{0} has ended unexpectedly")]
+    Ended(&'static str),
+}
+
+/// What the process ends with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// Somebody has to change the configuration.
+    Configuration,
+    /// Somebody has to mend credentials or rights.
+    Refused,
+    /// A service is away.
+    Unavailable,
+    /// Start it again.
+    TryAgain,
+    /// A bug of ours.
+    Bug,
+}
+
+impl Error {
+    /// What the process ends with.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Kafka(error) => match error.kind() {
+                kafka::Kind::Configuration => Exit::Configuration,
+                kafka::Kind::Refused => Exit::Refused,
+                kafka::Kind::Unavailable => Exit::Unavailable,
+            },
+            Self::Ably(error) if error.is_fatal() => Exit::Refused,
+            Self::Ably(_) => Exit::Unavailable,
+            Self::Channels(_) => Exit::Configuration,
+            Self::Undrained { .. } => Exit::TryAgain,
+            Self::Ended(_) => Exit::Bug,
+        }
+    }
+}
+
+/// Relays until told to stop.
+///
+/// # Errors
+/// At the start, when something is configured wrongly, missing, or refuses us; later only when going on is impossible, or
+/// when work in flight was not answered in time.
+pub async fn run(
+    config: Arc<Config>,
+    metrics: Metrics,
+    health: Health,
+    stop: watch::Receiver<Stop>,
+) -> Result<(), Error> {
+    let parts = start::start(&config, &health).await?;
+    let source = parts.source;
+    let ended = {
+        let relay = relay::Relay::new(&config, metrics, health.clone(), parts.rest, source.intake());
+        relay.run(stop).await
+    };
+    health.set("stopping", "the process is stopping".to_owned());
+    source.close().await;
+    ended
+}

@@ -1,0 +1,120 @@
+//! Looks things up again: texts that were dropped from memory, in the topic; messages of creates long in doubt, in their
+//! channel's history. Each is a task that tries until it has an answer, and how many run at once is bounded.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::Message;
+use rdkafka::message::BorrowedMessage;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use crate::ably;
+use crate::decode::{Decoder, Raw};
+use crate::engine::{EventKind, Found, LookUp, OpId, Reload};
+use crate::kafka::reader::Reader;
+use crate::kafka::{self, header, source::Lag};
+
+/// Look-ups that run at once.
+const AT_ONCE: usize = 8;
+const BEFORE_NEXT_TRY: Duration = Duration::from_millis(500);
+
+/// What has been found out.
+#[derive(Debug)]
+pub(super) enum Done {
+    /// A text; none when its records are gone.
+    Reloaded { partition: i32, id: OpId, text: Option<String> },
+    /// A message, or that there is none.
+    LookedUp { partition: i32, id: OpId, found: Found },
+    /// How far behind each partition is.
+    Lag(Vec<Lag>),
+}
+
+/// Looks things up again.
+#[derive(Debug)]
+pub(super) struct Again {
+    reader: Reader,
+    decoder: Arc<Decoder>,
+    ably: Arc<ably::Settings>,
+    http: reqwest::Client,
+    permits: Arc<Semaphore>,
+    pub(super) tasks: JoinSet<Done>,
+}
+
+impl Again {
+    pub(super) fn new(reader: Reader, decoder: Decoder, ably: ably::Settings) -> Self {
+        let permits = Arc::new(Semaphore::new(AT_ONCE));
+        let http = reqwest::Client::new();
+        Self { reader, decoder: Arc::new(decoder), ably: Arc::new(ably), http, permits, tasks: JoinSet::new() }
+    }
+
+    /// Reads a text again.
+    pub(super) fn reload(&mut self, partition: i32, reload: Reload) {
+        let (reader, decoder, permits) = (self.reader.clone(), self.decoder.clone(), self.permits.clone());
+        self.tasks.spawn(async move {
+            let _permit = permits.acquire_owned().await;
+            let reload = Arc::new(reload);
+            let text = loop {
+                match read(&reader, &decoder, partition, &reload).await {
+                    Ok(text) => break Some(text),
+                    Err(kafka::Error::Gone { .. }) => break None,
+                    Err(error) => {
+                        tracing::warn!(%error, partition, "a text is read again later");
+                        sleep(BEFORE_NEXT_TRY).await;
+                    }
+                }
+            };
+            Done::Reloaded { partition, id: reload.id, text }
+        });
+    }
+
+    /// Looks for a message.
+    pub(super) fn look_up(&mut self, look_up: LookUp) {
+        let (ably, http, permits) = (self.ably.clone(), self.http.clone(), self.permits.clone());
+        self.tasks.spawn(async move {
+            let _permit = permits.acquire_owned().await;
+            let LookUp { id, head, since } = look_up;
+            let found = match ably::look_up(&http, &ably, &head.channel, &head.create_id, since).await {
+                Ok(found) => found,
+                Err(error) => {
+                    tracing::warn!(%error, channel = &*head.channel, "the channel's history cannot be read");
+                    Found::Unreadable
+                }
+            };
+            Done::LookedUp { partition: id.partition, id, found }
+        });
+    }
+}
+
+async fn read(
+    reader: &Reader,
+    decoder: &Arc<Decoder>,
+    partition: i32,
+    reload: &Arc<Reload>,
+) -> Result<String, kafka::Error> {
+    let (first, last) = reload.offsets;
+    loop {
+        let (decoder, wanted) = (decoder.clone(), reload.clone());
+        let add = move |text: &mut String, message: &BorrowedMessage<'_>| add_tokens(text, message, &decoder, &wanted);
+        match reader.read(partition, first..=last, String::new(), add) {
+            Some(reading) => return reading.await,
+            None => sleep(BEFORE_NEXT_TRY).await,
+        }
+    }
+}
+
+fn add_tokens(text: &mut String, message: &BorrowedMessage<'_>, decoder: &Decoder, wanted: &Reload) {
+    let raw = Raw { key: message.key(), value: message.payload(), header: |name: &str| header(message, name) };
+    let mut events = Vec::new();
+    if decoder.decode(&raw, &mut events).is_ok() {
+        for event in events {
+            if let EventKind::Token(token) = &event.kind
+                && event.part == wanted.part
+                && *event.response_id == *wanted.response_id
+            {
+                text.push_str(token);
+            }
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! The end, in order: nothing new is read or sent, what is in flight is answered or declared unknown, what that gives is made
+//! durable, and then committed. All of it within `shutdown.drain`.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::relay::Relay;
+use super::{Error, Stop};
+use crate::ably::Event;
+use crate::engine::Input;
+
+/// What the end needs for itself: answering connections, flushing results, committing.
+const RESERVED: Duration = Duration::from_secs(3);
+
+impl Relay<'_> {
+    /// Ends in order, or at once when asked to.
+    pub(super) async fn drain(mut self, mut stop: watch::Receiver<Stop>) -> Result<(), Error> {
+        let deadline = Instant::now() + self.config.shutdown.drain;
+        let answered_by = deadline.checked_sub(RESERVED).unwrap_or(deadline).max(Instant::now());
+        self.health.set("stopping", "draining".to_owned());
+        self.partitions.apply_all(self.clock.now(), || Input::Drain, &mut self.out);
+        tracing::info!(in_flight = self.partitions.in_flight(), "draining");
+        while self.partitions.in_flight() > 0 && *stop.borrow() != Stop::Now {
+            tokio::select! {
+                biased;
+                Some(event) = self.events.recv() => self.ably(event),
+                progress = self.writer.progress(&mut self.progress) => {
+                    progress?;
+                    self.durable();
+                }
+                _ = stop.changed() => {}
+                () = sleep_until(answered_by) => break,
+            }
+            self.act();
+        }
+        let unanswered = self.partitions.in_flight();
+        self.finish(deadline).await?;
+        if unanswered > 0 {
+            return Err(Error::Undrained { operations: unanswered });
+        }
+        tracing::info!("drained");
+        Ok(())
+    }
+
+    /// Closes the connections, makes durable what that tells us, and commits.
+    async fn finish(mut self, deadline: Instant) -> Result<(), Error> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let closing = tokio::spawn(self.pool.close(left.min(RESERVED)));
+        while let Ok(Some(event)) = timeout_at(deadline, self.events.recv()).await {
+            if let Event::Answers(answers) = event {
+                for answer in answers {
+                    let now = self.clock.now();
+                    self.partitions.apply(now, answer.op.partition, Input::Answer(answer), &mut self.out);
+                }
+            }
+        }
+        if closing.await.is_err() {
+            tracing::warn!("the connections were not closed in order");
+        }
+        while !self.writer.offer(&mut self.out.batch) {
+            self.writer.progress(&mut self.progress).await?;
+            for (lane, seq) in self.progress.durable.drain() {
+                self.partitions.apply_in(self.clock.now(), lane, Input::Durable(seq), &mut self.out);
+            }
+        }
+        let flushed = self.writer.finish(deadline.saturating_duration_since(Instant::now())).await;
+        self.writer.take(&mut self.progress);
+        let now = self.clock.now();
+        for (lane, seq) in self.progress.durable.drain() {
+            self.partitions.apply_in(now, lane, Input::Durable(seq), &mut self.out);
+        }
+        for (lane, offset) in self.progress.letters.drain(..) {
+            self.partitions.apply_in(now, lane, Input::DeadLetterDurable(offset), &mut self.out);
+        }
+        for engine in self.partitions.engines() {
+            self.intake.mark(engine.partition(), engine.watermark(), "")?;
+        }
+        self.intake.commit_now(&self.partitions.numbers()).await?;
+        flushed?;
+        Ok(())
+    }
+}

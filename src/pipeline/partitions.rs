@@ -1,0 +1,172 @@
+//! The engines of the partitions that are ours, what they share, and their effects sorted by where they go.
+//!
+//! Synchronous: inputs in, and out come operations per connection, records for Kafka, and requests to read something again.
+//! The loop in [`relay`](super::relay) does the waiting.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::engine::{
+    ConnectionId, Effect, Effects, Engine, Input, LookUp, Notice, Offset, Operation, Refusal, Reload, Settings, Shared,
+    Time,
+};
+use crate::kafka::results::{Batch, Lane};
+use crate::telemetry::Metrics;
+
+/// The partitions that are ours.
+#[derive(Debug)]
+pub(super) struct Partitions {
+    settings: Arc<Settings>,
+    pub(super) shared: Shared,
+    owned: BTreeMap<i32, Owned>,
+    effects: Effects,
+    lives: u32,
+}
+
+/// A partition that is ours.
+#[derive(Debug)]
+struct Owned {
+    engine: Engine,
+    lane: Lane,
+}
+
+/// Effects, sorted by where they go.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    metrics: Metrics,
+    /// Operations by connection, in order.
+    pub(super) operations: Vec<Vec<Operation>>,
+    /// Results and dead letters.
+    pub(super) batch: Batch,
+    /// Texts that are wanted again, by partition.
+    pub(super) reloads: Vec<(i32, Reload)>,
+    /// Messages that are looked for.
+    pub(super) look_ups: Vec<LookUp>,
+    /// For the log.
+    pub(super) notices: Vec<Notice>,
+}
+
+impl Partitions {
+    pub(super) fn new(settings: Arc<Settings>, shared: Shared) -> Self {
+        Self { settings, shared, owned: BTreeMap::new(), effects: Effects::default(), lives: 0 }
+    }
+
+    /// A partition is ours and will be read from `next` on.
+    pub(super) fn assign(&mut self, partition: i32, next: Offset) {
+        self.lives += 1;
+        let life = self.lives;
+        let engine = Engine::new(self.settings.clone(), partition, next).in_life(life);
+        self.owned.insert(partition, Owned { engine, lane: Lane { partition, life } });
+    }
+
+    /// A partition is not ours any more.
+    pub(super) fn revoke(&mut self, partition: i32) {
+        if let Some(owned) = self.owned.remove(&partition) {
+            owned.engine.leave(&mut self.shared);
+        }
+    }
+
+    /// Tells one engine. A dead letter that it asks for is given back: only the caller has the record's bytes.
+    pub(super) fn apply(
+        &mut self,
+        now: Time,
+        partition: i32,
+        input: Input<'_>,
+        out: &mut Outbox,
+    ) -> Option<(Lane, Refusal)> {
+        let owned = self.owned.get_mut(&partition)?;
+        owned.engine.apply(now, input, &mut self.shared, &mut self.effects);
+        out.take(owned.lane, &mut self.effects).map(|refusal| (owned.lane, refusal))
+    }
+
+    /// Tells the engine of one stay of a partition; what concerns an earlier stay concerns nobody.
+    pub(super) fn apply_in(&mut self, now: Time, lane: Lane, input: Input<'_>, out: &mut Outbox) {
+        if self.owned.get(&lane.partition).is_some_and(|owned| owned.lane == lane) {
+            self.apply(now, lane.partition, input, out);
+        }
+    }
+
+    /// Tells every engine.
+    pub(super) fn apply_all(&mut self, now: Time, input: impl Fn() -> Input<'static>, out: &mut Outbox) {
+        for owned in self.owned.values_mut() {
+            owned.engine.apply(now, input(), &mut self.shared, &mut self.effects);
+            out.take(owned.lane, &mut self.effects);
+        }
+    }
+
+    /// Tells the engines whose time has come, and after answers those that wait for a connection.
+    pub(super) fn tick_due(&mut self, now: Time, after_answers: bool, out: &mut Outbox) {
+        let full = !self.shared.intake_open();
+        for owned in self.owned.values_mut() {
+            let due = owned.engine.next_deadline().is_some_and(|deadline| deadline <= now);
+            if due || full || (after_answers && owned.engine.is_blocked()) {
+                owned.engine.apply(now, Input::Tick, &mut self.shared, &mut self.effects);
+                out.take(owned.lane, &mut self.effects);
+            }
+        }
+    }
+
+    /// When the next of them wants to be told the time.
+    pub(super) fn next_deadline(&self) -> Option<Time> {
+        self.owned.values().filter_map(|owned| owned.engine.next_deadline()).min()
+    }
+
+    pub(super) fn engine(&self, partition: i32) -> Option<&Engine> {
+        self.owned.get(&partition).map(|owned| &owned.engine)
+    }
+
+    pub(super) fn engines(&self) -> impl Iterator<Item = &Engine> {
+        self.owned.values().map(|owned| &owned.engine)
+    }
+
+    /// The numbers of the partitions that are ours.
+    pub(super) fn numbers(&self) -> Vec<i32> {
+        self.owned.keys().copied().collect()
+    }
+
+    /// Operations that have no answer yet.
+    pub(super) fn in_flight(&self) -> usize {
+        self.engines().map(Engine::in_flight).sum()
+    }
+}
+
+impl Outbox {
+    pub(super) fn new(metrics: Metrics) -> Self {
+        Self {
+            metrics,
+            operations: Vec::new(),
+            batch: Batch::default(),
+            reloads: Vec::new(),
+            look_ups: Vec::new(),
+            notices: Vec::new(),
+        }
+    }
+
+    /// Sorts the effects of one engine.
+    fn take(&mut self, lane: Lane, effects: &mut Effects) -> Option<Refusal> {
+        let mut refusal = None;
+        for effect in effects.list.drain(..) {
+            match effect {
+                Effect::Send(operation) => self.operations_on(operation.connection).push(operation),
+                Effect::Report(report) => {
+                    self.metrics.fact(&report.fact);
+                    self.batch.report(lane, &report, &effects.bytes);
+                }
+                Effect::DeadLetter { reason, .. } => refusal = Some(reason),
+                Effect::Reload(reload) => self.reloads.push((lane.partition, *reload)),
+                Effect::LookUp(look_up) => self.look_ups.push(*look_up),
+                Effect::Notice(notice) => self.notices.push(notice),
+            }
+        }
+        effects.bytes.clear();
+        refusal
+    }
+
+    fn operations_on(&mut self, connection: ConnectionId) -> &mut Vec<Operation> {
+        let index = connection as usize;
+        if self.operations.len() <= index {
+            self.operations.resize_with(index + 1, Vec::new);
+        }
+        &mut self.operations[index]
+    }
+}

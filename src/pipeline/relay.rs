@@ -1,0 +1,443 @@
+//! The loop. It waits for one thing, takes everything else that is ready, lets the engines decide, and acts once: one hand-over
+//! per connection, one batch of records. No part of it depends on a single wake-up: a tick looks at everything again.
+
+use std::time::Duration;
+
+use rdkafka::Message;
+use rdkafka::message::BorrowedMessage;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+
+use super::again::{Again, Done};
+use super::clock::Clock;
+use super::notices::Notices;
+use super::partitions::{Outbox, Partitions};
+use super::start::{Rest, TICK};
+use super::{Error, Stop};
+use crate::ably::{Event, Pool};
+use crate::config::Config;
+use crate::decode::{self, Decoder, Raw};
+use crate::engine::{self, Input, Record, Shared};
+use crate::kafka::header;
+use crate::kafka::results::{Progress, Writer};
+use crate::kafka::source::{Intake, Item, Lag};
+use crate::telemetry::{Gauges, Health, Metrics};
+
+/// Records that are taken before operations leave.
+const BATCH: usize = 256;
+/// Intake that has been closed for so long is told to Kafka, too, so that nothing is fetched in vain.
+const PAUSE_AFTER: Duration = Duration::from_millis(500);
+const LAG_EVERY: Duration = Duration::from_secs(5);
+/// Behind, and not a record read for so long: something is wrong.
+const STALLED_AFTER: Duration = Duration::from_secs(60);
+
+/// The loop's state.
+pub(super) struct Relay<'a> {
+    pub(super) config: &'a Config,
+    pub(super) metrics: Metrics,
+    pub(super) health: Health,
+    pub(super) clock: Clock,
+    pub(super) partitions: Partitions,
+    pub(super) out: Outbox,
+    pub(super) intake: Intake<'a>,
+    pub(super) writer: Writer,
+    pub(super) progress: Progress,
+    pub(super) pool: Pool,
+    pub(super) events: mpsc::Receiver<Event>,
+    pub(super) again: Again,
+    decoder: Decoder,
+    notices: Notices,
+    decoded: Vec<engine::Event<'static>>,
+    opened: engine::ConnectionId,
+    intake_closed: Option<Instant>,
+    next_commit: Instant,
+    next_tick: Instant,
+    next_lag: Instant,
+    read_last: Instant,
+    records: u64,
+}
+
+impl<'a> Relay<'a> {
+    pub(super) fn new(config: &'a Config, metrics: Metrics, health: Health, rest: Rest, intake: Intake<'a>) -> Self {
+        let shared = Shared::new(rest.limits, rest.settings.append_rollup);
+        let now = Instant::now();
+        health.set("partitions", "no partition has been assigned yet".to_owned());
+        Self {
+            config,
+            clock: Clock::start(),
+            partitions: Partitions::new(rest.settings, shared),
+            out: Outbox::new(metrics.clone()),
+            intake,
+            writer: rest.writer,
+            progress: Progress::default(),
+            pool: rest.pool,
+            events: rest.events,
+            again: rest.again,
+            decoder: rest.decoder,
+            notices: Notices::new(health.clone()),
+            decoded: Vec::new(),
+            opened: 0,
+            intake_closed: None,
+            next_commit: now,
+            next_tick: now,
+            next_lag: now,
+            read_last: now,
+            records: 0,
+            metrics,
+            health,
+        }
+    }
+
+    /// Relays until told to stop, then ends in order.
+    pub(super) async fn run(mut self, mut stop: watch::Receiver<Stop>) -> Result<(), Error> {
+        self.health.clear("starting");
+        let stop_requested = stop.clone();
+        let ended = loop {
+            self.act();
+            if *stop_requested.borrow() != Stop::No {
+                break Ok(());
+            }
+            if let Err(error) = self.wait(&mut stop).await {
+                break Err(error);
+            }
+        };
+        match ended {
+            Ok(()) => self.drain(stop).await,
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Waits for one thing and takes what is ready behind it.
+    async fn wait(&mut self, stop: &mut watch::Receiver<Stop>) -> Result<(), Error> {
+        let wake = self.next_wake();
+        let reading = self.intake_closed.is_none() || self.intake.is_paused();
+        tokio::select! {
+            biased;
+            Some(event) = self.events.recv() => self.ably(event),
+            progress = self.writer.progress(&mut self.progress) => {
+                progress?;
+                self.durable();
+            }
+            Some(done) = self.again.tasks.join_next(), if !self.again.tasks.is_empty() => {
+                self.found_again(done.map_err(|_| Error::Ended("a look-up"))?);
+            }
+            _ = stop.changed() => {}
+            () = sleep_until(wake) => self.tick()?,
+            item = self.intake.next(), if reading => self.items(item).await?,
+        }
+        Ok(())
+    }
+
+    /// Hands over everything that the engines have asked for.
+    pub(super) fn act(&mut self) {
+        let now = self.clock.now();
+        self.partitions.tick_due(now, false, &mut self.out);
+        while self.opened < self.partitions.shared.flow.connections() {
+            self.pool.open(self.opened);
+            self.opened += 1;
+        }
+        for (connection, operations) in (0..).zip(&mut self.out.operations) {
+            if !operations.is_empty() {
+                self.pool.send(connection, operations);
+            }
+        }
+        for (partition, reload) in self.out.reloads.drain(..) {
+            self.again.reload(partition, reload);
+        }
+        for look_up in self.out.look_ups.drain(..) {
+            self.again.look_up(look_up);
+        }
+        for notice in self.out.notices.drain(..) {
+            self.notices.say(notice);
+        }
+        self.writer.offer(&mut self.out.batch);
+        self.gate();
+    }
+
+    /// Closes intake at a limit and opens it again below.
+    fn gate(&mut self) {
+        let open = self.partitions.shared.intake_open() && !self.out.batch.is_full();
+        match (open, self.intake_closed) {
+            (true, Some(_)) => self.intake_closed = None,
+            (false, None) => {
+                self.intake_closed = Some(Instant::now());
+                let now = self.clock.now();
+                self.partitions.apply_all(now, || Input::CaughtUp(false), &mut self.out);
+            }
+            (true, None) | (false, Some(_)) => {}
+        }
+    }
+
+    /// Takes a record and those behind it, up to a batch.
+    async fn items(&mut self, first: Item<'a>) -> Result<(), Error> {
+        let mut next = Some(first);
+        for _ in 0..BATCH {
+            let Some(item) = next else { break };
+            match item {
+                Item::Record(message) => self.record(&message),
+                other => return self.rebalance(other).await,
+            }
+            self.gate();
+            if self.intake_closed.is_some() {
+                break;
+            }
+            next = self.intake.try_next();
+        }
+        Ok(())
+    }
+
+    fn record(&mut self, message: &BorrowedMessage<'_>) {
+        let now = self.clock.now();
+        let (partition, offset) = (message.partition(), message.offset());
+        self.records += 1;
+        let bare = message.headers().is_none();
+        let find = |name: &str| if bare { None } else { header(message, name) };
+        let raw = Raw { key: message.key(), value: message.payload(), header: find };
+        let mut events = recycled(std::mem::take(&mut self.decoded));
+        let decoded = self.decoder.decode(&raw, &mut events);
+        let input = match &decoded {
+            Ok(key) => Input::Record(Record {
+                offset,
+                time: message
+                    .timestamp()
+                    .to_millis()
+                    .map_or(now, |millis| engine::Time::from_millis(millis.unsigned_abs())),
+                key,
+                traceparent: find("traceparent").and_then(|value| std::str::from_utf8(value).ok()),
+                events: &events,
+            }),
+            Err(_) => Input::Undecodable { offset },
+        };
+        if let Some((lane, reason)) = self.partitions.apply(now, partition, input, &mut self.out) {
+            let detail =
+                decoded.err().map_or_else(|| reason.as_str().to_owned(), |error: decode::Error| error.to_string());
+            self.out.batch.dead_letter(lane, message, reason, &detail);
+            self.metrics.dead_letter(reason.as_str());
+        }
+        self.decoded = recycled(events);
+    }
+
+    /// Partitions come, go, or have been read to their end.
+    async fn rebalance(&mut self, item: Item<'a>) -> Result<(), Error> {
+        let now = self.clock.now();
+        match item {
+            Item::Record(message) => self.record(&message),
+            Item::End(partition) => {
+                let caught_up = self.intake_closed.is_none();
+                self.partitions.apply(now, partition, Input::CaughtUp(caught_up), &mut self.out);
+            }
+            Item::Assigned(assigned) => {
+                self.metrics.rebalance();
+                let mut starts = Vec::with_capacity(assigned.len());
+                for partition in &assigned {
+                    tracing::info!(partition = partition.partition, offset = partition.start, "partition assigned");
+                    if let Some(gap) = &partition.gap {
+                        let (committed, begins) = (gap.committed, gap.begins);
+                        tracing::error!(
+                            partition = partition.partition,
+                            committed,
+                            begins,
+                            "records are gone from the topic"
+                        );
+                    }
+                    self.partitions.assign(partition.partition, partition.start);
+                    starts.push((partition.partition, partition.start));
+                }
+                self.intake.start(&starts)?;
+                self.health.clear("partitions");
+            }
+            Item::Revoked(partitions) => {
+                self.metrics.rebalance();
+                tracing::info!(?partitions, "partitions revoked");
+                self.mark()?;
+                if let Err(error) = self.intake.commit_now(&partitions).await {
+                    tracing::warn!(%error, "the last commit before partitions leave has failed: the next owner repeats some work");
+                }
+                self.intake.release(&partitions)?;
+                self.forget(&partitions);
+            }
+            Item::Lost(partitions) => {
+                self.metrics.rebalance();
+                tracing::warn!(?partitions, "partitions lost: this process was not heard from in time");
+                self.forget(&partitions);
+            }
+            Item::Held(partitions) if partitions.is_empty() => self.health.clear("held"),
+            Item::Held(partitions) => self.health.set(
+                "held",
+                format!("partitions {partitions:?} of the tokens topic are not consumed: the results topic lacks them"),
+            ),
+            Item::Gap { partition, expected, begins } => {
+                tracing::error!(
+                    partition,
+                    expected,
+                    begins,
+                    "records are gone from the topic: reading goes on behind them"
+                );
+            }
+            Item::Failed(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self, partitions: &[i32]) {
+        for partition in partitions {
+            self.partitions.revoke(*partition);
+            self.metrics.forget_partition(*partition);
+        }
+        if self.partitions.numbers().is_empty() {
+            self.health.set("partitions", "no partition is assigned to this process".to_owned());
+        }
+    }
+
+    /// Takes what happened on connections, all that waits.
+    pub(super) fn ably(&mut self, first: Event) {
+        let now = self.clock.now();
+        let mut next = Some(first);
+        while let Some(event) = next {
+            match event {
+                Event::Answers(answers) => {
+                    for answer in answers {
+                        self.partitions.apply(now, answer.op.partition, Input::Answer(answer), &mut self.out);
+                    }
+                }
+                Event::Up { connection, ably_id, max_message_size, max_inbound_rate, .. } => {
+                    let bytes = usize::try_from(max_message_size).unwrap_or(usize::MAX);
+                    let rate = max_inbound_rate.map(|rate| u32::try_from(rate).unwrap_or(u32::MAX));
+                    self.partitions.shared.flow.up(connection, ably_id, bytes, rate);
+                    self.metrics.connection_up();
+                    self.health.clear("ably");
+                }
+                Event::Down { connection, reason } => {
+                    self.partitions.shared.flow.down(connection);
+                    if !self.partitions.shared.flow.any_up() {
+                        self.health.set("ably", reason.to_string());
+                    }
+                }
+                Event::Lost { connection } => {
+                    self.metrics.connection_lost();
+                    self.partitions.apply_all(now, || Input::Moved(connection), &mut self.out);
+                }
+                Event::Fatal { error, .. } => self.health.set("ably", error.to_string()),
+            }
+            next = self.events.try_recv().ok();
+        }
+        self.partitions.tick_due(now, true, &mut self.out);
+    }
+
+    /// Takes in what has become durable.
+    pub(super) fn durable(&mut self) {
+        let now = self.clock.now();
+        match &self.progress.trouble {
+            Some(trouble) => self.health.set("results", trouble.clone()),
+            None => self.health.clear("results"),
+        }
+        for (lane, seq) in self.progress.durable.drain() {
+            self.partitions.apply_in(now, lane, Input::Durable(seq), &mut self.out);
+        }
+        for (lane, offset) in self.progress.letters.drain(..) {
+            self.partitions.apply_in(now, lane, Input::DeadLetterDurable(offset), &mut self.out);
+        }
+    }
+
+    pub(super) fn found_again(&mut self, done: Done) {
+        let now = self.clock.now();
+        match done {
+            Done::Reloaded { partition, id, text } => {
+                let input = Input::Reloaded { id, text: text.as_deref() };
+                self.partitions.apply(now, partition, input, &mut self.out);
+            }
+            Done::LookedUp { partition, id, found } => {
+                self.partitions.apply(now, partition, Input::LookedUp { id, found }, &mut self.out);
+            }
+            Done::Lag(lags) => self.lag(&lags),
+        }
+    }
+
+    fn tick(&mut self) -> Result<(), Error> {
+        let now = Instant::now();
+        if now >= self.next_commit {
+            self.next_commit = now + self.config.results.commit_interval;
+            self.mark()?;
+            self.intake.commit()?;
+        }
+        if now >= self.next_tick {
+            self.next_tick = now + TICK;
+            self.look_at_everything(now)?;
+        }
+        Ok(())
+    }
+
+    fn look_at_everything(&mut self, now: Instant) -> Result<(), Error> {
+        self.health.beat();
+        self.notices.tick();
+        self.partitions.apply_all(self.clock.now(), || Input::Tick, &mut self.out);
+        match self.intake_closed {
+            Some(since) if now.duration_since(since) >= PAUSE_AFTER => self.intake.pause()?,
+            Some(_) => {}
+            None if self.intake.is_paused() => self.intake.resume()?,
+            None => {}
+        }
+        let records = std::mem::take(&mut self.records);
+        if records > 0 {
+            self.read_last = now;
+        }
+        self.metrics.records(records);
+        self.metrics.commit_failures(self.intake.commits_failed());
+        let (flow, usage) = (&self.partitions.shared.flow, self.partitions.shared.usage());
+        self.metrics.gauges(&Gauges {
+            open: usage.open,
+            stubs: usage.stubs,
+            text_bytes: usage.text_bytes,
+            in_flight: flow.in_flight(),
+            connections_up: flow.connections_up(),
+            connections: flow.connections(),
+            intake_paused: self.intake_closed.is_some(),
+        });
+        if now >= self.next_lag {
+            self.next_lag = now + LAG_EVERY;
+            let asked = self.intake.lag();
+            self.again.tasks.spawn(async move {
+                Done::Lag(asked.await.unwrap_or_else(|error| {
+                    tracing::debug!(%error, "the lag is unknown");
+                    Vec::new()
+                }))
+            });
+        }
+        Ok(())
+    }
+
+    fn lag(&mut self, lags: &[Lag]) {
+        let mut behind = false;
+        for lag in lags {
+            let Some(engine) = self.partitions.engine(lag.partition) else { continue };
+            behind |= lag.end > engine.next_offset();
+            let intake = (lag.end - engine.next_offset()).max(0);
+            self.metrics.lag(lag.partition, intake, (lag.end - engine.watermark()).max(0));
+        }
+        let stalled = behind && self.intake_closed.is_none() && self.read_last.elapsed() >= STALLED_AFTER;
+        match stalled {
+            true => self.health.set("stalled", format!("behind, and nothing read for {STALLED_AFTER:?}")),
+            false => self.health.clear("stalled"),
+        }
+    }
+
+    /// Notes what may be committed.
+    pub(super) fn mark(&mut self) -> Result<(), Error> {
+        for engine in self.partitions.engines() {
+            self.intake.mark(engine.partition(), engine.watermark(), "")?;
+        }
+        Ok(())
+    }
+
+    fn next_wake(&self) -> Instant {
+        let engines = self.partitions.next_deadline().map(|time| Instant::from_std(self.clock.instant(time)));
+        let own = self.next_commit.min(self.next_tick);
+        engines.map_or(own, |engines| engines.min(own))
+    }
+}
+
+/// The same memory, for events that borrow from another record.
+fn recycled<'b>(mut events: Vec<engine::Event<'_>>) -> Vec<engine::Event<'b>> {
+    events.clear();
+    events.into_iter().map(|_| unreachable!("it is empty")).collect()
+}

@@ -1,0 +1,168 @@
+//! From settings to parts: checks what must be so, then makes everything that the loop needs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::Error;
+use super::again::Again;
+use crate::ably::{self, Pool};
+use crate::config::{self, Config};
+use crate::decode::{self, Decoder};
+use crate::engine::{ChannelRules, Limits, ReconcileSettings, ReconcileWhen, Settings, Template};
+use crate::kafka::client::Clients;
+use crate::kafka::reader::Reader;
+use crate::kafka::results::Writer;
+use crate::kafka::source::Source;
+use crate::kafka::topics::{self, Layout};
+use crate::telemetry::Health;
+
+/// Events of connections that may wait for the loop.
+const EVENTS_WAITING_MAX: usize = 1_024;
+
+/// Everything that the loop needs.
+pub(super) struct Parts {
+    pub(super) source: Source,
+    pub(super) rest: Rest,
+}
+
+/// Everything but the consumer, from which the loop borrows.
+pub(super) struct Rest {
+    pub(super) settings: Arc<Settings>,
+    pub(super) limits: Limits,
+    pub(super) decoder: Decoder,
+    pub(super) writer: Writer,
+    pub(super) again: Again,
+    pub(super) pool: Pool,
+    pub(super) events: mpsc::Receiver<ably::Event>,
+}
+
+/// Checks Kafka and Ably, and makes the parts.
+pub(super) async fn start(config: &Config, health: &Health) -> Result<Parts, Error> {
+    let template = Template::parse(&config.input.channel)?;
+    let topic: Arc<str> = config.kafka.tokens_topic.as_str().into();
+    let channels = ChannelRules::new(template.clone(), topic.clone(), &config.ably.channels.allow)?;
+    if config.ably.channels.allow.is_empty() {
+        tracing::warn!(
+            "ably.channels.allow is empty: no event can reach a channel, every record becomes a dead letter"
+        );
+    }
+
+    let clients = Clients::new(&config.kafka)?;
+    let layout = check_topics(clients.clone()).await?;
+    let settings = engine_settings(config, topic, channels, &layout);
+    let ably = ably::Settings::from_config(&config.ably)?;
+    check_credentials(&ably, health).await?;
+
+    let decoder = decoder(config, template);
+    let (sender, events) = mpsc::channel(EVENTS_WAITING_MAX);
+    let again = Again::new(Reader::start(&clients)?, decoder.clone(), ably.clone());
+    let rest = Rest {
+        settings: Arc::new(settings),
+        limits: limits(config),
+        decoder,
+        writer: Writer::start(&clients)?,
+        again,
+        pool: Pool::new(ably, sender),
+        events,
+    };
+    Ok(Parts { source: Source::open(&clients)?, rest })
+}
+
+async fn check_topics(clients: Clients) -> Result<Layout, Error> {
+    let checked = tokio::task::spawn_blocking(move || topics::check(&clients)).await;
+    Ok(checked.map_err(|_| Error::Ended("the check of the topics"))??)
+}
+
+/// Wrong credentials end the process before it takes partitions; an Ably that is away does not: it is waited for.
+async fn check_credentials(settings: &ably::Settings, health: &Health) -> Result<(), Error> {
+    match ably::probe(settings.clone()).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.is_fatal() => Err(error.into()),
+        Err(error) => {
+            health.set("ably", error.to_string());
+            Ok(())
+        }
+    }
+}
+
+fn engine_settings(config: &Config, topic: Arc<str>, channels: ChannelRules, layout: &Layout) -> Settings {
+    let namespace = match config.ably.id_namespace.as_str() {
+        "" => layout.cluster_id.clone().unwrap_or_else(|| "kafka".to_owned()),
+        namespace => namespace.to_owned(),
+    };
+    let reconcile = &config.reconcile;
+    Settings {
+        topic,
+        id_namespace: namespace.into(),
+        instance: instance(config).into(),
+        relay_version: env!("CARGO_PKG_VERSION"),
+        channels,
+        idle: config.response.idle,
+        remember: config.response.remember,
+        reconcile: ReconcileSettings {
+            when: match reconcile.when {
+                config::ReconcileWhen::Eager => ReconcileWhen::Eager,
+                config::ReconcileWhen::AtEnd => ReconcileWhen::AtEnd,
+                config::ReconcileWhen::Never => ReconcileWhen::Never,
+            },
+            debounce: reconcile.debounce,
+            attempts: reconcile.attempts,
+        },
+        refused_hold: config.ably.refused_hold,
+        append_rollup: config.ably.append_rollup,
+    }
+}
+
+/// What this process is called in records: its static membership, else its host and process id.
+fn instance(config: &Config) -> String {
+    if !config.kafka.group_instance_id.is_empty() {
+        return config.kafka.group_instance_id.clone();
+    }
+    let host = std::env::var("HOSTNAME").or_else(|_| std::fs::read_to_string("/etc/hostname"));
+    format!("{}-{}", host.as_deref().map_or("relay", str::trim), std::process::id())
+}
+
+fn limits(config: &Config) -> Limits {
+    let ably = &config.ably;
+    let bytes = |size: bytesize::ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
+    Limits {
+        open_max: config.response.open_max,
+        stub_max: config.response.stub_max,
+        text_bytes_max: bytes(config.response.text_bytes_max),
+        connections_max: ably.connections.max,
+        connection_rate: ably.connections.rate,
+        channel_rate: ably.channels.rate,
+        account_rate: ably.account.rate,
+        in_flight_operations: ably.in_flight.operations,
+        in_flight_bytes: bytes(ably.in_flight.bytes),
+        message_bytes_max: bytes(ably.max_message_size),
+    }
+}
+
+fn decoder(config: &Config, template: Template) -> Decoder {
+    let include = |what| config.input.include.contains(&what);
+    Decoder {
+        format: match config.input.format {
+            config::Format::Tokenrelay => Some(decode::Format::Tokenrelay),
+            config::Format::OpenaiChat => Some(decode::Format::OpenaiChat),
+            config::Format::Auto
+            | config::Format::OpenaiResponses
+            | config::Format::Anthropic
+            | config::Format::Sglang
+            | config::Format::Tgi => None,
+        },
+        include: decode::Include {
+            text: include(config::Include::Text),
+            reasoning: include(config::Include::Reasoning),
+            tool: include(config::Include::Tool),
+            refusal: include(config::Include::Refusal),
+        },
+        template: template.needs_headers().then_some(template),
+        topic: config.kafka.tokens_topic.clone(),
+    }
+}
+
+/// How often the loop looks at everything, whatever wakes it.
+pub(super) const TICK: Duration = Duration::from_secs(1);
