@@ -129,8 +129,9 @@ impl Writer {
             if self.take(progress) {
                 return Ok(());
             }
-            if let Some(ended) = lock(&self.shared.ended).take() {
-                return Err(ended.err().unwrap_or(Error::Ended { role: "results" }));
+            let ended = lock(&self.shared.ended).take();
+            if ended.is_some() || self.thread.as_ref().is_none_or(JoinHandle::is_finished) {
+                return Err(ended.and_then(Result::err).unwrap_or(Error::Ended { role: "results" }));
             }
             changed.await;
         }
@@ -167,7 +168,8 @@ impl Writer {
         if !matches!(joined, Ok(Ok(()))) {
             return Err(Error::Ended { role: "results" });
         }
-        lock(&self.shared.ended).take().unwrap_or(Ok(()))
+        // If it is not there, `progress` has told it: the thread had ended before.
+        lock(&self.shared.ended).take().unwrap_or(Err(Error::Ended { role: "results" }))
     }
 }
 

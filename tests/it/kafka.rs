@@ -7,5 +7,4 @@ mod reader;
 mod results;
 mod security;
 mod source;
-mod support;
 mod topics;

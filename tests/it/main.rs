@@ -4,3 +4,4 @@
 mod ably;
 mod kafka;
 mod tidy;
+mod world;

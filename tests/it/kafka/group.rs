@@ -3,7 +3,7 @@
 use rdkafka::Message;
 use tokenrelay::kafka::source::{Intake, Item, Source};
 
-use super::support::{World, next, start, take};
+use crate::world::{World, next, start, take};
 
 /// Polls one member until it has an item that is not a record or an end, while the other one is polled, too.
 async fn event<'a>(intake: &mut Intake<'a>, other: &mut Intake<'_>) -> Item<'a> {

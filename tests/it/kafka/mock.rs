@@ -14,7 +14,7 @@ use tokenrelay::kafka::results::{Batch, Lane, Progress, Writer};
 use tokenrelay::kafka::source::{Item, Source};
 use tokenrelay::kafka::topics;
 
-use super::support::{PATIENCE, next, start, take};
+use crate::world::{PATIENCE, next, start, take};
 
 type Mock = MockCluster<'static, DefaultProducerContext>;
 

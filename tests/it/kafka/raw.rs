@@ -10,7 +10,7 @@ use tokenrelay::engine::Refusal;
 use tokenrelay::kafka::results::{Batch, Lane, Writer};
 use tokenrelay::kafka::source::{Item, Source};
 
-use super::support::{PATIENCE, World, next, start};
+use crate::world::{PATIENCE, World, next, start};
 
 /// Zigzag and base 128, as lengths in records are.
 fn varint(out: &mut Vec<u8>, value: i64) {

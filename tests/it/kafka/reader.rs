@@ -4,7 +4,7 @@ use rdkafka::Message;
 use tokenrelay::kafka::Error;
 use tokenrelay::kafka::reader::Reader;
 
-use super::support::{World, value};
+use crate::world::{World, value};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_range_is_read_with_both_ends_and_ranges_do_not_mix() {

@@ -7,7 +7,7 @@ use tokenrelay::kafka::Error;
 use tokenrelay::kafka::results::{BATCHES_WAITING_MAX, Batch, Lane, Progress, Writer};
 use tokenrelay::kafka::source::{Item, Source};
 
-use super::support::{PATIENCE, Seen, World, next, start};
+use crate::world::{PATIENCE, Seen, World, next, start};
 
 const LANE: Lane = Lane { partition: 0, life: 1 };
 

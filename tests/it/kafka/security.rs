@@ -5,7 +5,7 @@ use std::io::Write;
 use tokenrelay::config::{Security, SecurityProtocol};
 use tokenrelay::kafka::{Error, Kind, topics};
 
-use super::support::World;
+use crate::world::World;
 
 /// None when the Kafka is somebody else's: then there may be no such listener.
 async fn world(password: impl FnOnce(String) -> String) -> Option<(World, tempfile::NamedTempFile)> {

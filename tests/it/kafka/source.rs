@@ -5,7 +5,7 @@ use tokenrelay::config::Start;
 use tokenrelay::kafka::Error;
 use tokenrelay::kafka::source::{Item, Lag, METADATA_BYTES_MAX, Source};
 
-use super::support::{World, next, start, take, value};
+use crate::world::{World, next, start, take, value};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_group_begins_where_it_is_told_to_and_stays_there() {
@@ -80,6 +80,7 @@ async fn commits_are_confirmed_without_waiting() {
     intake.commit().expect("sent");
     intake.commit_now(&[0]).await.expect("confirmed, by one or the other");
     assert_eq!(intake.commits_failed(), 0);
+    assert_eq!(world.committed(), [(0, 1, 1)]);
     drop(intake);
     drop(source);
     let source = Source::open(&world.clients()).expect("open");

@@ -7,7 +7,7 @@ use tokenrelay::kafka::client::Clients;
 use tokenrelay::kafka::topics::{self, Layout};
 use tokenrelay::kafka::{Error, Kind};
 
-use super::support::World;
+use crate::world::World;
 
 async fn check(world: &World) -> Result<Layout, Error> {
     let clients = world.clients();

@@ -1,4 +1,4 @@
-//! Topics of one test, and the other end of them: a producer of tokens and a reader of results.
+//! Topics of one test on a real Kafka, and the other end of them: a producer of tokens and a reader of results.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -16,34 +16,38 @@ use tokenrelay::kafka::client::Clients;
 use tokenrelay::kafka::source::{Intake, Item};
 
 /// A test that hangs is a test that fails.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-pub(super) fn servers() -> String {
+pub(crate) fn servers() -> String {
     std::env::var("TOKENRELAY_TEST_KAFKA").expect("TOKENRELAY_TEST_KAFKA is not set: run the tests by tests/run")
 }
 
 fn client() -> ClientConfig {
-    ClientConfig::new().set("bootstrap.servers", servers()).set("linger.ms", "1").clone()
+    ClientConfig::new()
+        .set("bootstrap.servers", servers())
+        .set("linger.ms", "1")
+        .set("message.max.bytes", "20000000")
+        .clone()
 }
 
 /// The topics of one test.
-pub(super) struct World {
-    pub(super) settings: config::Kafka,
+pub(crate) struct World {
+    pub(crate) settings: config::Kafka,
     admin: AdminClient<DefaultClientContext>,
     producer: BaseProducer,
 }
 
 /// A record as it is in a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Seen {
-    pub(super) partition: i32,
-    pub(super) key: Option<Vec<u8>>,
-    pub(super) value: Option<Vec<u8>>,
-    pub(super) headers: Vec<(String, Option<Vec<u8>>)>,
+pub(crate) struct Seen {
+    pub(crate) partition: i32,
+    pub(crate) key: Option<Vec<u8>>,
+    pub(crate) value: Option<Vec<u8>>,
+    pub(crate) headers: Vec<(String, Option<Vec<u8>>)>,
 }
 
 impl Seen {
-    pub(super) fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let (_, value) = self.headers.iter().find(|(key, _)| key == name)?;
         std::str::from_utf8(value.as_ref()?).ok()
     }
@@ -51,7 +55,7 @@ impl Seen {
 
 impl World {
     /// Topics with these numbers of partitions; 0 for a topic that is not there.
-    pub(super) async fn new(tokens: i32, results: i32, dead_letters: i32) -> Self {
+    pub(crate) async fn new(tokens: i32, results: i32, dead_letters: i32) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let settings = config::Kafka {
@@ -75,7 +79,7 @@ impl World {
         world
     }
 
-    pub(super) async fn create(&self, topic: &str, partitions: i32, settings: &[(&str, &str)]) {
+    pub(crate) async fn create(&self, topic: &str, partitions: i32, settings: &[(&str, &str)]) {
         if partitions == 0 {
             return;
         }
@@ -89,7 +93,7 @@ impl World {
         }
     }
 
-    pub(super) async fn grow(&mut self, topic: &str, partitions: usize) {
+    pub(crate) async fn grow(&mut self, topic: &str, partitions: usize) {
         let more = NewPartitions::new(topic, partitions);
         let done = self.admin.create_partitions([&more], &AdminOptions::new()).await.expect("asked");
         for topic in done {
@@ -100,7 +104,7 @@ impl World {
     }
 
     /// Sets one property of a topic.
-    pub(super) async fn alter(&self, topic: &str, key: &str, value: &str) {
+    pub(crate) async fn alter(&self, topic: &str, key: &str, value: &str) {
         let change = AlterConfig::new(ResourceSpecifier::Topic(topic)).set(key, value);
         let done = self.admin.alter_configs([&change], &AdminOptions::new()).await.expect("asked");
         for topic in done {
@@ -109,7 +113,7 @@ impl World {
     }
 
     /// Deletes what is below the offset, as retention does.
-    pub(super) async fn forget(&self, topic: &str, partition: i32, below: i64) {
+    pub(crate) async fn forget(&self, topic: &str, partition: i32, below: i64) {
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(topic, partition, Offset::Offset(below)).expect("an offset");
         let done = self.admin.delete_records(&list, &AdminOptions::new()).await.expect("asked");
@@ -118,12 +122,12 @@ impl World {
         }
     }
 
-    pub(super) fn clients(&self) -> Clients {
+    pub(crate) fn clients(&self) -> Clients {
         Clients::new(&self.settings).expect("the settings are fine")
     }
 
     /// Produces `count` records with values `from..from + count` to a partition of the tokens topic.
-    pub(super) fn produce(&self, partition: i32, from: i64, count: i64) {
+    pub(crate) fn produce(&self, partition: i32, from: i64, count: i64) {
         for value in from..from + count {
             let value = value.to_string();
             let record = BaseRecord::to(&self.settings.tokens_topic).partition(partition).key("id").payload(&value);
@@ -132,60 +136,106 @@ impl World {
         self.flush();
     }
 
+    /// Produces one record, exactly so, and waits until the broker has it.
+    pub(crate) fn produce_raw(&self, key: Option<&[u8]>, value: Option<&[u8]>, headers: &[(&str, Option<&[u8]>)]) {
+        self.send(0, key, value, headers);
+        self.flush();
+    }
+
     /// Produces one record, exactly so.
-    pub(super) fn produce_raw(&self, key: Option<&[u8]>, value: Option<&[u8]>, headers: &[(&str, Option<&[u8]>)]) {
+    pub(crate) fn send(
+        &self,
+        partition: i32,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: &[(&str, Option<&[u8]>)],
+    ) {
         let owned =
             headers.iter().fold(OwnedHeaders::new(), |owned, (key, value)| owned.insert(Header { key, value: *value }));
-        let mut record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(&self.settings.tokens_topic).partition(0);
+        let mut record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(&self.settings.tokens_topic).partition(partition);
         record.key = key;
         record.payload = value;
         record.headers = (!headers.is_empty()).then_some(owned);
         self.producer.send(record).expect("queued");
-        self.flush();
     }
 
-    fn flush(&self) {
+    /// Waits until the broker has everything.
+    pub(crate) fn flush(&self) {
         self.producer.flush(PATIENCE).expect("the broker has it");
     }
 
-    /// Waits for `count` records of a topic and takes what is there.
-    pub(super) fn read(&self, topic: &str, count: usize) -> Vec<Seen> {
-        let consumer: BaseConsumer = ClientConfig::new()
-            .set("bootstrap.servers", servers())
-            .set("group.id", "reader")
-            .set("enable.auto.commit", "false")
-            .create()
-            .expect("a consumer");
-        let metadata = consumer.fetch_metadata(Some(topic), PATIENCE).expect("metadata");
+    /// Waits for `count` records of a topic and takes them.
+    pub(crate) fn read(&self, topic: &str, count: usize) -> Vec<Seen> {
+        let mut tail = self.tail(topic);
+        (0..count).map(|_| tail.next(PATIENCE).expect("enough records in time")).collect()
+    }
+
+    /// Reads a topic from its beginning.
+    pub(crate) fn tail(&self, topic: &str) -> Tail {
+        let consumer = self.observer();
         let mut list = TopicPartitionList::new();
-        for partition in metadata.topics()[0].partitions() {
-            list.add_partition_offset(topic, partition.id(), Offset::Beginning).expect("an offset");
+        for partition in 0..self.partitions(topic) {
+            list.add_partition_offset(topic, partition, Offset::Beginning).expect("an offset");
         }
         consumer.assign(&list).expect("assigned");
-        let mut seen = Vec::new();
-        while seen.len() < count {
-            let message = consumer.poll(PATIENCE).expect("enough records in time").expect("a record");
-            seen.push(Seen {
-                partition: message.partition(),
-                key: message.key().map(<[u8]>::to_vec),
-                value: message.payload().map(<[u8]>::to_vec),
-                headers: message
-                    .headers()
-                    .map(|headers| headers.iter().map(|h| (h.key.to_owned(), h.value.map(<[u8]>::to_vec))).collect())
-                    .unwrap_or_default(),
-            });
-        }
-        seen
+        Tail { consumer }
+    }
+
+    pub(crate) fn partitions(&self, topic: &str) -> i32 {
+        let metadata = self.observer().fetch_metadata(Some(topic), PATIENCE).expect("metadata");
+        i32::try_from(metadata.topics()[0].partitions().len()).expect("a number")
+    }
+
+    /// For each partition of the tokens topic, what the group has committed and where the partition ends.
+    pub(crate) fn committed(&self) -> Vec<(i32, i64, i64)> {
+        let topic = &self.settings.tokens_topic;
+        let observer = self.observer();
+        let mut list = TopicPartitionList::new();
+        list.add_partition_range(topic, 0, self.partitions(topic) - 1);
+        let committed = observer.committed_offsets(list, PATIENCE).expect("offsets");
+        let elements = committed.elements().into_iter().map(|element| {
+            let (_, end) = observer.fetch_watermarks(topic, element.partition(), PATIENCE).expect("an end");
+            (element.partition(), element.offset().to_raw().unwrap_or(-1), end)
+        });
+        elements.collect()
+    }
+
+    /// A consumer that is no member of any group.
+    fn observer(&self) -> BaseConsumer {
+        client()
+            .set("group.id", &self.settings.group_id)
+            .set("enable.auto.commit", "false")
+            .create()
+            .expect("a consumer")
+    }
+}
+
+/// A reader of a topic.
+pub(crate) struct Tail {
+    consumer: BaseConsumer,
+}
+
+impl Tail {
+    /// The next record, if one comes in time.
+    pub(crate) fn next(&mut self, within: Duration) -> Option<Seen> {
+        let message = self.consumer.poll(within)?.expect("a record");
+        let headers = message.headers().into_iter().flat_map(Headers::iter);
+        Some(Seen {
+            partition: message.partition(),
+            key: message.key().map(<[u8]>::to_vec),
+            value: message.payload().map(<[u8]>::to_vec),
+            headers: headers.map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec))).collect(),
+        })
     }
 }
 
 /// The next item, in time.
-pub(super) async fn next<'a>(intake: &mut Intake<'a>) -> Item<'a> {
+pub(crate) async fn next<'a>(intake: &mut Intake<'a>) -> Item<'a> {
     tokio::time::timeout(PATIENCE, intake.next()).await.expect("an item in time")
 }
 
 /// Answers the next assignment, which must be the next item but for ends of partitions; gives back where each begins.
-pub(super) async fn start(intake: &mut Intake<'_>) -> Vec<(i32, i64)> {
+pub(crate) async fn start(intake: &mut Intake<'_>) -> Vec<(i32, i64)> {
     loop {
         match next(intake).await {
             Item::End(_) => {}
@@ -201,7 +251,7 @@ pub(super) async fn start(intake: &mut Intake<'_>) -> Vec<(i32, i64)> {
 }
 
 /// Reads `count` records, passing over ends of partitions: partition, offset, value.
-pub(super) async fn take(intake: &mut Intake<'_>, count: usize) -> Vec<(i32, i64, i64)> {
+pub(crate) async fn take(intake: &mut Intake<'_>, count: usize) -> Vec<(i32, i64, i64)> {
     let mut taken = Vec::with_capacity(count);
     while taken.len() < count {
         match next(intake).await {
@@ -213,7 +263,7 @@ pub(super) async fn take(intake: &mut Intake<'_>, count: usize) -> Vec<(i32, i64
     taken
 }
 
-pub(super) fn value(record: &impl Message) -> i64 {
+pub(crate) fn value(record: &impl Message) -> i64 {
     let text = record.payload_view::<str>().expect("a value").expect("text");
     text.parse().expect("a number")
 }
