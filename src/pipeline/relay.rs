@@ -170,18 +170,21 @@ impl<'a> Relay<'a> {
 
     /// Takes a record and those behind it, up to a batch.
     async fn items(&mut self, first: Item<'a>) -> Result<(), Error> {
-        let mut next = Some(first);
-        for _ in 0..BATCH {
-            let Some(item) = next else { break };
-            match item {
+        let mut next = first;
+        for taken in 1.. {
+            match next {
                 Item::Record(message) => self.record(&message),
                 other => return self.rebalance(other).await,
             }
             self.gate();
-            if self.intake_closed.is_some() {
+            // What is taken must be applied: at a limit nothing more is taken.
+            if taken == BATCH || self.intake_closed.is_some() {
                 break;
             }
-            next = self.intake.try_next();
+            match self.intake.try_next() {
+                Some(item) => next = item,
+                None => break,
+            }
         }
         Ok(())
     }
