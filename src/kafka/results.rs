@@ -12,7 +12,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -67,6 +67,8 @@ pub struct Counts {
 #[derive(Debug, Default)]
 struct Shared {
     progress: Mutex<Progress>,
+    /// Batches that have been used, for their buffers; as many as can be on their way, at most.
+    empties: Mutex<Vec<Batch>>,
     changed: Notify,
     /// The thread has ended; the error says why, if it should not have.
     ended: Mutex<Option<Result<(), Error>>>,
@@ -79,7 +81,6 @@ struct Shared {
 #[derive(Debug)]
 pub struct Writer {
     batches: Option<SyncSender<Batch>>,
-    empties: Receiver<Batch>,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
@@ -92,13 +93,12 @@ impl Writer {
     pub fn start(clients: &Clients) -> Result<Self, Error> {
         let shared = Arc::new(Shared::default());
         let (batches, waiting) = sync_channel(BATCHES_WAITING_MAX);
-        let (used, empties) = sync_channel(BATCHES_WAITING_MAX + 1);
         let thread = thread::Thread::new(clients, Arc::clone(&shared))?;
         let thread = std::thread::Builder::new()
             .name("kafka-results".to_owned())
-            .spawn(move || thread.run(&waiting, &used))
+            .spawn(move || thread.run(&waiting))
             .map_err(|_| Error::Ended { role: "results" })?;
-        Ok(Self { batches: Some(batches), empties, shared, thread: Some(thread) })
+        Ok(Self { batches: Some(batches), shared, thread: Some(thread) })
     }
 
     /// Hands the batch over and leaves an empty one in its place. When too many batches wait already, nothing happens
@@ -108,7 +108,7 @@ impl Writer {
         if batch.is_empty() {
             return true;
         }
-        let empty = self.empties.try_recv().unwrap_or_default();
+        let empty = lock(&self.shared.empties).pop().unwrap_or_default();
         match batches.try_send(std::mem::replace(batch, empty)) {
             Ok(()) => true,
             // The thread is behind, or gone; if gone, `progress` says so.

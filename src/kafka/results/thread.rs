@@ -4,16 +4,16 @@
 //! would begin before the one and end after the other.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
 use rdkafka::error::RDKafkaErrorCode;
 
-use super::Shared;
 use super::batch::{Batch, Reported};
 use super::lanes::Lanes;
 use super::letter::Form;
 use super::outbox::{Kept, Outbox, Sent};
+use super::{BATCHES_WAITING_MAX, Shared};
 use crate::kafka::client::Clients;
 use crate::kafka::context::lock;
 use crate::kafka::error::Error;
@@ -50,8 +50,8 @@ impl Thread {
         })
     }
 
-    pub(super) fn run(mut self, batches: &Receiver<Batch>, empties: &SyncSender<Batch>) {
-        let ended = self.work(batches, empties);
+    pub(super) fn run(mut self, batches: &Receiver<Batch>) {
+        let ended = self.work(batches);
         if let Err(error) = &ended {
             tracing::error!(%error, "kafka: the writer of results has ended");
         }
@@ -59,10 +59,10 @@ impl Thread {
         self.shared.changed.notify_one();
     }
 
-    fn work(&mut self, batches: &Receiver<Batch>, empties: &SyncSender<Batch>) -> Result<(), Error> {
+    fn work(&mut self, batches: &Receiver<Batch>) -> Result<(), Error> {
         loop {
             if self.kept.is_empty() {
-                self.take(batches, empties);
+                self.take(batches);
             }
             let left = self.outbox.on_its_way() + self.kept.len();
             if left == 0 && self.closing {
@@ -83,7 +83,7 @@ impl Thread {
     }
 
     /// Produces every batch that is there; waits for one while nothing is on its way.
-    fn take(&mut self, batches: &Receiver<Batch>, empties: &SyncSender<Batch>) {
+    fn take(&mut self, batches: &Receiver<Batch>) {
         loop {
             let batch = match batches.try_recv() {
                 Err(TryRecvError::Empty) if self.outbox.on_its_way() == 0 => match batches.recv_timeout(IDLE) {
@@ -97,8 +97,10 @@ impl Thread {
                 Ok(mut batch) => {
                     self.produce(&mut batch);
                     batch.clear();
-                    // More buffers than can be on their way are not kept.
-                    let _ = empties.try_send(batch);
+                    let mut empties = lock(&self.shared.empties);
+                    if empties.len() <= BATCHES_WAITING_MAX {
+                        empties.push(batch);
+                    }
                 }
                 Err(TryRecvError::Empty) => return,
                 Err(TryRecvError::Disconnected) => {

@@ -1,0 +1,117 @@
+//! The relay with its configuration file, and Ably's REST API as any reader uses it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use tempfile::TempDir;
+use tokenrelay::config::{self, Kafka};
+use tokenrelay::pipeline::{self, Stop};
+use tokenrelay::telemetry::{Health, Metrics};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::KEY;
+
+/// A relay that runs.
+pub(super) struct Relay {
+    task: JoinHandle<Result<(), pipeline::Error>>,
+    stop: watch::Sender<Stop>,
+    health: Health,
+    folder: TempDir,
+}
+
+impl Relay {
+    pub(super) fn start(kafka: &Kafka, ably: SocketAddr) -> Self {
+        // Only the first of several tests gets to install it.
+        let _installed = rustls::crypto::ring::default_provider().install_default();
+        let folder = TempDir::new().expect("a folder");
+        let path = |name: &str| folder.path().join(name);
+        std::fs::write(path("key"), KEY).expect("written");
+        std::fs::write(path("config.toml"), config(kafka, ably, &path("key").display().to_string())).expect("written");
+        let source = config::Source { file: Some(path("config.toml")), ..Default::default() };
+        let config = config::load(&source).expect("config");
+        let (stop, stopped) = watch::channel(Stop::No);
+        let health = Health::new();
+        let task = tokio::spawn(pipeline::run(Arc::new(config), Metrics::new(), health.clone(), stopped));
+        Self { task, stop, health, folder }
+    }
+
+    /// Fails if it has ended.
+    pub(super) fn check_alive(&mut self) {
+        assert!(!self.task.is_finished(), "ended {:?}", self.health.reasons());
+    }
+
+    /// Why it is not ready, if it is not.
+    pub(super) fn reasons(&self) -> String {
+        format!("{:?}", self.health.reasons())
+    }
+
+    /// Stops it in order.
+    pub(super) async fn stop(self) {
+        self.stop.send(Stop::Drain).expect("alive");
+        let done = tokio::time::timeout(Duration::from_secs(60), self.task).await;
+        done.expect("in time").expect("no panic").expect("drained");
+        drop(self.folder);
+    }
+}
+
+fn config(kafka: &Kafka, ably: SocketAddr, key_file: &str) -> String {
+    let Kafka { bootstrap_servers, group_id, tokens_topic, results_topic, dead_letters_topic, .. } = kafka;
+    let (host, port) = (ably.ip(), ably.port());
+    format!(
+        r#"
+        [kafka]
+        bootstrap_servers = "{bootstrap_servers}"
+        group_id = "{group_id}"
+        tokens_topic = "{tokens_topic}"
+        results_topic = "{results_topic}"
+        dead_letters_topic = "{dead_letters_topic}"
+        start = "earliest"
+        session_timeout = "6s"
+        [ably]
+        key_file = "{key_file}"
+        endpoint = "{host}"
+        port = {port}
+        tls = false
+        append_rollup = "0ms"
+        channels.allow = ["ai:*"]
+        connections.max = 4
+        ack_timeout = "2s"
+        [results]
+        delivery = "at-least-once"
+        [admin]
+        listen = "127.0.0.1:0"
+        [log]
+        format = "text"
+        "#
+    )
+}
+
+/// What a reader finds on a channel with one message.
+pub(super) struct OnChannel {
+    pub(super) text: String,
+    pub(super) status: String,
+}
+
+pub(super) async fn message(ably: SocketAddr, channel: &str) -> OnChannel {
+    let messages = messages(ably, channel).await;
+    let [message] = &messages[..] else { panic!("one message on {channel}, not {}", messages.len()) };
+    OnChannel {
+        text: message["data"].as_str().unwrap_or_default().to_owned(),
+        status: message["extras"]["headers"]["status"].as_str().unwrap_or_default().to_owned(),
+    }
+}
+
+pub(super) async fn messages(ably: SocketAddr, channel: &str) -> Vec<serde_json::Value> {
+    let (name, secret) = KEY.split_once(':').expect("a key");
+    let channel = utf8_percent_encode(channel, NON_ALPHANUMERIC);
+    let request = reqwest::Client::new()
+        .get(format!("http://{ably}/channels/{channel}/messages"))
+        .basic_auth(name, Some(secret))
+        .header("accept", "application/json");
+    let response = request.send().await.expect("an answer");
+    assert!(response.status().is_success(), "{channel}: {}", response.status());
+    response.json().await.expect("messages")
+}

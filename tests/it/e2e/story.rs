@@ -1,0 +1,161 @@
+//! Responses as models write them: many at once, in several languages, with everything that text can be.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+use serde_json::json;
+
+use crate::world::World;
+
+/// Pieces that are easily broken: they join with what is before or after them, or must be escaped.
+const PIECES: &[&str] = &[
+    "The ",
+    "answer",
+    " is",
+    " 42",
+    ".",
+    " ",
+    "\n",
+    "\n\n",
+    "\t",
+    "Größe",
+    " über",
+    " naïve",
+    "e\u{301}",
+    "日本語",
+    "の文",
+    "한국어",
+    " Привет",
+    " שלום",
+    " مرحبا",
+    "👩‍👩‍👧",
+    "\u{200d}",
+    "👍🏽",
+    "```rust\n",
+    "fn main() {}",
+    "\n```",
+    "| a | b |\n|---|---|\n",
+    "\"quoted\"",
+    "\\",
+    "\\n",
+    "</script>",
+    "\u{0}",
+    "\u{7f}",
+    "{\"json\": [1, 2]}",
+    "$$x^2$$",
+    "",
+    "0",
+    "null",
+];
+
+/// Events a second: some at once for each of the responses that are open.
+const RATE: u32 = 1_500;
+/// Responses that are open at once.
+const OPEN_MAX: usize = 20;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    End,
+    Cancel,
+}
+
+pub(super) struct Response {
+    pub(super) id: String,
+    tokens: Vec<&'static str>,
+    ending: Ending,
+    starts: bool,
+}
+
+pub(super) struct Story {
+    responses: Vec<Response>,
+    seed: u64,
+}
+
+impl Response {
+    fn new(rng: &mut Rng, number: usize) -> Self {
+        let count = rng.usize(1..60);
+        Self {
+            id: format!("resp-{number}-é"),
+            tokens: (0..count).map(|_| PIECES[rng.usize(..PIECES.len())]).collect(),
+            ending: if rng.u8(..10) == 0 { Ending::Cancel } else { Ending::End },
+            starts: rng.bool(),
+        }
+    }
+
+    pub(super) fn channel(&self) -> String {
+        format!("ai:{}", self.id)
+    }
+
+    pub(super) fn text(&self) -> String {
+        self.tokens.concat()
+    }
+
+    pub(super) fn tokens(&self) -> usize {
+        self.tokens.len()
+    }
+
+    pub(super) fn status(&self) -> &'static str {
+        match self.ending {
+            Ending::End => "complete",
+            Ending::Cancel => "cancelled",
+        }
+    }
+
+    /// What may be said of it when it is over.
+    pub(super) fn outcomes(&self) -> &'static [&'static str] {
+        match self.ending {
+            Ending::End => &["delivered", "reconciled"],
+            Ending::Cancel => &["cancelled"],
+        }
+    }
+
+    fn events(&self) -> Vec<String> {
+        let start = self.starts.then(|| json!({"type": "start"}));
+        let tokens = self.tokens.iter().map(|text| json!({"type": "token", "text": text}));
+        let end = json!({"type": if self.ending == Ending::End { "end" } else { "cancel" }});
+        start.into_iter().chain(tokens).chain([end]).map(|event| event.to_string()).collect()
+    }
+}
+
+impl Story {
+    pub(super) fn new(seed: u64, count: usize) -> Self {
+        let mut rng = Rng::with_seed(seed);
+        Self { responses: (0..count).map(|number| Response::new(&mut rng, number)).collect(), seed }
+    }
+
+    pub(super) fn responses(&self) -> &[Response] {
+        &self.responses
+    }
+
+    /// Produces all of it, responses interleaved, at the pace of models.
+    pub(super) async fn produce(&self, world: &World) {
+        let mut rng = Rng::with_seed(self.seed);
+        let partitions = world.partitions(&world.settings.tokens_topic);
+        let mut waiting = self.responses.iter().enumerate();
+        let mut open = Vec::new();
+        let mut pace = tokio::time::interval(Duration::from_secs(1) / RATE * 15);
+        loop {
+            while open.len() < OPEN_MAX
+                && let Some((number, response)) = waiting.next()
+            {
+                open.push((number as i32 % partitions, response, response.events().into_iter()));
+            }
+            if open.is_empty() {
+                break;
+            }
+            for _ in 0..15.min(open.len()) {
+                let chosen = rng.usize(..open.len());
+                let (partition, response, events) = &mut open[chosen];
+                match events.next() {
+                    Some(event) => world.send(*partition, Some(response.id.as_bytes()), Some(event.as_bytes()), &[]),
+                    None => drop(open.swap_remove(chosen)),
+                }
+                if open.is_empty() {
+                    break;
+                }
+            }
+            pace.tick().await;
+        }
+        world.flush();
+    }
+}
