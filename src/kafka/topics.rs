@@ -20,6 +20,9 @@ use super::error::{Error, is_refusal};
 /// How long a broker is waited for at start.
 const PATIENCE: Duration = Duration::from_secs(15);
 
+/// How long a topic may be missing: one that was made a moment ago is not known to every broker yet.
+const NEWS: Duration = Duration::from_secs(2);
+
 /// How many partitions a topic should have when nothing says otherwise.
 const PARTITIONS_SUGGESTED: i32 = 12;
 
@@ -53,7 +56,8 @@ pub fn check_within(clients: &Clients, patience: Duration) -> Result<Layout, Err
     let context = Plain { log: Log::new("check") };
     let client =
         BaseConsumer::from_config_and_context(&clients.reader(), context).map_err(Error::client("make a client"))?;
-    let topics = Topics { clients, client: &client, deadline: Instant::now() + patience };
+    let now = Instant::now();
+    let topics = Topics { clients, client: &client, deadline: now + patience, news: now + NEWS };
     let settings = clients.settings();
     topics.reach()?;
     let tokens = topics.partitions("kafka.tokens_topic", &settings.tokens_topic, PARTITIONS_SUGGESTED)?;
@@ -77,6 +81,7 @@ struct Topics<'a> {
     clients: &'a Clients,
     client: &'a BaseConsumer<Plain>,
     deadline: Instant,
+    news: Instant,
 }
 
 impl Topics<'_> {
@@ -110,15 +115,15 @@ impl Topics<'_> {
             match found.and_then(MetadataTopic::error) {
                 None if count > 0 => return Ok(count),
                 Some(error) if is_refusal(error.into()) => return Err(self.forbidden(key, topic, error.into())),
-                None | Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART) => {
+                None | Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART) if Instant::now() >= self.news => {
                     return Err(self.missing(key, topic, suggested));
                 }
                 Some(error) if self.left().is_zero() => {
                     let source = KafkaError::MetadataFetch(error.into());
                     return Err(Error::Client { doing: "read the topics", source });
                 }
-                // Leaders are being elected.
-                Some(_) => std::thread::sleep(Duration::from_millis(100)),
+                // Leaders are being elected, or the topic is news.
+                None | Some(_) => std::thread::sleep(Duration::from_millis(100)),
             }
         }
     }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tempfile::TempDir;
 use tokenrelay::config::{self, Kafka};
@@ -40,7 +41,9 @@ impl Relay {
 
     /// Fails if it has ended.
     pub(super) fn check_alive(&mut self) {
-        assert!(!self.task.is_finished(), "ended {:?}", self.health.reasons());
+        if self.task.is_finished() {
+            panic!("the relay has ended with {:?}", (&mut self.task).now_or_never());
+        }
     }
 
     /// Why it is not ready, if it is not.
