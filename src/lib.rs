@@ -3,6 +3,7 @@
 pub mod ably;
 pub mod config;
 pub mod decode;
+pub mod demo;
 pub mod emulator;
 pub mod engine;
 pub mod kafka;

@@ -1,0 +1,159 @@
+//! What an ordinary subscriber makes of a channel: messages by serial, guarded by version serial.
+//!
+//! Written from Ably's description of message interactions and sharing nothing with the relay or the emulator, so that a
+//! misunderstanding of theirs shows. A create sets, an update replaces, an append concatenates, a delete deletes; what is
+//! not newer than what is held is ignored, which makes overlaps of rewind, resume and live harmless.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+/// A message as it travels, by WebSocket or in history.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(in crate::demo) struct Wire {
+    action: Option<u8>,
+    serial: Option<String>,
+    data: Option<Value>,
+    extras: Option<Value>,
+    version: Option<Version>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct Version {
+    serial: Option<String>,
+}
+
+const CREATE: u8 = 0;
+const UPDATE: u8 = 1;
+const DELETE: u8 = 2;
+const APPEND: u8 = 5;
+
+/// A message as a reader has it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Held {
+    version: String,
+    text: String,
+    headers: Map<String, Value>,
+    deleted: bool,
+}
+
+/// The messages of one channel.
+#[derive(Debug, Clone, Default)]
+pub(in crate::demo) struct View {
+    messages: BTreeMap<String, Held>,
+    /// Appends that were taken as such, so that a test can tell streaming from full texts.
+    pub(in crate::demo) appends: u64,
+}
+
+/// One message, as far as a comparison cares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::demo) struct Seen {
+    /// Header `responseId`.
+    pub(in crate::demo) response_id: String,
+    /// Header `part`.
+    pub(in crate::demo) part: u32,
+    /// Header `segment`.
+    pub(in crate::demo) segment: u32,
+    /// Header `status`.
+    pub(in crate::demo) status: String,
+    /// The text.
+    pub(in crate::demo) text: String,
+}
+
+impl View {
+    /// Takes one message in.
+    pub(in crate::demo) fn apply(&mut self, wire: &Wire) {
+        let Some(serial) = wire.serial.as_deref() else { return };
+        let version = wire.version.as_ref().and_then(|version| version.serial.as_deref()).unwrap_or(serial);
+        let held = self.messages.entry(serial.to_owned()).or_default();
+        if version <= held.version.as_str() {
+            return;
+        }
+        version.clone_into(&mut held.version);
+        let data = wire.data.as_ref().and_then(Value::as_str);
+        match wire.action.unwrap_or(CREATE) {
+            CREATE | UPDATE => {
+                held.deleted = false;
+                if let Some(data) = data {
+                    data.clone_into(&mut held.text);
+                }
+            }
+            APPEND => {
+                held.text.push_str(data.unwrap_or_default());
+                self.appends += 1;
+            }
+            DELETE => held.deleted = true,
+            _ => {}
+        }
+        if let Some(headers) = wire.extras.as_ref().and_then(|extras| extras["headers"].as_object()) {
+            held.headers.clone_from(headers);
+        }
+    }
+
+    /// What is there now, deleted messages left out.
+    pub(in crate::demo) fn seen(&self) -> Vec<Seen> {
+        self.messages.values().filter(|held| !held.deleted).map(Held::seen).collect()
+    }
+}
+
+impl Held {
+    fn seen(&self) -> Seen {
+        Seen {
+            response_id: self.header("responseId"),
+            part: self.header("part").parse().unwrap_or_default(),
+            segment: self.header("segment").parse().unwrap_or_default(),
+            status: self.header("status"),
+            text: self.text.clone(),
+        }
+    }
+
+    /// A header as text; numbers may travel as either.
+    fn header(&self, name: &str) -> String {
+        match self.headers.get(name) {
+            Some(Value::String(text)) => text.clone(),
+            Some(other) if !other.is_null() => other.to_string(),
+            _ => String::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn apply(view: &mut View, action: u8, version: &str, data: &str, status: &str) {
+        let wire = serde_json::json!({
+            "action": action, "serial": "s", "data": data, "version": { "serial": version },
+            "extras": { "headers": { "responseId": "r", "part": 1, "segment": "0", "status": status } },
+        });
+        view.apply(&serde_json::from_value(wire).expect("is a message"));
+    }
+
+    #[test]
+    fn versions_decide() {
+        let mut view = View::default();
+        apply(&mut view, CREATE, "s", "a", "streaming");
+        apply(&mut view, APPEND, "t", "b", "streaming");
+        apply(&mut view, APPEND, "t", "b", "streaming");
+        apply(&mut view, UPDATE, "v", "abc", "complete");
+        apply(&mut view, APPEND, "u", "late", "streaming");
+        let seen = Seen { response_id: "r".into(), part: 1, segment: 0, status: "complete".into(), text: "abc".into() };
+        assert_eq!(view.seen(), [seen]);
+        assert_eq!(view.appends, 1);
+        apply(&mut view, DELETE, "w", "", "complete");
+        assert_eq!(view.seen(), []);
+    }
+
+    #[test]
+    fn what_an_operation_leaves_out_stays() {
+        let mut view = View::default();
+        apply(&mut view, CREATE, "s", "a", "streaming");
+        let bare = serde_json::json!({ "action": 5, "serial": "s", "data": "b", "extras": null, "version": { "serial": "t" } });
+        view.apply(&serde_json::from_value(bare).expect("is a message"));
+        assert_eq!(view.seen()[0].text, "ab");
+        assert_eq!(view.seen()[0].status, "streaming");
+    }
+}

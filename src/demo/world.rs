@@ -1,0 +1,96 @@
+//! The demo's surroundings: the in-process Kafka and the emulator.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+
+use super::Error;
+use super::broker::Broker;
+use super::history::History;
+use crate::emulator::{self, Emulator, Faults};
+
+/// The key of an account that is as old as the process.
+const KEY: &str = "demo.key:not-a-secret";
+
+/// Where the relay finds Kafka and Ably.
+#[derive(Debug, Clone)]
+pub(super) struct Site {
+    /// Kafka.
+    pub(super) bootstrap_servers: String,
+    /// Ably.
+    pub(super) ably: SocketAddr,
+    /// The API key.
+    pub(super) ably_key: String,
+}
+
+/// Everything around the relay.
+pub(super) struct World {
+    /// Kafka.
+    pub(super) broker: Arc<Broker>,
+    board: Switchboard,
+}
+
+/// The emulator's faults.
+#[derive(Clone)]
+pub(super) struct Switchboard {
+    emulator: Arc<Emulator>,
+    list: Arc<Mutex<String>>,
+    seed: u64,
+}
+
+impl World {
+    /// Starts both, with these faults on.
+    pub(super) async fn start(faults: &str, seed: u64) -> Result<Self, Error> {
+        // HTTP clients want to know whose cryptography is used, even if none is. That somebody has said so before is fine.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let broker = Arc::new(Broker::start()?);
+        let config = emulator::Config { keys: vec![KEY.to_owned()], ..emulator::Config::default() };
+        let emulator = Arc::new(emulator::start(config).await?);
+        let board = Switchboard { emulator, list: Arc::default(), seed };
+        board.set(faults)?;
+        Ok(Self { broker, board })
+    }
+
+    /// Where a subscriber connects.
+    pub(super) fn subscriber_url(&self) -> String {
+        let key = utf8_percent_encode(KEY, NON_ALPHANUMERIC);
+        format!("ws://{}/?v=6&format=json&heartbeats=true&key={key}", self.ably())
+    }
+
+    /// History.
+    pub(super) fn history(&self) -> Result<History, Error> {
+        History::new(format!("http://{}", self.ably()), KEY)
+    }
+
+    /// What the relay is told.
+    pub(super) fn site(&self) -> Result<Site, Error> {
+        let bootstrap_servers = self.broker.bootstrap_servers()?;
+        Ok(Site { bootstrap_servers, ably: self.ably(), ably_key: KEY.to_owned() })
+    }
+
+    fn ably(&self) -> SocketAddr {
+        self.board.emulator.local_addr()
+    }
+
+    /// The emulator's faults.
+    pub(super) fn switchboard(&self) -> Switchboard {
+        self.board.clone()
+    }
+}
+
+impl Switchboard {
+    /// What is on.
+    pub(super) fn list(&self) -> String {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Switches on what is in the list, and everything else off.
+    pub(super) fn set(&self, list: &str) -> Result<(), Error> {
+        let faults = Faults::parse_list(list)?;
+        let seed = if faults.seed == 0 { self.seed } else { faults.seed };
+        self.emulator.set_faults(Faults { seed, ..faults });
+        list.clone_into(&mut self.list.lock().unwrap_or_else(PoisonError::into_inner));
+        Ok(())
+    }
+}
