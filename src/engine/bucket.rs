@@ -47,7 +47,8 @@ impl Bucket {
             self.available -= 1.0;
             return Ok(());
         }
-        Err(now + Duration::from_secs_f64((1.0 - self.available) / self.rate))
+        // Rounded up: a moment too early would be told "now" again.
+        Err(now + Duration::from_secs_f64((1.0 - self.available) / self.rate) + Duration::from_micros(1))
     }
 
     /// Gives back what was taken for an operation that could not be sent after all.
@@ -105,6 +106,20 @@ mod tests {
         let mut bucket = Bucket::new(50);
         let sent = sent_in(&mut bucket, Time::from_millis(1_000_000), 10);
         assert!((495..=506).contains(&sent), "{sent} in ten seconds");
+    }
+
+    #[test]
+    fn the_moment_that_it_names_is_late_enough() {
+        for rate in [3, 7, 50, 333] {
+            let mut bucket = Bucket::new(rate);
+            let mut now = Time::from_millis(1_000_000);
+            for _ in 0..1_000 {
+                if let Err(next) = bucket.take(now) {
+                    assert_eq!(bucket.take(next), Ok(()), "at {rate} a second");
+                    now = next;
+                }
+            }
+        }
     }
 
     #[test]

@@ -61,7 +61,7 @@ impl Engine {
             None => self.open_response(now, record, event, shared)?,
         };
         let settings = self.settings.clone();
-        let Some(response) = self.responses.get_mut(id).filter(|response| response.end.is_none()) else {
+        let Some(response) = self.responses.get_mut(id).filter(|response| response.takes_events()) else {
             return Err(Refusal::AfterEnd);
         };
         let before = Weight::of(response);
@@ -128,12 +128,17 @@ impl Engine {
         let before = Weight::of(response);
         response.reloading = false;
         let reason = match text {
+            // The producer has said in the meantime what the whole text is.
+            _ if response.text.dropped() == 0 => None,
             None => Some("input-lost"),
             Some(text) if !response.text.restore(text) => Some("input-changed"),
             Some(_) => None,
         };
         if let Some(reason) = reason {
             response.given_up.get_or_insert(reason.into());
+        }
+        if response.given_up.is_some() {
+            response.drop_text();
         }
         shared.usage.change(before, Weight::of(response));
         self.advance(now, id, shared, effects);

@@ -127,13 +127,10 @@ impl Response {
             }
             OpKind::Update => {
                 self.counts.repairs += 1;
-                let data = CompactString::from(self.text.from(0));
-                self.carry_pending();
-                let tokens = u32::try_from(self.counts.tokens).unwrap_or(u32::MAX);
-                (Carried { cause: Cause::Repair, span: self.span, tokens, since: now }, status, data)
+                (self.carry_all(now), status, self.text.from(0).into())
             }
         };
-        self.terminal_sent |= status.is_terminal();
+        self.terminal_sent |= self.end == Some(status);
         self.counts.operations += 1;
         self.in_flight.push_back(InFlight {
             seq: id.seq,
@@ -152,14 +149,14 @@ impl Response {
     /// The first create carries what there is; a retry carries what the first did.
     fn make_create(&mut self, now: Time, status: Status) -> (Carried, Status, CompactString) {
         if self.create.bytes.is_none() {
-            let carried = self.carry_pending();
+            let carried = if self.create.remade > 0 { self.carry_all(now) } else { self.carry_pending() };
             self.create.bytes = Some(self.text.len());
             self.create.status = Some(status);
             self.create.span = carried.span;
             self.create.tokens = carried.tokens;
             self.create.sent_at = Some(now);
-            let cause = if self.create.remade > 0 { Cause::Repair } else { carried.cause };
-            return (Carried { cause, ..carried }, status, self.text.from(0).into());
+            self.outdated = false;
+            return (carried, status, self.text.from(0).into());
         }
         self.create.sent_at.get_or_insert(now);
         let carried =
@@ -173,6 +170,14 @@ impl Response {
             (None, Some(bytes)) => &self.text.from(0)[..bytes],
             (None, None) => self.text.from(0),
         }
+    }
+
+    /// A full text covers all that there ever was.
+    fn carry_all(&mut self, now: Time) -> Carried {
+        self.carry_pending();
+        self.outdated = false;
+        let tokens = u32::try_from(self.counts.tokens).unwrap_or(u32::MAX);
+        Carried { cause: Cause::Repair, span: self.span, tokens, since: now }
     }
 
     /// Everything that waits is on its way now. Without a record behind it (an idle end) it covers an empty range.

@@ -48,6 +48,8 @@ pub(super) struct Response {
     pub(super) reloading: bool,
     pub(super) looking_up: bool,
     pub(super) repair: Repair,
+    /// What was said since makes the full text in flight wrong: when it is taken, the message is tainted all the same.
+    pub(super) outdated: bool,
     pub(super) counts: Counts,
     pub(super) headless: bool,
     expected_seq: Option<u64>,
@@ -150,6 +152,7 @@ impl Response {
             reloading: false,
             looking_up: false,
             repair: Repair::default(),
+            outdated: false,
             counts: Counts::default(),
             headless: event.begins == Some(false),
             expected_seq: None,
@@ -164,8 +167,20 @@ impl Response {
         }
     }
 
-    /// Takes an event in. It has not ended before.
+    /// Whether an event may still be taken in: its producer has not ended it, nor have we given it up for its silence.
+    pub(super) fn takes_events(&self) -> bool {
+        match self.end {
+            None => true,
+            Some(Status::Abandoned) => self.given_up.is_none(),
+            Some(Status::Complete | Status::Cancelled | Status::Error | Status::Streaming) => false,
+        }
+    }
+
+    /// Takes an event in.
     pub(super) fn event(&mut self, now: Time, record: &Record<'_>, event: &Event<'_>, settings: &Settings) {
+        if self.end.is_some() {
+            self.go_on(now, settings);
+        }
         self.arrived = now;
         self.last_event_at = record.time.min(now);
         self.span.1 = record.offset;
@@ -230,10 +245,17 @@ impl Response {
     pub(super) fn reopen(&mut self, now: Time, channel: ChannelKey, hold: Hold, settings: &Settings) {
         self.channel = channel;
         self.hold = hold;
-        self.end = None;
-        self.terminal_sent = false;
         self.counts.reopened += 1;
-        self.repair.taint(now, settings.reconcile.debounce);
+        self.go_on(now, settings);
+    }
+
+    /// It was about to end, or had ended, for its silence. What tells readers so must be replaced.
+    fn go_on(&mut self, now: Time, settings: &Settings) {
+        self.end = None;
+        if std::mem::take(&mut self.terminal_sent) {
+            self.outdated = true;
+            self.repair.taint(now, settings.reconcile.debounce);
+        }
     }
 
     /// Its message is gone: a new one is to take its place, with the whole text.
@@ -267,7 +289,8 @@ impl Response {
     pub(super) fn may_drop_text(&self, when: ReconcileWhen) -> bool {
         let waits_for_end = self.repair.is_tainted() && when != ReconcileWhen::Eager;
         let is_done = !self.repair.needs_full_text() && !self.has_more_to_send();
-        let may_be_dropped = self.serial.is_some() && self.end.is_none() && self.in_flight.is_empty();
+        let may_be_dropped =
+            self.serial.is_some() && self.end.is_none() && self.in_flight.is_empty() && !self.reloading;
         may_be_dropped && (is_done || waits_for_end) && self.text.in_memory() > 0
     }
 
@@ -284,7 +307,8 @@ impl Response {
             OpKind::Create => {
                 self.raise_version(serial);
                 self.serial = serial.cloned();
-                if self.create.doubtful || resent { self.repair.taint(now, debounce) } else { self.repair.cleaned(now) }
+                let clean = !self.create.doubtful && !resent && !self.outdated;
+                if clean { self.repair.cleaned(now) } else { self.repair.taint(now, debounce) }
             }
             OpKind::Append => {
                 self.raise_version(serial);
@@ -294,7 +318,14 @@ impl Response {
             }
             OpKind::Update => {
                 let newest = self.raise_version(serial);
-                if newest && !resent { self.repair.cleaned(now) } else { self.repair.failed(now, debounce) }
+                if newest && !resent {
+                    self.repair.cleaned(now)
+                } else {
+                    self.repair.failed(now, debounce)
+                }
+                if self.outdated {
+                    self.repair.taint(now, debounce);
+                }
             }
         }
     }
@@ -346,12 +377,13 @@ impl Response {
         if self.text.equals(text) {
             return;
         }
-        if let (Some(bytes), None, None) = (self.create.bytes, &self.create.text, &self.serial) {
+        if let (Some(bytes), None, None, None) = (self.create.bytes, &self.create.text, &self.serial, &self.given_up) {
             self.create.text = Some(self.text.from(0)[..bytes].into());
         }
         self.text.replace(text);
         self.sent = 0;
         if self.create.bytes.is_some() {
+            self.outdated = true;
             self.repair.taint(now, settings.reconcile.debounce);
         }
     }
