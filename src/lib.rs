@@ -9,3 +9,7 @@ pub mod engine;
 pub mod kafka;
 pub mod pipeline;
 pub mod telemetry;
+
+#[cfg(test)]
+#[path = "../tests/it/sim.rs"]
+mod sim;

@@ -1,0 +1,150 @@
+//! What a run plays, drawn from its seed. All of it is here, so that a failing run can be made smaller.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::fault::Odds;
+use super::scene::{MS, SECOND};
+use crate::engine::{ChannelRules, Limits, ReconcileSettings, ReconcileWhen, Settings, Template};
+
+/// What a run plays.
+#[derive(Debug, Clone)]
+pub(super) struct Plan {
+    pub(super) seed: u64,
+    /// Another course of chance for the same plan.
+    pub(super) salt: u64,
+    pub(super) odds: Odds,
+    /// Which responses there are, by bit.
+    pub(super) kept: u64,
+    /// Token events of a response, at the most.
+    pub(super) tokens_max: usize,
+    pub(super) partitions: usize,
+    pub(super) channels: usize,
+    pub(super) when: ReconcileWhen,
+    pub(super) debounce_ms: u64,
+    pub(super) attempts: u32,
+    pub(super) rollup_ms: u64,
+    pub(super) idle_s: u64,
+    pub(super) remember: usize,
+    pub(super) limits: Limits,
+    /// How long an outage lasts.
+    pub(super) outage_s: u64,
+    /// How long faults go on after the last record.
+    pub(super) faults_s: u64,
+    /// The code of every refused update.
+    pub(super) update_code: u32,
+    /// Producers that are silent for longer than `idle_s` and then go on, in percent.
+    pub(super) silent: u8,
+}
+
+impl Plan {
+    /// The plan of a seed.
+    pub(super) fn draw(seed: u64) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed ^ 0x7072_6f64);
+        let rng = &mut rng;
+        let responses = [1, 1, 2, 2, 3, 4, 6, 10][rng.usize(..8)];
+        let rollup_ms = [0, 20, 40, 40, 100, 500][rng.usize(..6)];
+        Self {
+            seed,
+            salt: 0,
+            odds: Odds::draw(rng),
+            kept: (1 << responses) - 1,
+            tokens_max: [2, 4, 6, 10, 16, 30][rng.usize(..6)],
+            partitions: [1, 1, 1, 2, 3][rng.usize(..5)],
+            channels: [1, 2, 4, 10][rng.usize(..4)],
+            when: match rng.u8(..40) {
+                0 => ReconcileWhen::Never,
+                1..=10 => ReconcileWhen::AtEnd,
+                _ => ReconcileWhen::Eager,
+            },
+            debounce_ms: [0, 50, 250, 250, 1_000][rng.usize(..5)],
+            attempts: [1, 2, 3, 8][rng.usize(..4)],
+            rollup_ms,
+            idle_s: [2, 20, 600, 600][rng.usize(..4)],
+            remember: [0, 1, 2, 100, 100][rng.usize(..5)],
+            limits: limits(rng),
+            outage_s: [1, 60, 130, 1_800][rng.usize(..4)],
+            faults_s: [0, 2, 30, 300][rng.usize(..4)],
+            update_code: [50_003, 42_911, 42_914, 42_917, 50_001][rng.usize(..5)],
+            silent: [0, 0, 10, 40][rng.usize(..4)],
+        }
+    }
+
+    /// What the engines are told.
+    pub(super) fn settings(&self) -> Settings {
+        Settings {
+            topic: "tokens".into(),
+            id_namespace: "sim".into(),
+            instance: "one".into(),
+            relay_version: "0",
+            channels: channel_rules(),
+            idle: Duration::from_secs(self.idle_s),
+            remember: self.remember,
+            reconcile: ReconcileSettings {
+                when: self.when,
+                debounce: Duration::from_millis(self.debounce_ms),
+                attempts: self.attempts,
+            },
+            refused_hold: Duration::from_secs(600),
+            append_rollup: Duration::from_millis(self.rollup_ms),
+        }
+    }
+
+    /// The server's rollup window.
+    pub(super) const fn rollup(&self) -> u64 {
+        self.rollup_ms * MS
+    }
+
+    /// How long after the end of a connection its messages are left alone.
+    pub(super) fn settling(&self) -> u64 {
+        self.debounce_ms.max(self.rollup_ms + 250) * MS
+    }
+
+    /// How long a silent response goes on.
+    pub(super) const fn idle(&self) -> u64 {
+        self.idle_s * SECOND
+    }
+}
+
+/// Limits, most of them generous, some of them so tight that they are reached.
+fn limits(rng: &mut fastrand::Rng) -> Limits {
+    let tight = |rng: &mut fastrand::Rng, wide: usize, choices: [usize; 3]| match rng.u8(..6) {
+        n @ 0..=2 => choices[usize::from(n)],
+        _ => wide,
+    };
+    let rate = |rng: &mut fastrand::Rng| [1_000_000, 1_000_000, 50, 10, 3][rng.usize(..5)];
+    Limits {
+        open_max: tight(rng, 1_000, [1, 2, 4]),
+        stub_max: match rng.u8(..20) {
+            0 => 1,
+            _ => 1_000,
+        },
+        text_bytes_max: tight(rng, 1 << 20, [8, 40, 200]),
+        connections_max: [1, 1, 2, 4][rng.usize(..4)],
+        connection_rate: rate(rng),
+        channel_rate: rate(rng),
+        account_rate: [0, 0, 0, 20][rng.usize(..4)],
+        in_flight_operations: u32::try_from(tight(rng, 200, [1, 2, 5])).unwrap_or(1),
+        in_flight_bytes: tight(rng, 1 << 22, [1, 3_000, 10_000]),
+        message_bytes_max: match rng.u8(..30) {
+            0 => 1_024 + 40,
+            _ => 65_536,
+        },
+    }
+}
+
+thread_local! {
+    static RULES: RefCell<Option<ChannelRules>> = const { RefCell::new(None) };
+}
+
+/// Made once per thread: globs take longer to build than a run takes.
+fn channel_rules() -> ChannelRules {
+    RULES.with_borrow_mut(|rules| {
+        let make = || {
+            let template = Template::parse("ai:{key}").expect("a template");
+            ChannelRules::new(template, Arc::from("tokens"), &["ai:*".to_owned()]).expect("rules")
+        };
+        rules.get_or_insert_with(make).clone()
+    })
+}

@@ -1,0 +1,144 @@
+//! Runs: many seeds on two threads, a failing one made smaller and told.
+
+use std::cell::{Cell, RefCell};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Once;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::fault::Fault;
+use super::plan::Plan;
+use super::scene::Trace;
+use super::world::World;
+
+/// Why a run failed, and how long it was.
+#[derive(Debug, Clone)]
+struct Failure {
+    words: String,
+    steps: u64,
+}
+
+thread_local! {
+    static QUIET: Cell<bool> = const { Cell::new(false) };
+    static PANIC: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// Keeps the panics of runs off the terminal; their words are kept for the report.
+fn keep_panics_quiet() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let loud = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| match QUIET.get() {
+            true => PANIC.set(info.to_string()),
+            false => loud(info),
+        }));
+    });
+}
+
+fn play(plan: &Plan, trace: Option<Trace>) -> Result<(), Failure> {
+    let mut world = World::new(plan, trace);
+    QUIET.set(true);
+    let played = catch_unwind(AssertUnwindSafe(|| world.run()));
+    QUIET.set(false);
+    let words = match played {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(broken)) => broken.0,
+        Err(_) => PANIC.take(),
+    };
+    Err(Failure { words, steps: world.steps() })
+}
+
+/// Plays seeds, on two threads; the first that fails is made smaller and told.
+pub(super) fn play_all(seeds: std::ops::Range<u64>, plan: impl Fn(u64) -> Plan + Sync) {
+    keep_panics_quiet();
+    let next = AtomicU64::new(seeds.start);
+    let failed = AtomicU64::new(u64::MAX);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                loop {
+                    let batch = next.fetch_add(64, Ordering::Relaxed);
+                    for seed in batch..(batch + 64).min(seeds.end) {
+                        if play(&plan(seed), None).is_err() {
+                            failed.fetch_min(seed, Ordering::Relaxed);
+                        }
+                    }
+                    if batch >= seeds.end || failed.load(Ordering::Relaxed) <= batch {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+    let seed = failed.into_inner();
+    assert!(seed == u64::MAX, "{}", tell(&plan(seed)));
+}
+
+/// Plays one seed and tells every step.
+pub(super) fn play_one(plan: &Plan) {
+    keep_panics_quiet();
+    let trace = Trace::default();
+    let played = play(plan, Some(Rc::clone(&trace)));
+    eprintln!("{plan:#?}\n{}", trace.borrow().join("\n"));
+    assert!(played.is_ok(), "{}", tell(plan));
+}
+
+/// A failing run, as short as it could be made, step by step.
+fn tell(plan: &Plan) -> String {
+    let (plan, failure) = shrink(plan);
+    let trace = Trace::default();
+    let _again = play(&plan, Some(Rc::clone(&trace)));
+    let steps = trace.borrow().join("\n");
+    let (seed, words) = (plan.seed, failure.words);
+    format!("seed {seed}: {words}\nthe shortest history found:\n{plan:?}\n{steps}\nseed {seed}: {words}")
+}
+
+/// Takes away what a failure does not need: responses, kinds of fault, tokens, partitions, the rest of the course of chance.
+fn shrink(plan: &Plan) -> (Plan, Failure) {
+    let mut best = plan.clone();
+    let Err(mut failure) = play(&best, None) else {
+        return (best, Failure { words: "it did not fail again".into(), steps: 0 });
+    };
+    loop {
+        let before = failure.steps;
+        for smaller in smaller(&best) {
+            for salt in (0..40).map(|n| best.salt.wrapping_add(n)) {
+                let candidate = Plan { salt, ..smaller.clone() };
+                match play(&candidate, None) {
+                    Err(found) if found.steps < failure.steps && kind(&found) == kind(&failure) => {
+                        (best, failure) = (candidate, found);
+                        break;
+                    }
+                    _ => {}
+                }
+            }
+        }
+        if failure.steps >= before {
+            return (best, failure);
+        }
+    }
+}
+
+/// The name of the rule that was broken, or where the engine panicked.
+fn kind(failure: &Failure) -> &str {
+    failure.words.split([':', ' ']).next().unwrap_or_default()
+}
+
+fn smaller(plan: &Plan) -> Vec<Plan> {
+    let mut plans = Vec::new();
+    for bit in (0..64).filter(|bit| plan.kept >> bit & 1 == 1) {
+        plans.push(Plan { kept: plan.kept & !(1 << bit), ..plan.clone() });
+    }
+    for fault in Fault::ALL.into_iter().filter(|fault| plan.odds.of(*fault) > 0) {
+        plans.push(Plan { odds: plan.odds.with(fault, 0), ..plan.clone() });
+    }
+    for tokens_max in [plan.tokens_max / 2, plan.tokens_max.saturating_sub(1)] {
+        plans.push(Plan { tokens_max, ..plan.clone() });
+    }
+    plans.push(Plan { partitions: 1, ..plan.clone() });
+    plans.push(Plan { channels: 1, ..plan.clone() });
+    plans.push(Plan { silent: 0, ..plan.clone() });
+    plans.push(Plan { faults_s: 0, ..plan.clone() });
+    plans.push(plan.clone());
+    plans
+}
