@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use super::*;
 
+mod found;
+
 /// One engine, one connection, and a channel that takes everything unless told otherwise.
 struct Story {
     engine: Engine,
@@ -327,110 +329,6 @@ fn an_idle_response_is_abandoned_and_opens_again_tainted() {
     let op = story.engine.op_id(story.engine.find("r", 0).expect("it is open"), 0);
     let update = only(story.apply(Input::Reloaded { id: op, text: Some("a") }));
     assert_eq!((update.kind, &*update.data, update.status), (OpKind::Update, "ab", Status::Streaming));
-}
-
-#[test]
-fn an_event_that_comes_while_its_response_is_being_abandoned_goes_on() {
-    let mut story = Story::new();
-    story.apply(Input::CaughtUp(true));
-    let create = only(story.says(token("a")));
-    story.ack(&create);
-    let end = only(story.after(Duration::from_secs(600)));
-    assert_eq!(end.status, Status::Abandoned);
-    assert!(story.says(token("b")).is_empty(), "readers are told that it ended; that must be replaced");
-    story.ack(&end);
-    let update = only(story.after(Duration::from_secs(1)));
-    assert_eq!((update.kind, &*update.data, update.status), (OpKind::Update, "ab", Status::Streaming));
-    story.ack(&update);
-    let end = only(story.says(END));
-    story.ack(&end);
-    assert_eq!(story.engine.open(), 0);
-    assert!(story.dead_letters.is_empty());
-}
-
-#[test]
-fn a_create_that_said_abandoned_and_is_repeated_does_not_end_what_went_on() {
-    let mut story = Story::new();
-    story.apply(Input::CaughtUp(true));
-    story.says(EventKind::Start);
-    let create = only(story.after(Duration::from_secs(600)));
-    assert_eq!((create.kind, create.status), (OpKind::Create, Status::Abandoned));
-    story.says(token("a"));
-    story.reject(&create, Class::Transient, 50003);
-    let again = only(story.after(Duration::from_secs(1)));
-    assert_eq!((again.kind, again.status), (OpKind::Create, Status::Abandoned));
-    story.ack(&again);
-    let update = only(story.after(Duration::from_secs(1)));
-    assert_eq!((&*update.data, update.status), ("a", Status::Streaming));
-    story.ack(&update);
-    assert_eq!(story.engine.open(), 1, "its producer has not ended it");
-}
-
-#[test]
-fn a_final_text_that_comes_while_a_full_text_is_in_flight_is_not_taken_for_sent() {
-    let other = EventKind::End { final_text: Some("other".into()) };
-    let mut story = Story::new();
-    let create = only(story.says(token("a")));
-    assert!(story.says(other.clone()).is_empty());
-    story.ack(&create);
-    let update = only(story.after(Duration::from_secs(1)));
-    assert_eq!((update.kind, &*update.data), (OpKind::Update, "other"));
-
-    let mut story = Story::new();
-    let create = only(story.says(token("a")));
-    story.ack(&create);
-    let append = only(story.says(token("b")));
-    story.answer(&append, Outcome::Unknown(Doubt::Skipped));
-    let update = only(story.after(Duration::from_secs(1)));
-    story.says(other);
-    story.ack(&update);
-    let again = only(story.after(Duration::from_secs(1)));
-    assert_eq!((again.kind, &*again.data, again.status), (OpKind::Update, "other", Status::Complete));
-}
-
-#[test]
-fn a_text_that_is_said_anew_needs_no_reload() {
-    let mut story = Story::with(settings(), Limits { open_max: 1, ..LIMITS });
-    let create = only(story.says(token("a")));
-    story.ack(&create);
-    let append = only(story.says(token("b")));
-    story.ack(&append);
-    story.apply(Input::Moved(0));
-    story.says(token("c"));
-    let op = story.engine.op_id(story.engine.find("r", 0).expect("it is open"), 0);
-    story.after(Duration::from_secs(1));
-    assert!(story.says(EventKind::End { final_text: Some("other".into()) }).is_empty());
-    let update = only(story.after(Duration::from_secs(1)));
-    assert_eq!(&*update.data, "other");
-    story.apply(Input::Reloaded { id: op, text: Some("ab") });
-    story.ack(&update);
-    assert_eq!(story.reports.last().expect("it was reported")["outcome"], "reconciled");
-}
-
-#[test]
-fn what_cannot_be_read_again_takes_no_room() {
-    let mut story = Story::with(settings(), Limits { text_bytes_max: 4, ..LIMITS });
-    let create = only(story.says(token("text")));
-    story.ack(&create);
-    story.apply(Input::Moved(0));
-    story.says(token(" and more"));
-    assert!(!story.shared.intake_open());
-    let op = story.engine.op_id(story.engine.find("r", 0).expect("it is open"), 0);
-    story.after(Duration::from_secs(1));
-    story.apply(Input::Reloaded { id: op, text: None });
-    assert!(story.shared.intake_open(), "its end may stand behind the pause");
-    story.says(END);
-    assert_eq!(story.reports.last().expect("it was reported")["reason"], "input-lost");
-}
-
-#[test]
-fn a_final_text_for_what_was_given_up_on_is_only_counted() {
-    let settings = Settings { reconcile: ReconcileSettings { attempts: 1, ..settings().reconcile }, ..settings() };
-    let mut story = Story::with(settings, LIMITS);
-    let create = only(story.says(token("a")));
-    story.reject(&create, Class::Operation, 40013);
-    story.says(EventKind::End { final_text: Some("other".into()) });
-    assert_eq!(story.reports.last().expect("it was reported")["reason"], "refused-40013");
 }
 
 #[test]
