@@ -1,12 +1,33 @@
-//! What stands under `deploy/` and in the root for those who deploy: generated files are what the code generates.
+//! What stands in the root and under `deploy/` for those who deploy, checked as far as that goes without a container engine:
+//! generated files are what the code generates, files that are named are there, settings are settings, commands are commands.
+
+mod compose;
+mod docker;
+
+use std::path::{Path, PathBuf};
 
 use schemars::generate::SchemaSettings;
+use tokenrelay::config::{self, Config};
 use tokenrelay::engine::ResultRecord;
 
+fn path(from_root: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(from_root)
+}
+
 /// The text of a file of the repository.
-fn read(path: &str) -> String {
-    let from_root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
-    std::fs::read_to_string(&from_root).unwrap_or_else(|error| panic!("{path}: {error}"))
+fn read(from_root: &str) -> String {
+    std::fs::read_to_string(path(from_root)).unwrap_or_else(|error| panic!("{from_root}: {error}"))
+}
+
+/// What the relay makes of environment variables. Fails when one of ours is no setting, or its value will not do.
+fn settings<'a>(environment: impl IntoIterator<Item = (&'a str, &'a str)>) -> Config {
+    let environment: Vec<_> =
+        environment.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    for (name, _) in &environment {
+        assert!(name.starts_with("TOKENRELAY__"), "{name} is not a setting: it would be ignored");
+    }
+    let source = config::Source { environment, ..config::Source::default() };
+    config::load(&source).expect("they are settings")
 }
 
 #[test]
@@ -17,7 +38,7 @@ fn the_schema_of_results_is_that_of_the_code() {
     schema.insert("title".to_owned(), title.into());
     let generated = serde_json::to_string_pretty(&schema).expect("it is JSON") + "\n";
     if std::env::var_os("UPDATE_SCHEMA").is_some() {
-        std::fs::write(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(PATH), &generated).expect("written");
+        std::fs::write(path(PATH), &generated).expect("written");
     }
     assert_eq!(read(PATH), generated, "{PATH} is out of date: UPDATE_SCHEMA=1 cargo test --test it schema");
 }
