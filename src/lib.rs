@@ -1,4 +1,9 @@
-//! tokenrelay relays LLM token streams from Kafka to Ably channels.
+//! tokenrelay relays LLM token streams from Kafka to Ably channels, tracks the outcome of every operation, and repairs what
+//! failed. `ARCHITECTURE.md` is the map.
+//!
+//! Reading order: [`engine`] (what is decided, without sockets or a clock), its `next` (what a response sends next) and
+//! `reconcile` (how a text is mended), [`pipeline`] with its `relay` (the loop between Kafka, engines and Ably), and
+//! [`ably`] with its `session` (which answer belongs to which operation).
 
 pub mod ably;
 pub mod config;

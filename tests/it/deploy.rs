@@ -3,6 +3,7 @@
 
 mod compose;
 mod docker;
+mod docs;
 
 use std::path::{Path, PathBuf};
 

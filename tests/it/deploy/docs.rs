@@ -1,0 +1,86 @@
+//! README and ARCHITECTURE: what they link to is there, and what they show works.
+
+use std::collections::BTreeMap;
+
+use tokenrelay::config::{self, Config};
+use tokenrelay::decode::{Decoder, Include, Raw};
+
+use super::{path, read};
+
+const DOCUMENTS: [&str; 2] = ["README.md", "ARCHITECTURE.md"];
+
+/// The contents of the fenced blocks in a language.
+fn blocks(document: &str, language: &str) -> Vec<String> {
+    let text = read(document);
+    let fence = format!("```{language}\n");
+    text.split(&fence).skip(1).filter_map(|rest| Some(rest.split_once("```")?.0.to_owned())).collect()
+}
+
+#[test]
+fn links_lead_somewhere() {
+    for document in DOCUMENTS {
+        let text = read(document);
+        let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+        let mut count = 0;
+        for link in links.filter(|link| !link.starts_with("http")) {
+            count += 1;
+            if let Some(heading) = link.strip_prefix('#') {
+                let found = text.lines().any(|line| {
+                    line.starts_with('#')
+                        && line.trim_start_matches(['#', ' ']).to_lowercase().replace(' ', "-") == heading
+                });
+                assert!(found, "{document}: no heading {link}");
+            } else {
+                assert!(path(link).exists(), "{document}: {link} is not there");
+            }
+        }
+        assert!(count > 3, "{document}: only {count} links were found");
+    }
+}
+
+#[test]
+fn the_settings_that_are_shown_are_settings() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let key = folder.path().join("ably.key");
+    std::fs::write(&key, "app.key:secret").expect("written");
+    for block in blocks("README.md", "toml") {
+        let file = folder.path().join("relay.toml");
+        std::fs::write(&file, block.replace("ably.key", &key.display().to_string())).expect("written");
+        let config = config::load(&config::Source { file: Some(file), ..config::Source::default() }).expect("settings");
+        assert_ne!(config, Config::default());
+        assert!(!config.ably.channels.allow.is_empty(), "nothing would be sent");
+    }
+}
+
+#[test]
+fn the_records_that_are_shown_are_records() {
+    let include = Include { text: true, ..Include::default() };
+    let decoder = Decoder { format: None, include, template: None, topic: String::new() };
+    let shell = blocks("README.md", "sh").concat();
+    let records = shell.lines().filter_map(|line| line.trim().strip_prefix('\'')?.split_once('\''));
+    let records: Vec<_> = records.filter_map(|(record, _)| record.split_once('\t')).collect();
+    assert_eq!(records.len(), 4);
+    for (key, value) in records {
+        let raw = Raw { key: Some(key.as_bytes()), value: Some(value.as_bytes()), header: |_: &str| None };
+        decoder.decode(&raw, &mut Vec::new()).expect("a token event");
+    }
+}
+
+#[test]
+fn the_results_that_are_shown_have_the_fields_of_the_schema() {
+    let schema: serde_json::Value = serde_json::from_str(&read("deploy/results.schema.json")).expect("JSON");
+    let fields = |of: &str| schema["$defs"][of]["properties"].as_object().expect("fields").clone();
+    let kinds = BTreeMap::from([("operation", fields("OperationRecord")), ("response", fields("ResponseRecord"))]);
+    let block = &blocks("README.md", "json")[0];
+    let records = serde_json::Deserializer::from_str(block).into_iter::<serde_json::Value>();
+    let mut count = 0;
+    for record in records {
+        let record = record.expect("JSON");
+        let fields = &kinds[record["kind"].as_str().expect("a kind")];
+        for key in record.as_object().expect("an object").keys().filter(|key| *key != "kind" && *key != "…") {
+            assert!(fields.contains_key(key), "README.md shows a result with {key}, which the schema does not know");
+        }
+        count += 1;
+    }
+    assert_eq!(count, 2);
+}
