@@ -318,10 +318,11 @@ impl Response {
             }
             OpKind::Update => {
                 let newest = self.raise_version(serial);
-                if newest && !resent {
-                    self.repair.cleaned(now)
-                } else {
-                    self.repair.failed(now, debounce)
+                match (newest, resent) {
+                    (true, false) => self.repair.cleaned(now),
+                    // Doubt about a resume is nobody's refusal: the next try need not wait longer for it.
+                    (true, true) => self.repair.taint(now, debounce),
+                    (false, _) => self.repair.failed(now, debounce),
                 }
                 if self.outdated {
                     self.repair.taint(now, debounce);
