@@ -158,8 +158,12 @@ fn own_events(script: &mut Script, clock: &mut Clock, rng: &mut Rng) {
 
 fn chat_chunks(script: &mut Script, clock: &mut Clock, rng: &mut Rng) {
     let parts: u32 = if rng.u8(..8) == 0 { 2 } else { 1 };
-    let texts: Vec<String> =
-        (0..parts).map(|part| if part == 0 { script.answer.text.clone() } else { text::answer(rng).text }).collect();
+    let texts: Vec<String> = (0..parts)
+        .map(|part| match part {
+            0 => script.answer.text.clone(),
+            _ => text::alternative(rng, &script.answer).text,
+        })
+        .collect();
     let mut queues: Vec<Vec<Value>> = Vec::new();
     for (part, text) in texts.iter().enumerate() {
         let mut queue = vec![json!({ "role": "assistant", "content": "" })];

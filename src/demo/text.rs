@@ -42,6 +42,18 @@ pub(super) struct Answer {
 /// Makes an answer up.
 pub(super) fn answer(rng: &mut Rng) -> Answer {
     let passage = &PASSAGES[rng.usize(..PASSAGES.len())];
+    speak(rng, passage)
+}
+
+/// Makes another answer up to the same question.
+pub(super) fn alternative(rng: &mut Rng, to: &Answer) -> Answer {
+    match PASSAGES.iter().find(|passage| passage.question == to.question) {
+        Some(passage) => speak(rng, passage),
+        None => answer(rng),
+    }
+}
+
+fn speak(rng: &mut Rng, passage: &Passage) -> Answer {
     let mut text = String::new();
     if rng.u8(..10) == 0 {
         text.push_str(&format!("## {}\n\n", passage.question));
