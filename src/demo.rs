@@ -120,9 +120,9 @@ pub enum Error {
     /// The relay could not start, or not go on.
     #[error("run the relay: {0}")]
     Relay(#[source] pipeline::Error),
-    /// The relay ended before the demo did.
-    #[error("run the relay: it ended while the demo was running")]
-    RelayEnded,
+    /// A part ended before the demo did.
+    #[error("run {0}: it ended while the demo was running")]
+    Ended(&'static str),
 }
 
 /// Runs the demo: with a page until the process is stopped, headless until there is a verdict. What is for people or

@@ -118,8 +118,8 @@ where
     let mut books = read_results(&world, &results, &progress)?;
     let parts = promises.parts().count() as u64;
     let ended: Result<(), Error> = tokio::select! {
-        outcome = &mut relay => outcome.unwrap_or(Err(Error::RelayEnded)).and(Err(Error::RelayEnded)),
-        outcome = &mut books => outcome.unwrap_or(Err(Error::NoBroker)),
+        outcome = &mut relay => outcome.unwrap_or(Ok(())).and(Err(Error::Ended("the relay"))),
+        outcome = &mut books => outcome.unwrap_or(Ok(())).and(Err(Error::Ended("the reader of results"))),
         outcome = write(options, Writer::new(world.broker.clone(), progress)) => outcome,
         () = all_results(&results, parts, patience.results) => Ok(()),
     };

@@ -74,7 +74,7 @@ where
     ready(&format!("http://{address}/"))?;
     tokio::select! {
         ended = page::serve(listener, live.hub.clone(), world.switchboard(), &subscribe) => ended,
-        ended = relay(site, stopped) => ended.and(Err(Error::RelayEnded)),
+        ended = relay(site, stopped) => ended.and(Err(Error::Ended("the relay"))),
         ended = live.results.read(&servers, &progress) => ended,
         ended = live.clone().write(options, writer) => ended,
         () = live.clone().watch() => Ok(()),

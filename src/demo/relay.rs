@@ -42,7 +42,7 @@ pub(super) async fn run(config: Config, stop: watch::Receiver<Stop>) -> Result<(
     // The loop owns things that must stay on one thread; it gets one to itself.
     let runtime = Handle::current();
     let relay = move || runtime.block_on(pipeline::run(Arc::new(config), Metrics::default(), Health::default(), stop));
-    tokio::task::spawn_blocking(relay).await.map_err(|_| Error::RelayEnded)?.map_err(Error::Relay)
+    tokio::task::spawn_blocking(relay).await.map_err(|_| Error::Ended("the relay"))?.map_err(Error::Relay)
 }
 
 /// Real accounts allow 50 operations a second on a connection; a compressed run would mostly wait. A page shows failures
