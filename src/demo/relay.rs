@@ -49,7 +49,7 @@ pub(super) async fn run(config: Config, stop: watch::Receiver<Stop>) -> Result<(
 /// and repairs, so these are given time to be seen.
 fn tune(config: &mut Config, headless: bool) {
     let plain = Config::default();
-    let (connections, rate, debounce) = if headless { (10, 300, 100) } else { (4, 400, 400) };
+    let (connections, rate, debounce) = if headless { (10, 300, 100) } else { (4, 400, 250) };
     default_to(&mut config.ably.connections.max, plain.ably.connections.max, connections);
     default_to(&mut config.ably.connections.rate, plain.ably.connections.rate, rate);
     default_to(&mut config.ably.channels.rate, plain.ably.channels.rate, rate);

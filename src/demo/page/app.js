@@ -7,12 +7,12 @@ const CARDS_MAX = 24;
 const REST_MS = 1_500;
 
 const SWITCHES = [
-  { faults: ['reject=0.2'], name: 'Reject 20 %', about: 'one operation in five is refused' },
-  { faults: ['rate-limit=15'], name: 'Rate limit', about: '15 operations a second for a connection' },
-  { faults: ['lose-ack=0.02'], name: 'Lose acks', about: 'applied, then cut off before the answer' },
-  { faults: ['drop=0.02'], name: 'Drop connections', about: 'in the middle of one operation in fifty' },
-  { faults: ['refuse-resume=1'], name: 'Refuse resume', about: 'each reconnect starts from nothing' },
-  { faults: ['drop=1', 'refuse-connections=true'], name: 'Outage', about: 'nobody gets in until you let them' },
+  { faults: ['reject=0.2'], name: 'Reject 20 %', about: 'one operation in five' },
+  { faults: ['rate-limit=15'], name: 'Rate limit', about: '15 a second per connection' },
+  { faults: ['lose-ack=0.02'], name: 'Lose acks', about: 'applied, then cut off unanswered' },
+  { faults: ['drop=0.02'], name: 'Drop connections', about: 'at one operation in fifty' },
+  { faults: ['refuse-resume=1'], name: 'Refuse resume', about: 'every reconnect starts anew' },
+  { faults: ['drop=1', 'refuse-connections=true'], name: 'Outage', about: 'nobody gets in until it ends' },
 ];
 
 const $ = (id) => document.getElementById(id);
