@@ -45,18 +45,17 @@ pub(super) async fn run(config: Config, stop: watch::Receiver<Stop>) -> Result<(
     tokio::task::spawn_blocking(relay).await.map_err(|_| Error::Ended("the relay"))?.map_err(Error::Relay)
 }
 
-/// Real accounts allow 50 operations a second on a connection; a compressed run would mostly wait. A page shows failures
-/// and repairs, so these are given time to be seen.
+/// Real accounts allow 50 operations a second on a connection; a compressed run would mostly wait for that, and for answers
+/// that the faults have swallowed.
 fn tune(config: &mut Config, headless: bool) {
     let plain = Config::default();
-    let (connections, rate, debounce) = if headless { (10, 300, 100) } else { (4, 400, 250) };
+    let (connections, rate) = if headless { (10, 300) } else { (4, 400) };
     default_to(&mut config.ably.connections.max, plain.ably.connections.max, connections);
     default_to(&mut config.ably.connections.rate, plain.ably.connections.rate, rate);
     default_to(&mut config.ably.channels.rate, plain.ably.channels.rate, rate);
     default_to(&mut config.ably.ack_timeout, plain.ably.ack_timeout, Duration::from_secs(2));
-    default_to(&mut config.reconcile.debounce, plain.reconcile.debounce, Duration::from_millis(debounce));
-    if !headless {
-        default_to(&mut config.log.level, plain.log.level, "error".to_owned());
+    if headless {
+        default_to(&mut config.reconcile.debounce, plain.reconcile.debounce, Duration::from_millis(100));
     }
 }
 
