@@ -9,6 +9,8 @@
 //!   numbers, before anything new; such answers say `resent`, since nobody promises that the server recognised them.
 //! - A connection that is lost (another id, too long down, refused for good) leaves everything unanswered unknown. What was
 //!   never written is refused instead: that is certain.
+//! - A connection with a create that has waited too long for its answer is not resumed: the frame might be written again
+//!   after the server has forgotten the id of an earlier try, and make a second message.
 //! - An answer that jumps over a frame leaves it unknown; a create without a serial is unknown; an answer that names no
 //!   number, or one that was never used, settles nothing.
 //! - A frame that is not answered for `ack_timeout` costs the connection its transport; not answered again, the connection.
@@ -35,6 +37,10 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How much longer than it said the server may be silent.
 const SILENCE_GRACE: Duration = Duration::from_secs(10);
+
+/// How long a create may have waited for its answer when its connection is resumed. The server recognises its id for two
+/// minutes after the first try; the engine repeats it within 100 s, which leaves this and the time that connecting takes.
+const CREATE_RESUMED_WITHIN: Duration = Duration::from_secs(10);
 
 /// How long the server keeps a connection without a transport, unless it says.
 const STATE_TTL: Duration = Duration::from_secs(120);
@@ -145,7 +151,8 @@ impl Session {
             actions.push(Action::Write(bytes.clone()));
         }
         let is_create = operation.kind == OpKind::Create;
-        let frame = Frame { op: operation.id, is_create, bytes, sent_at: now, resent: false, overdue: false };
+        let op = operation.id;
+        let frame = Frame { op, is_create, bytes, came_at: now, sent_at: now, resent: false, overdue: false };
         self.unanswered.push(frame, is_up);
     }
 
@@ -228,6 +235,10 @@ impl Session {
     }
 
     fn connect(&mut self, now: Time, actions: &mut Vec<Action>) {
+        let is_stale = |came_at: Time| now.since(came_at) >= CREATE_RESUMED_WITHIN;
+        if self.kept.is_some() && self.unanswered.oldest_create().is_some_and(is_stale) {
+            self.lose(Doubt::ConnectionLost, actions);
+        }
         self.link = Link::Opening { since: now };
         self.last_attempt = Some(now);
         let renew = self.credentials == Credentials::Stale;

@@ -137,6 +137,25 @@ fn serial_of(frame: &Bytes) -> Option<u64> {
 }
 
 #[test]
+fn a_connection_with_an_old_create_is_not_resumed() {
+    for (seconds, resumed) in [(9, true), (10, false)] {
+        let mut case = Case::up(settings());
+        case.send(OpKind::Create);
+        case.take();
+        case.now = case.now + Duration::from_secs(seconds);
+        case.drop_transport();
+        case.tick();
+        let actions = case.take();
+        let key = actions.iter().find_map(|action| match action {
+            Action::Connect { resume, .. } => Some(resume.is_some()),
+            _ => None,
+        });
+        assert_eq!(key, Some(resumed), "after {seconds} s");
+        assert_eq!(actions.contains(&Action::Lost), !resumed);
+    }
+}
+
+#[test]
 fn a_resumed_connection_writes_the_same_again_before_anything_new() {
     for trust_resume in [false, true] {
         let mut case = Case::up(Settings { trust_resume, ..settings() });

@@ -16,6 +16,7 @@ pub(super) struct Frame {
     pub(super) op: OpId,
     pub(super) is_create: bool,
     pub(super) bytes: Bytes,
+    pub(super) came_at: Time,
     /// When it was last written; until then, when it came.
     pub(super) sent_at: Time,
     /// It was written on more than one transport.
@@ -86,6 +87,11 @@ impl Unanswered {
     /// The frame that has waited longest for its answer.
     pub(super) fn oldest_written(&self) -> Option<&Frame> {
         self.frames.front().filter(|_| self.written > 0)
+    }
+
+    /// When the create came that has waited longest.
+    pub(super) fn oldest_create(&self) -> Option<Time> {
+        self.frames.iter().find(|frame| frame.is_create).map(|frame| frame.came_at)
     }
 
     /// Notes that the oldest frame has cost the connection its transport.
