@@ -245,6 +245,8 @@ impl Response {
     pub(super) fn reopen(&mut self, now: Time, channel: ChannelKey, hold: Hold, settings: &Settings) {
         self.channel = channel;
         self.hold = hold;
+        // What was arranged for it before went by its former place.
+        (self.timer, self.blocked, self.reloading, self.looking_up) = (None, false, false, false);
         self.counts.reopened += 1;
         self.go_on(now, settings);
     }

@@ -105,3 +105,32 @@ fn a_final_text_for_what_was_given_up_on_is_only_counted() {
     story.says(EventKind::End { final_text: Some("other".into()) });
     assert_eq!(story.reports.last().expect("it was reported")["reason"], "refused-40013");
 }
+
+#[test]
+fn what_opens_again_asks_for_the_time_again() {
+    let mut story = Story::with(Settings { idle: Duration::from_secs(1), ..settings() }, LIMITS);
+    story.apply(Input::CaughtUp(true));
+    let of_other = |kind| Event { response_id: "s".into(), channel: Some("ai:r".into()), ..event(kind) };
+    let create = only(story.says(token("a")));
+    story.ack(&create);
+    let create = only(story.events(&[of_other(token("x"))]));
+    story.ack(&create);
+    let refused = only(story.events(&[of_other(token("y"))]));
+    let accepted = only(story.events(&[of_other(token("z"))]));
+    story.reject(&refused, Class::Channel, 93002);
+    assert!(story.says(token("b")).is_empty(), "the channel refuses for half a minute");
+    story.ack(&accepted);
+    let append = only(story.says(token("c")));
+    story.ack(&append);
+    let end = story.after(Duration::from_secs(1));
+    let end = end.iter().find(|operation| *operation.head.response_id == *"r").expect("it is idle");
+    story.ack(end);
+
+    story.after(Duration::from_secs(60));
+    story.says(END);
+    assert!(story.engine.next_deadline().is_some(), "its text is wanted after the debounce");
+    let op = story.engine.op_id(story.engine.find("r", 0).expect("it is open"), 0);
+    story.after(Duration::from_secs(1));
+    let update = only(story.apply(Input::Reloaded { id: op, text: Some("abc") }));
+    assert_eq!((update.kind, &*update.data, update.status), (OpKind::Update, "abc", Status::Complete));
+}
