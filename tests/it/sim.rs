@@ -9,6 +9,8 @@
 mod checks;
 #[path = "sim/fault.rs"]
 mod fault;
+#[path = "sim/frames.rs"]
+mod frames;
 #[path = "sim/link.rs"]
 mod link;
 #[path = "sim/plan.rs"]
@@ -39,10 +41,15 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-#[test]
-fn every_text_is_right_at_rest() {
+/// Plays what the environment asks for: one seed with its trace, or many.
+pub(crate) fn play() {
     if let Some(seed) = number("TOKENRELAY_SIM_SEED") {
         return run::play_one(&Plan::draw(seed));
     }
     run::play_all(0..number("TOKENRELAY_SIM_SEEDS").unwrap_or(SEEDS), Plan::draw);
+}
+
+#[test]
+fn every_text_is_right_at_rest() {
+    play();
 }

@@ -69,6 +69,7 @@ pub(super) struct Instance {
     pub(super) suspect: bool,
     // What was sent, and what became of it.
     pub(super) operations: u32,
+    pub(super) updates: u32,
     pub(super) sent: usize,
     pub(super) terminal_sent: bool,
     pub(super) create: Option<Operation>,
@@ -85,6 +86,7 @@ pub(super) struct Instance {
     pub(super) refusals: u32,
     pub(super) channel_refused: Option<u64>,
     pub(super) in_flight: Vec<(u32, OpKind, usize)>,
+    pub(super) kinds: Vec<OpKind>,
     pub(super) outcomes: Vec<Option<&'static str>>,
     pub(super) records: Vec<Recorded>,
 }
@@ -283,6 +285,7 @@ impl Instance {
             settled: None,
             suspect: false,
             operations: 0,
+            updates: 0,
             sent: 0,
             terminal_sent: false,
             create: None,
@@ -298,6 +301,7 @@ impl Instance {
             refusals: 0,
             channel_refused: None,
             in_flight: Vec::new(),
+            kinds: Vec::new(),
             outcomes: Vec::new(),
             records: Vec::new(),
         }

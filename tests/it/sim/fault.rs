@@ -37,6 +37,10 @@ pub(super) enum Fault {
     ResentRefused,
     /// A frame is never answered.
     Skip,
+    /// Answers name less than they should, or more.
+    Garbled,
+    /// The engines and the connections hear late of each other.
+    Lag,
     /// Acknowledgements of appends that were rolled up have no serial.
     NullSerials,
     /// Appends are acknowledged when they come, not when they are flushed.
@@ -67,7 +71,7 @@ pub(super) enum Fault {
 
 impl Fault {
     /// Every kind.
-    pub(super) const ALL: [Self; 30] = [
+    pub(super) const ALL: [Self; 32] = [
         Self::Rate,
         Self::Transient,
         Self::UpdatesRefused,
@@ -85,6 +89,8 @@ impl Fault {
         Self::ResentSilent,
         Self::ResentRefused,
         Self::Skip,
+        Self::Garbled,
+        Self::Lag,
         Self::NullSerials,
         Self::AckEarly,
         Self::Late,

@@ -1,259 +1,299 @@
-//! The client's side of a connection: what is unanswered, what is written again, what is given up.
+//! The client's side: sessions, their transports, and the way between them and the engines, which may take a while.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::fault::Fault;
-use super::scene::{Due, Kept, MS, SECOND, note};
-use super::server::{Frame, Verdict};
+use super::frames;
+use super::scene::{Due, Kept, MS, SECOND, hold, note};
 use super::world::World;
-use crate::engine::{Answer, Class, Doubt, Input, OpKind, Operation, Outcome, Rejection};
-
-/// How long the server keeps the state of a connection without a transport.
-const STATE_TTL: u64 = 120 * SECOND;
-/// A connection with an unanswered create older than this is not resumed: the server may have forgotten the id of an earlier
-/// try by the time the frame is written again.
-const CREATE_RESENT_WITHIN: u64 = 15 * SECOND;
-/// How long an answer may take while the connection is up.
-const ACK_TIMEOUT: u64 = 30 * SECOND;
+use crate::ably::fault::Error;
+use crate::ably::session::{Action, Details, Session, Settings};
+use crate::engine::{Answer, Input, Operation, Outcome, Time};
 
 /// One of the pool's connections.
-#[derive(Debug, Default)]
 pub(super) struct Link {
-    pub(super) up: bool,
-    /// The server's connection.
-    connection: Option<usize>,
+    session: Session,
+    actions: Vec<Action>,
+    transport: Transport,
     /// How many transports there have been.
-    transport: u32,
-    broken_at: u64,
-    next: usize,
-    unanswered: VecDeque<Waiting>,
-    watched: bool,
+    transports: u32,
+    /// The server's connection at the other end.
+    connection: Option<usize>,
+    key: Option<Arc<str>>,
+    commands: VecDeque<Operation>,
+    events: VecDeque<Event>,
+    hearing: bool,
+    pub(super) deadline: Option<Time>,
 }
 
-#[derive(Debug)]
-struct Waiting {
-    frame: Frame,
-    first_written: u64,
-    written: u64,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Transport {
+    None,
+    Opening,
+    Open,
+}
+
+/// What the engines hear of a link.
+enum Event {
+    Answer(Answer),
+    Up(Details),
+    Down,
+    Lost,
 }
 
 impl Link {
-    /// Whether it is the client's end of a connection.
+    /// Whether it is the client's end of a connection, and a transport joins them.
     pub(super) fn carries(&self, connection: usize) -> bool {
-        self.connection == Some(connection)
+        self.connection == Some(connection) && self.transport == Transport::Open
     }
 }
 
 impl World {
     /// There are as many links as the engines want connections.
-    pub(super) fn open_links(&mut self) {
+    pub(super) fn open_links(&mut self) -> Kept {
         while self.links.len() < self.shared.flow.connections() as usize {
             let l = self.links.len();
-            self.links.push(Link::default());
-            let time = self.scene.within(0..50 * MS);
-            self.scene.at(time, Due::Connect(l, 0));
+            let settings = Settings {
+                connection: l as u32,
+                encoding: self.plan.encoding,
+                ack_timeout: std::time::Duration::from_secs(30),
+                trust_resume: false,
+                seed: self.plan.seed,
+            };
+            self.links.push(Link {
+                session: Session::new(settings, Time(self.scene.now)),
+                actions: Vec::new(),
+                transport: Transport::None,
+                transports: 0,
+                connection: None,
+                key: None,
+                commands: VecDeque::new(),
+                events: VecDeque::new(),
+                hearing: false,
+                deadline: None,
+            });
+            self.with_session(l, Session::tick)?;
         }
-    }
-
-    /// An operation is written to its connection.
-    pub(super) fn transmit(&mut self, operation: Operation) -> Kept {
-        let l = operation.connection as usize;
-        let link = &mut self.links[l];
-        let frame = Frame { number: link.next, operation, resent: false };
-        link.next += 1;
-        let now = self.scene.now;
-        link.unanswered.push_back(Waiting { frame: frame.clone(), first_written: now, written: now });
-        if let Some(c) = link.connection {
-            self.server.write(&mut self.scene, c, frame);
-        }
-        self.watch(l);
         Ok(())
     }
 
-    /// The transport of a link breaks; the client does not know yet.
-    pub(super) fn break_link(&mut self, l: usize) {
+    /// An operation is on its way to its connection.
+    pub(super) fn transmit(&mut self, operation: Operation) -> Kept {
+        let l = operation.connection as usize;
+        let slow = self.scene.strikes(Fault::Lag);
         let link = &mut self.links[l];
-        let Some(c) = link.connection.filter(|c| link.up && self.server.connections[*c].attached) else { return };
-        if self.scene.now >= self.scene.calm_from {
-            return;
+        if slow && link.commands.is_empty() {
+            let time = self.scene.within(0..20 * MS);
+            self.scene.at(time, Due::Told(l));
         }
-        note!(self.scene, "link {l}: its transport breaks");
-        self.server.cut(&mut self.scene, c);
-        link.broken_at = self.scene.now;
-        if self.scene.strikes(Fault::Outage) {
-            self.outage_until = (self.scene.now + self.plan.outage_s * SECOND).min(self.scene.calm_from);
-        }
-        let delay = self.scene.pick([1, 50 * MS, 2 * SECOND]);
-        let time = self.scene.within(0..delay);
-        self.scene.at(time, Due::Noticed(l, self.links[l].transport));
+        let now = slow || !link.commands.is_empty();
+        link.commands.push_back(operation);
+        if now { Ok(()) } else { self.told(l) }
     }
 
-    /// The client finds that a transport is broken.
-    pub(super) fn noticed(&mut self, l: usize, transport: u32) {
-        let link = &mut self.links[l];
-        if !link.up || link.transport != transport {
-            return;
+    /// Operations have reached their connection.
+    pub(super) fn told(&mut self, l: usize) -> Kept {
+        while let Some(operation) = self.links[l].commands.pop_front() {
+            self.with_session(l, |session, now, actions| session.send(now, &operation, actions))?;
+            let double = self.operations.insert(operation.id, operation);
+            hold!(double.is_none(), "I4: an operation is sent twice");
         }
-        note!(self.scene, "link {l}: down");
-        link.up = false;
-        self.shared.flow.down(l as u32);
-        let forgotten = link.broken_at + STATE_TTL;
-        let delay = self.scene.pick([1, SECOND]);
-        let time = self.scene.within(0..delay);
-        self.scene.at(time, Due::Connect(l, transport));
-        if self.scene.rng.bool() {
-            self.scene.at(forgotten, Due::Forgotten(l, transport));
-        }
+        Ok(())
     }
 
-    /// The client tries to connect, with or without the state of the former transport.
-    pub(super) fn connect(&mut self, l: usize, transport: u32) -> Kept {
+    /// Time has passed for a session.
+    pub(super) fn tick_link(&mut self, l: usize) -> Kept {
+        // What has ended is begun anew at once, so it may ask twice.
+        let is_due = |link: &Link, now| link.deadline.is_some_and(|deadline| deadline.0 <= now);
+        for _ in 0..4 {
+            self.with_session(l, Session::tick)?;
+            if !is_due(&self.links[l], self.scene.now) {
+                return Ok(());
+            }
+        }
+        hold!(false, "I12: session {l} asks for a tick at a time that has passed");
+        Ok(())
+    }
+
+    /// Lets a session decide, and does what it asks for.
+    fn with_session(&mut self, l: usize, decide: impl FnOnce(&mut Session, Time, &mut Vec<Action>)) -> Kept {
         let link = &mut self.links[l];
-        if link.up || link.transport != transport {
+        let mut actions = std::mem::take(&mut link.actions);
+        decide(&mut link.session, Time(self.scene.now), &mut actions);
+        for action in actions.drain(..) {
+            match action {
+                Action::Connect { resume, .. } => self.open(l, resume),
+                Action::Write(bytes) => {
+                    let frame = frames::read(self.plan.encoding, &bytes)?;
+                    if let (Transport::Open, Some(c)) = (self.links[l].transport, self.links[l].connection) {
+                        self.server.write(&mut self.scene, c, frame);
+                    }
+                }
+                Action::Hangup => self.hang_up(l),
+                Action::Answer(answer) => self.hear(l, Event::Answer(answer)),
+                Action::Up(details) => self.hear(l, Event::Up(details)),
+                Action::Down(_) => self.hear(l, Event::Down),
+                Action::Lost => self.hear(l, Event::Lost),
+                Action::Notice(_) | Action::Fatal(_) | Action::Closed => {}
+            }
+        }
+        let link = &mut self.links[l];
+        link.actions = actions;
+        link.deadline = link.session.next_deadline();
+        Ok(())
+    }
+
+    fn open(&mut self, l: usize, resume: Option<Arc<str>>) {
+        self.hang_up(l);
+        let link = &mut self.links[l];
+        link.transport = Transport::Opening;
+        link.transports += 1;
+        link.key = resume;
+        let transport = link.transports;
+        let delay = self.scene.pick([MS, 50 * MS]);
+        let time = self.scene.within(0..delay);
+        self.scene.at(time, Due::Opened(l, transport));
+    }
+
+    /// An attempt to open a transport is over.
+    pub(super) fn opened(&mut self, l: usize, transport: u32) -> Kept {
+        let link = &mut self.links[l];
+        if link.transports != transport || link.transport != Transport::Opening {
             return Ok(());
         }
         if self.scene.now < self.outage_until {
-            let time = self.scene.within(SECOND..15 * SECOND);
-            self.scene.at(time, Due::Connect(l, transport));
-            return Ok(());
+            link.transport = Transport::None;
+            let reason = Error::Unreachable { host: String::new(), port: 0, reason: String::new() };
+            return self.with_session(l, |session, now, actions| session.disconnected(now, reason, actions));
         }
-        let now = self.scene.now;
-        let old = |waiting: &Waiting| {
-            waiting.frame.operation.kind == OpKind::Create && now >= waiting.first_written + CREATE_RESENT_WITHIN
-        };
-        let kept = now < link.broken_at + STATE_TTL && !link.unanswered.iter().any(old);
-        let resumable = link.connection.filter(|_| kept && !self.scene.strikes(Fault::RefuseResume));
-        self.links[l].transport += 1;
-        match resumable {
-            Some(c) => self.resume(l, c),
-            None => {
-                self.lose(l)?;
-                let c = self.server.connect();
-                self.links[l].connection = Some(c);
-                self.links[l].next = 0;
-                note!(self.scene, "link {l}: up as connection {c}");
-            }
-        }
-        self.links[l].up = true;
-        let name = format!("c{}", self.links[l].connection.unwrap_or_default());
-        self.shared.flow.up(l as u32, name.into(), self.plan.limits.message_bytes_max, None);
+        let key = link.key.as_deref().and_then(frames::of_key);
+        let (c, times, refused) = self.server.connect(&mut self.scene, key);
+        note!(self.scene, "link {l}: connection {c}, transport {times}{}", if refused { ", not resumed" } else { "" });
+        let link = &mut self.links[l];
+        link.transport = Transport::Open;
+        link.connection = Some(c);
         if self.scene.plays(Fault::Drop) {
             let delay = self.scene.pick([50 * MS, SECOND, 10 * SECOND]);
             let time = self.scene.within(0..delay);
             self.scene.at(time, Due::Break(l));
         }
-        self.watch(l);
-        self.tick_all()
+        let size = self.plan.limits.message_bytes_max;
+        let frame = frames::connected(self.plan.encoding, c, times, refused, size);
+        self.with_session(l, |session, now, actions| session.receive(now, &frame, actions))
     }
 
-    fn resume(&mut self, l: usize, c: usize) {
-        note!(self.scene, "link {l}: resumed, {} frames are written again", self.links[l].unanswered.len());
-        self.server.resume(c);
-        for waiting in &mut self.links[l].unanswered {
-            waiting.frame.resent = true;
-            waiting.written = self.scene.now;
-            self.server.write(&mut self.scene, c, waiting.frame.clone());
+    /// The client ends a transport.
+    fn hang_up(&mut self, l: usize) {
+        let link = &mut self.links[l];
+        if let (Transport::Open, Some(c)) = (link.transport, link.connection)
+            && self.server.connections[c].attached
+        {
+            self.server.cut(&mut self.scene, c);
         }
+        self.links[l].transport = Transport::None;
     }
 
-    /// The state of a connection is gone: what was unanswered on it never will be, and what it carried has moved.
-    fn lose(&mut self, l: usize) -> Kept {
-        let had = self.links[l].connection.take().is_some();
-        while let Some(waiting) = self.links[l].unanswered.pop_front() {
-            self.answer(waiting.frame, Outcome::Unknown(Doubt::ConnectionLost))?;
+    /// The transport of a link breaks; the client does not know yet.
+    pub(super) fn break_link(&mut self, l: usize) {
+        let link = &self.links[l];
+        let Some(c) = link.connection.filter(|c| link.carries(*c) && self.server.connections[*c].attached) else {
+            return;
+        };
+        if self.scene.now >= self.scene.calm_from {
+            return;
         }
-        if had {
-            note!(self.scene, "link {l}: not resumed");
-            self.checks.moved(self.scene.now, l as u32);
-            for p in 0..self.engines.len() {
-                self.apply(p, Input::Moved(l as u32))?;
+        note!(self.scene, "link {l}: its transport breaks");
+        self.server.cut(&mut self.scene, c);
+        if self.scene.strikes(Fault::Outage) {
+            self.outage_until = (self.scene.now + self.plan.outage_s * SECOND).min(self.scene.calm_from);
+        }
+        let delay = self.scene.pick([1, 50 * MS, 2 * SECOND]);
+        let time = self.scene.within(0..delay);
+        self.scene.at(time, Due::Noticed(l, self.links[l].transports));
+    }
+
+    /// The client finds that a transport is broken.
+    pub(super) fn noticed(&mut self, l: usize, transport: u32) -> Kept {
+        let link = &mut self.links[l];
+        if link.transport != Transport::Open || link.transports != transport {
+            return Ok(());
+        }
+        let last_words = match self.scene.rng.u8(..6) {
+            0 => Some(frames::disconnected(self.plan.encoding, self.scene.pick([80_003, 40_142, 50_003]))),
+            _ => None,
+        };
+        self.with_session(l, |session, now, actions| {
+            if let Some(frame) = last_words {
+                session.receive(now, &frame, actions);
             }
+            session.disconnected(now, Error::TransportLost(String::new()), actions);
+        })?;
+        if self.links[l].transports == transport {
+            self.links[l].transport = Transport::None;
         }
         Ok(())
     }
 
-    /// The server has forgotten the state of a link that is down.
-    pub(super) fn forgotten(&mut self, l: usize, transport: u32) -> Kept {
-        if self.links[l].up || self.links[l].transport != transport {
-            return Ok(());
-        }
-        self.lose(l)
-    }
-
     /// Answers have reached the client.
     pub(super) fn answers(&mut self, c: usize) -> Kept {
-        let Some(l) = self.links.iter().position(|link| link.connection == Some(c)) else { return Ok(()) };
-        for (number, verdict) in self.server.answers(&mut self.scene, c) {
-            while let Some(front) = self.links[l].unanswered.front() {
-                if front.frame.number > number {
-                    break;
+        let Some(l) = self.links.iter().position(|link| link.carries(c)) else { return Ok(()) };
+        let given = self.server.answers(&mut self.scene, c);
+        for frame in frames::answers(&mut self.scene, self.plan.encoding, &given) {
+            self.with_session(l, |session, now, actions| session.receive(now, &frame, actions))?;
+        }
+        Ok(())
+    }
+
+    /// Something on a link is on its way to the engines.
+    fn hear(&mut self, l: usize, event: Event) {
+        self.links[l].events.push_back(event);
+        if !self.links[l].hearing {
+            self.links[l].hearing = true;
+            let slow = self.scene.strikes(Fault::Lag);
+            let time = if slow { self.scene.within(0..20 * MS) } else { self.scene.now };
+            self.scene.at(time, Due::Heard(l));
+        }
+    }
+
+    /// The engines hear what happened on a link.
+    pub(super) fn heard(&mut self, l: usize) -> Kept {
+        self.links[l].hearing = false;
+        while let Some(event) = self.links[l].events.pop_front() {
+            match event {
+                Event::Answer(answer) => self.answer(answer)?,
+                Event::Up(details) => {
+                    note!(self.scene, "link {l}: up as {}", details.ably_id);
+                    let bytes = usize::try_from(details.max_message_size).unwrap_or(usize::MAX);
+                    self.shared.flow.up(l as u32, details.ably_id, bytes, None);
                 }
-                let Some(waiting) = self.links[l].unanswered.pop_front() else { break };
-                let outcome = match &verdict {
-                    _ if waiting.frame.number < number => Outcome::Unknown(Doubt::Skipped),
-                    Verdict::Ack(serial) => Outcome::Acked { serial: serial.clone() },
-                    Verdict::Nack(code) => Outcome::Rejected(rejection(*code)),
-                    Verdict::Pending => continue,
-                };
-                self.answer(waiting.frame, outcome)?;
+                Event::Down => {
+                    note!(self.scene, "link {l}: down");
+                    self.shared.flow.down(l as u32);
+                }
+                Event::Lost => {
+                    note!(self.scene, "link {l}: lost");
+                    self.checks.moved(self.scene.now, l as u32);
+                    for p in 0..self.engines.len() {
+                        self.apply(p, Input::Moved(l as u32))?;
+                    }
+                }
             }
         }
-        self.watch(l);
         self.tick_blocked()
     }
 
-    fn answer(&mut self, frame: Frame, outcome: Outcome) -> Kept {
-        let operation = &frame.operation;
-        if let Outcome::Acked { serial: Some(version) } = &outcome {
+    fn answer(&mut self, answer: Answer) -> Kept {
+        let operation = self.operations.remove(&answer.op);
+        hold!(operation.is_some(), "an operation is answered that was not sent, or that was answered before");
+        let Some(operation) = operation else { return Ok(()) };
+        if let Outcome::Acked { serial: Some(version) } = &answer.outcome {
             self.server.told(operation.serial.as_ref().unwrap_or(version), version);
         }
-        let again = if frame.resent { " (written twice)" } else { "" };
-        note!(self.scene, "answer {}#{}: {outcome:?}{again}", operation.head.response_id, operation.id.seq);
-        self.checks.answered(&self.scene, operation, &outcome, frame.resent)?;
-        let answer = Answer { op: operation.id, connection: operation.connection, outcome, resent: frame.resent };
+        let again = if answer.resent { " (written twice)" } else { "" };
+        let name = (&operation.head.response_id, operation.head.part, operation.id.seq);
+        note!(self.scene, "answer {}/{}#{}: {:?}{again}", name.0, name.1, name.2, answer.outcome);
+        self.checks.answered(&self.scene, &operation, &answer.outcome, answer.resent)?;
         self.apply(operation.id.partition as usize, Input::Answer(answer))
     }
-
-    fn watch(&mut self, l: usize) {
-        let link = &mut self.links[l];
-        if let Some(front) = link.unanswered.front().filter(|_| link.up && !link.watched) {
-            link.watched = true;
-            self.scene.at(front.written + ACK_TIMEOUT, Due::Overdue(l));
-        }
-    }
-
-    /// A frame may be overdue: drop and resume; if it was written again and is not answered either, give the connection up.
-    pub(super) fn overdue(&mut self, l: usize) -> Kept {
-        let link = &mut self.links[l];
-        link.watched = false;
-        let Some(front) = link.unanswered.front().filter(|_| link.up) else { return Ok(()) };
-        if front.written + ACK_TIMEOUT > self.scene.now {
-            self.watch(l);
-            return Ok(());
-        }
-        let resent = front.frame.resent;
-        note!(self.scene, "link {l}: an answer is overdue");
-        if let Some(c) = link.connection.filter(|c| self.server.connections[*c].attached) {
-            self.server.cut(&mut self.scene, c);
-        }
-        link.broken_at = self.scene.now;
-        let transport = link.transport;
-        self.noticed(l, transport);
-        if resent { self.lose(l) } else { Ok(()) }
-    }
-}
-
-fn rejection(code: u32) -> Rejection {
-    let class = match code {
-        40_111 => Class::Account,
-        40_142 => Class::Token,
-        40_400 => Class::MessageGone,
-        42_910..=42_919 => Class::RateLimited,
-        50_000..=59_999 => Class::Transient,
-        80_000..=89_999 => Class::Connection,
-        93_002 => Class::Channel,
-        _ => Class::Operation,
-    };
-    let status_code = if code == 40_400 { 404 } else { u16::try_from(code / 100).unwrap_or(400) };
-    Rejection { code, status_code, class, message: String::new() }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::fault::Odds;
 use super::scene::{MS, SECOND};
+use crate::ably::wire::Encoding;
 use crate::engine::{ChannelRules, Limits, ReconcileSettings, ReconcileWhen, Settings, Template};
 
 /// What a run plays.
@@ -15,6 +16,9 @@ pub(super) struct Plan {
     /// Another course of chance for the same plan.
     pub(super) salt: u64,
     pub(super) odds: Odds,
+    /// The records of operations are read, which takes as long as the rest. Those of responses always are.
+    pub(super) audits: bool,
+    pub(super) encoding: Encoding,
     /// Which responses there are, by bit.
     pub(super) kept: u64,
     /// Token events of a response, at the most.
@@ -43,14 +47,16 @@ impl Plan {
     pub(super) fn draw(seed: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed ^ 0x7072_6f64);
         let rng = &mut rng;
-        let responses = [1, 1, 2, 2, 3, 4, 6, 10][rng.usize(..8)];
+        let responses = [1, 1, 1, 2, 2, 3, 4, 8][rng.usize(..8)];
         let rollup_ms = [0, 20, 40, 40, 100, 500][rng.usize(..6)];
         Self {
             seed,
             salt: 0,
             odds: Odds::draw(rng),
+            audits: seed.is_multiple_of(4),
+            encoding: if rng.bool() { Encoding::Json } else { Encoding::Msgpack },
             kept: (1 << responses) - 1,
-            tokens_max: [2, 4, 6, 10, 16, 30][rng.usize(..6)],
+            tokens_max: [2, 3, 4, 6, 10, 20][rng.usize(..6)],
             partitions: [1, 1, 1, 2, 3][rng.usize(..5)],
             channels: [1, 2, 4, 10][rng.usize(..4)],
             when: match rng.u8(..40) {

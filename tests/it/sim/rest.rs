@@ -42,11 +42,11 @@ impl Checks {
     /// One message for each response, not counting those that are gone.
     fn no_message_is_left_over(&self, server: &Server) -> Kept {
         for message in server.messages.iter().filter(|message| !message.gone) {
-            let known = server.made(&message.head.create_id).is_some_and(|other| other.serial == message.serial);
+            let known = server.made(&message.create_id).is_some_and(|other| other.serial == message.serial);
             let wanted = self.instances.iter().any(|instance| {
-                instance.create.as_ref().is_some_and(|create| create.head.create_id == message.head.create_id)
+                instance.create.as_ref().is_some_and(|create| create.head.create_id == message.create_id)
             });
-            hold!(known && wanted, "I1: {} has a second message", message.head.response_id);
+            hold!(known && wanted, "I1: {} has a second message", message.response_id);
         }
         Ok(())
     }

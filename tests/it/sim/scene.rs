@@ -55,14 +55,14 @@ pub(super) enum Due {
     Answers(usize),
     /// The transport of a link breaks.
     Break(usize),
-    /// The client finds that the transport with that number is broken.
+    /// The client finds that the transport of that number is broken.
     Noticed(usize, u32),
-    /// The client tries to connect.
-    Connect(usize, u32),
-    /// The server has forgotten the state of a link that is down.
-    Forgotten(usize, u32),
-    /// The oldest unanswered frame of a link may be overdue.
-    Overdue(usize),
+    /// The attempt of that number to open a transport is over.
+    Opened(usize, u32),
+    /// Operations reach a link.
+    Told(usize),
+    /// What happened on a link reaches the engines.
+    Heard(usize),
     /// Reports of a partition become durable.
     Durable(usize),
     /// A dead letter of a partition becomes durable.

@@ -27,8 +27,10 @@ impl Checks {
         instance.sends(scene, operation, when)?;
         instance.connection = Some(operation.connection);
         instance.operations += 1;
+        instance.updates += u32::from(operation.kind == OpKind::Update);
         instance.terminal_sent |= instance.ended == Some(operation.status);
         instance.in_flight.push((operation.id.seq, operation.kind, operation.data.len()));
+        instance.kinds.push(operation.kind);
         instance.outcomes.push(None);
         Ok(())
     }
@@ -80,10 +82,12 @@ impl Checks {
     }
 
     /// The message of a create that was long in doubt has been found.
-    pub(super) fn found(&mut self, id: &str, part: u32, serial: &crate::engine::Serial) {
-        let i = self.current.iter().find(|((other, n), _)| **other == *id && *n == part).map(|(_, i)| *i);
-        if let Some(i) = i {
-            let instance = &mut self.instances[i];
+    pub(super) fn found(&mut self, create_id: &str, serial: &crate::engine::Serial) {
+        let is_its = |instance: &&mut Instance| {
+            let create = instance.create.as_ref().filter(|_| instance.settled.is_none());
+            create.is_some_and(|create| *create.head.create_id == *create_id)
+        };
+        if let Some(instance) = self.instances.iter_mut().find(is_its) {
             instance.serial = Some(serial.clone());
             instance.version = Some(serial.clone());
             instance.tainted = true;

@@ -1,6 +1,6 @@
 //! The world around the engines of one process: it carries effects out and brings inputs in, in virtual time.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -11,7 +11,9 @@ use super::plan::Plan;
 use super::scene::{Due, Kept, MS, SECOND, START, Scene, Trace, hold, note};
 use super::server::Server;
 use super::topic::{self, Log};
-use crate::engine::{Effect, Effects, Engine, EventKind, Found, Input, LookUp, Record, Reload, Shared, Time};
+use crate::engine::{
+    Effect, Effects, Engine, EventKind, Fact, Found, Input, LookUp, OpId, Operation, Record, Reload, Shared, Time,
+};
 
 /// Steps that a run may take; more is a livelock.
 const STEPS_MAX: u64 = 200_000;
@@ -26,6 +28,8 @@ pub(super) struct World {
     pub(super) server: Server,
     pub(super) checks: Checks,
     pub(super) outage_until: u64,
+    /// Operations that have no answer yet.
+    pub(super) operations: HashMap<OpId, Operation>,
     logs: Rc<Vec<Log>>,
     intakes: Vec<Intake>,
     deadlines: Vec<Option<Time>>,
@@ -67,6 +71,7 @@ impl World {
             server: Server::new(plan.rollup(), plan.update_code),
             checks: Checks::new(plan),
             outage_until: 0,
+            operations: HashMap::new(),
             intakes: logs.iter().map(|_| Intake::default()).collect(),
             deadlines: vec![None; logs.len()],
             effects: Effects::default(),
@@ -78,7 +83,7 @@ impl World {
 
     /// Plays until nothing is due, and looks at what there is.
     pub(super) fn run(&mut self) -> Kept {
-        self.open_links();
+        self.open_links()?;
         for p in 0..self.engines.len() {
             self.checks.partitions[p].next = self.engines[p].next_offset();
             self.checks.partitions[p].watermark = self.engines[p].watermark();
@@ -89,6 +94,7 @@ impl World {
             hold!(self.steps < STEPS_MAX, "I12: it does not come to rest");
         }
         note!(self.scene, "at rest");
+        hold!(self.operations.is_empty(), "I12: an operation is never answered");
         self.checks.at_rest(&self.server, &self.logs)?;
         let usage = self.shared.usage();
         hold!(usage == crate::engine::Usage::default(), "I9: at rest there is still {usage:?}");
@@ -103,6 +109,15 @@ impl World {
     fn step(&mut self) -> Kept<bool> {
         let tick = (0..).zip(&self.deadlines).filter_map(|(p, time)| time.map(|time| (time.0, p))).min();
         let next = self.scene.next_time();
+        let link = (0..).zip(&self.links).filter_map(|(l, link)| link.deadline.map(|time| (time.0, l))).min();
+        if let Some((time, l)) = link
+            && next.is_none_or(|next| time < next)
+            && tick.is_none_or(|(tick, _)| time < tick)
+        {
+            self.scene.now = self.scene.now.max(time);
+            self.tick_link(l)?;
+            return Ok(true);
+        }
         match tick {
             Some((time, p)) if next.is_none_or(|next| time < next) => {
                 self.scene.now = self.scene.now.max(time);
@@ -130,10 +145,10 @@ impl World {
             Due::Flush(m) => self.server.flush(&mut self.scene, m),
             Due::Answers(c) => self.answers(c)?,
             Due::Break(l) => self.break_link(l),
-            Due::Noticed(l, transport) => self.noticed(l, transport),
-            Due::Connect(l, transport) => self.connect(l, transport)?,
-            Due::Forgotten(l, transport) => self.forgotten(l, transport)?,
-            Due::Overdue(l) => self.overdue(l)?,
+            Due::Noticed(l, transport) => self.noticed(l, transport)?,
+            Due::Opened(l, transport) => self.opened(l, transport)?,
+            Due::Told(l) => self.told(l)?,
+            Due::Heard(l) => self.heard(l)?,
             Due::Durable(p) => self.durable(p)?,
             Due::DeadLetter(p, offset) => {
                 self.checks.dead_letter_durable(p, offset);
@@ -149,7 +164,7 @@ impl World {
         let now = Time(self.scene.now);
         let mut effects = std::mem::take(&mut self.effects);
         self.engines[p].apply(now, input, &mut self.shared, &mut effects);
-        self.open_links();
+        self.open_links()?;
         for effect in effects.list.drain(..) {
             self.perform(p, effect, &effects.bytes)?;
         }
@@ -184,12 +199,15 @@ impl World {
             }
             Effect::Report(report) => {
                 let value = &bytes[report.value];
-                if matches!(report.fact, crate::engine::Fact::Response { .. }) {
-                    note!(self.scene, "settled {}", String::from_utf8_lossy(value));
-                }
                 self.intakes[p].reports += 1;
                 self.write_later(p);
-                self.checks.report(&self.scene, p, report.seq, value)
+                self.checks.numbered(p, report.seq)?;
+                match report.fact {
+                    Fact::Operation { .. } if !self.plan.audits => return Ok(()),
+                    Fact::Operation { .. } => {}
+                    Fact::Response { .. } => note!(self.scene, "settled {}", String::from_utf8_lossy(value)),
+                }
+                self.checks.report(&self.scene, p, value)
             }
             Effect::DeadLetter { offset, reason } => {
                 note!(self.scene, "dead letter {offset} of partition {p}: {reason:?}");
@@ -228,7 +246,7 @@ impl World {
                     None => Found::Nothing,
                     Some(message) => {
                         let serial = message.serial.clone();
-                        self.checks.found(&look_up.head.response_id, look_up.head.part, &serial);
+                        self.checks.found(&look_up.head.create_id, &serial);
                         Found::Message { version: Some(serial.clone()), serial }
                     }
                 };
@@ -335,10 +353,10 @@ impl World {
         (0..self.engines.len()).try_for_each(|p| self.apply(p, Input::Tick))
     }
 
-    /// A tick for those that wait for a connection.
+    /// A tick for those that wait for a connection, or for room.
     pub(super) fn tick_blocked(&mut self) -> Kept {
         for p in 0..self.engines.len() {
-            if self.engines[p].is_blocked() {
+            if self.engines[p].is_blocked() || !self.shared.intake_open() {
                 self.apply(p, Input::Tick)?;
             }
         }
