@@ -111,6 +111,7 @@ impl Source {
             source: self,
             stream: self.consumer.stream(),
             offsets: Offsets::default(),
+            committing: None,
             asking: None,
             held: Held::default(),
             offered: false,
@@ -149,6 +150,8 @@ pub struct Intake<'a> {
     source: &'a Source,
     stream: MessageStream<'a, Group>,
     offsets: Offsets,
+    /// A commit that waits for the broker's word.
+    committing: Option<JoinHandle<()>>,
     asking: Option<JoinHandle<Result<Answer, Error>>>,
     held: Held,
     /// Held partitions were handed out and not started yet: whether they leave us is looked at after that.
@@ -271,21 +274,24 @@ impl<'a> Intake<'a> {
         Ok(())
     }
 
-    /// Sends every mark that no broker has confirmed and that is not on its way. Does not wait; a commit that fails is
-    /// logged, counted, and sent again by the next call.
-    ///
-    /// # Errors
-    /// When librdkafka does not take it.
-    pub fn commit(&mut self) -> Result<(), Error> {
+    /// Sends every mark that no broker has confirmed, unless some are on their way. Does not wait; a commit that fails is
+    /// logged, counted, and sent again by a later call. Must be called in a tokio runtime.
+    pub fn commit(&mut self) {
+        if self.committing.as_ref().is_some_and(|committing| !committing.is_finished()) {
+            return;
+        }
         self.learn();
         let list = self.offsets.unsent(&self.source.policy.topic);
         if list.count() == 0 {
-            return Ok(());
+            return;
         }
-        self.source.consumer.commit(&list, CommitMode::Async).map_err(|source| {
-            self.offsets.unsend();
-            Error::Client { doing: "commit offsets", source }
-        })
+        // Nobody is told what becomes of librdkafka's own asynchronous commit: it reports to a callback that rdkafka,
+        // which takes events, does not set.
+        let consumer = Arc::clone(&self.source.consumer);
+        self.committing = Some(tokio::task::spawn_blocking(move || {
+            let result = consumer.commit(&list, CommitMode::Sync);
+            consumer.context().committed(&result, &list);
+        }));
     }
 
     /// Commits the marks of these partitions and waits for the broker's word: before they are released.
@@ -293,6 +299,10 @@ impl<'a> Intake<'a> {
     /// # Errors
     /// When the broker does not confirm.
     pub async fn commit_now(&mut self, partitions: &[i32]) -> Result<(), Error> {
+        // An older commit must not come after this one.
+        if let Some(committing) = self.committing.take() {
+            committing.await.map_err(|_| Error::Ended { role: "commits" })?;
+        }
         self.learn();
         let list = self.offsets.unconfirmed(&self.source.policy.topic, partitions);
         if list.count() == 0 {

@@ -361,7 +361,7 @@ impl<'a> Relay<'a> {
         if now >= self.next_commit {
             self.next_commit = now + self.config.results.commit_interval;
             self.mark()?;
-            self.intake.commit()?;
+            self.intake.commit();
         }
         if now >= self.next_tick {
             self.next_tick = now + TICK;

@@ -67,24 +67,6 @@ impl ConsumerContext for Group {
         *lock(&self.unanswered) = Some(if assigned { Unanswered::Assign } else { Unanswered::Revoke(list.clone()) });
         lock(&self.events).push_back(event);
     }
-
-    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
-        let mut commits = lock(&self.commits);
-        for element in offsets.elements() {
-            let outcome = result.clone().and_then(|()| element.error());
-            match &outcome {
-                Ok(()) => self.log.well(),
-                Err(error) => {
-                    self.log.say("commit", || format!("commit of partition {}: {error}", element.partition()));
-                }
-            }
-            commits.push(Committed {
-                partition: element.partition(),
-                offset: element.offset().to_raw(),
-                done: outcome.is_ok(),
-            });
-        }
-    }
 }
 
 impl Group {
@@ -96,6 +78,20 @@ impl Group {
             commits: Mutex::default(),
             closing: AtomicBool::new(false),
         }
+    }
+
+    /// The broker's word about a commit.
+    pub(super) fn committed(&self, result: &KafkaResult<()>, offsets: &TopicPartitionList) {
+        match result {
+            Ok(()) => self.log.well(),
+            Err(error) => self.log.say("commit", || format!("commit: {error}")),
+        }
+        let committed = offsets.elements().into_iter().map(|element| Committed {
+            partition: element.partition(),
+            offset: element.offset().to_raw(),
+            done: result.is_ok(),
+        });
+        lock(&self.commits).extend(committed);
     }
 
     pub(super) fn next_event(&self) -> Option<Rebalanced> {

@@ -98,13 +98,6 @@ impl Offsets {
         list
     }
 
-    /// Marks that could not be sent after all.
-    pub(super) fn unsend(&mut self) {
-        for (_, mark) in self.marks() {
-            mark.fresh |= mark.on_its_way.take().is_some();
-        }
-    }
-
     /// The marks of these partitions that no broker has confirmed.
     pub(super) fn unconfirmed(&mut self, topic: &str, partitions: &[i32]) -> TopicPartitionList {
         let mut list = TopicPartitionList::new();
@@ -236,15 +229,6 @@ mod tests {
         offsets.start(2, 20);
         offsets.mark(2, 21, "");
         offsets.learn(vec![Committed { partition: 2, offset: Some(12), done: true }]);
-        assert_eq!(offsets.unsent("t").count(), 1);
-    }
-
-    #[test]
-    fn what_was_not_sent_is_sent_later() {
-        let mut offsets = one();
-        offsets.mark(2, 12, "");
-        offsets.unsent("t");
-        offsets.unsend();
         assert_eq!(offsets.unsent("t").count(), 1);
     }
 }

@@ -4,8 +4,9 @@ use rdkafka::Message;
 use tokenrelay::config::Start;
 use tokenrelay::kafka::Error;
 use tokenrelay::kafka::source::{Item, Lag, METADATA_BYTES_MAX, Source};
+use tokio::time::timeout;
 
-use crate::world::{World, next, start, take, value};
+use crate::world::{PATIENCE, World, next, start, take, value};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_group_begins_where_it_is_told_to_and_stays_there() {
@@ -49,7 +50,7 @@ async fn offsets_come_back_with_their_metadata() {
     take(&mut intake, 20).await;
     let metadata = "é".repeat(METADATA_BYTES_MAX / 2);
     intake.mark(0, 5, "early").expect("short enough");
-    intake.commit().expect("sent");
+    intake.commit();
     intake.mark(0, 12, &metadata).expect("just short enough");
     assert!(matches!(intake.mark(0, 13, &format!("{metadata}x")), Err(Error::MetadataTooLong { .. })));
     intake.commit_now(&[0]).await.expect("confirmed");
@@ -77,7 +78,7 @@ async fn commits_are_confirmed_without_waiting() {
     start(&mut intake).await;
     take(&mut intake, 1).await;
     intake.mark(0, 1, "").expect("marked");
-    intake.commit().expect("sent");
+    intake.commit();
     intake.commit_now(&[0]).await.expect("confirmed, by one or the other");
     assert_eq!(intake.commits_failed(), 0);
     assert_eq!(world.committed(), [(0, 1, 1)]);
@@ -85,6 +86,30 @@ async fn commits_are_confirmed_without_waiting() {
     drop(source);
     let source = Source::open(&world.clients()).expect("open");
     assert_eq!(start(&mut source.intake()).await, [(0, 1)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commits_follow_each_other_without_waiting() {
+    let world = World::new(1, 1, 1).await;
+    world.produce(0, 0, 3);
+    let source = Source::open(&world.clients()).expect("open");
+    let mut intake = source.intake();
+    start(&mut intake).await;
+    take(&mut intake, 3).await;
+    for offset in 1..=3 {
+        intake.mark(0, offset, "").expect("marked");
+        // The next commit begins when the one before is confirmed.
+        let confirmed = async {
+            while world.committed() != [(0, offset, 3)] {
+                intake.commit();
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, confirmed).await.expect("committed in time");
+    }
+    assert_eq!(intake.commits_failed(), 0);
+    drop(intake);
+    source.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
