@@ -286,11 +286,11 @@ impl Response {
         self.sent < self.text.len() || (self.end.is_some() && !self.terminal_sent)
     }
 
-    /// Whether its text may be dropped from memory: all of it was taken and nothing is wrong, or its repair waits for its
-    /// end, which may stand behind a pause.
+    /// Whether its text may be dropped from memory: all of it was taken and nothing is wrong (a change of connection is not,
+    /// and may be the last thing that happens for a while), or its repair waits for its end, which may stand behind a pause.
     pub(super) fn may_drop_text(&self, when: ReconcileWhen) -> bool {
         let waits_for_end = self.repair.is_tainted() && when != ReconcileWhen::Eager;
-        let is_done = !self.repair.needs_full_text() && !self.has_more_to_send();
+        let is_done = !self.repair.is_tainted() && !self.has_more_to_send();
         let may_be_dropped =
             self.serial.is_some() && self.end.is_none() && self.in_flight.is_empty() && !self.reloading;
         may_be_dropped && (is_done || waits_for_end) && self.text.in_memory() > 0

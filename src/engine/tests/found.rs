@@ -134,3 +134,15 @@ fn what_opens_again_asks_for_the_time_again() {
     let update = only(story.apply(Input::Reloaded { id: op, text: Some("abc") }));
     assert_eq!((update.kind, &*update.data, update.status), (OpKind::Update, "abc", Status::Complete));
 }
+
+#[test]
+fn a_text_whose_connection_changed_makes_room_like_any_other() {
+    let mut story = Story::with(settings(), Limits { open_max: 1, ..LIMITS });
+    let create = only(story.says(token("a")));
+    story.ack(&create);
+    let append = only(story.says(token("b")));
+    assert!(!story.shared.intake_open());
+    story.apply(Input::Moved(0));
+    story.ack(&append);
+    assert!(story.shared.intake_open(), "what it waits for may stand behind the pause");
+}
