@@ -23,6 +23,8 @@ mod rest;
 mod run;
 #[path = "sim/scene.rs"]
 mod scene;
+#[path = "sim/scripts.rs"]
+mod scripts;
 #[path = "sim/sends.rs"]
 mod sends;
 #[path = "sim/server.rs"]
@@ -42,14 +44,10 @@ fn number(name: &str) -> Option<u64> {
 }
 
 /// Plays what the environment asks for: one seed with its trace, or many.
-pub(crate) fn play() {
+#[test]
+fn every_text_is_right_at_rest() {
     if let Some(seed) = number("TOKENRELAY_SIM_SEED") {
         return run::play_one(&Plan::draw(seed));
     }
     run::play_all(0..number("TOKENRELAY_SIM_SEEDS").unwrap_or(SEEDS), Plan::draw);
-}
-
-#[test]
-fn every_text_is_right_at_rest() {
-    play();
 }

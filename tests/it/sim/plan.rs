@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::fault::Odds;
+use super::fault::{Fault, Odds};
 use super::scene::{MS, SECOND};
 use crate::ably::wire::Encoding;
 use crate::engine::{ChannelRules, Limits, ReconcileSettings, ReconcileWhen, Settings, Template};
@@ -38,6 +38,12 @@ pub(super) struct Plan {
     pub(super) faults_s: u64,
     /// The code of every refused update.
     pub(super) update_code: u32,
+    /// No response may fail.
+    pub(super) must_deliver: bool,
+    /// Full texts that one response may take.
+    pub(super) updates_max: u32,
+    /// How long producers take from one event to the next, in milliseconds, if not as they please.
+    pub(super) gap_ms: Option<(u64, u64)>,
     /// Producers that are silent for longer than `idle_s` and then go on, in percent.
     pub(super) silent: u8,
 }
@@ -73,8 +79,48 @@ impl Plan {
             outage_s: [1, 60, 130, 1_800][rng.usize(..4)],
             faults_s: [0, 2, 30, 300][rng.usize(..4)],
             update_code: [50_003, 42_911, 42_914, 42_917, 50_001][rng.usize(..5)],
+            must_deliver: false,
+            updates_max: u32::MAX,
+            gap_ms: None,
             silent: [0, 0, 10, 40][rng.usize(..4)],
         }
+    }
+
+    /// A plan in which nothing goes wrong and no limit is tight, for scripts to start from.
+    pub(super) fn quiet(seed: u64) -> Self {
+        let limits = Limits {
+            open_max: 1_000,
+            stub_max: 1_000,
+            text_bytes_max: 1 << 20,
+            connections_max: 2,
+            connection_rate: 1_000_000,
+            channel_rate: 1_000_000,
+            account_rate: 0,
+            in_flight_operations: 200,
+            in_flight_bytes: 1 << 22,
+            message_bytes_max: 65_536,
+        };
+        Self {
+            odds: Odds::NONE,
+            kept: 0b111,
+            tokens_max: 12,
+            partitions: 2,
+            channels: 2,
+            when: if seed.is_multiple_of(4) { ReconcileWhen::AtEnd } else { ReconcileWhen::Eager },
+            attempts: 8,
+            idle_s: 600,
+            remember: 100,
+            limits,
+            faults_s: 60,
+            must_deliver: true,
+            silent: 0,
+            ..Self::draw(seed)
+        }
+    }
+
+    /// With one kind of fault at these odds.
+    pub(super) fn with(self, fault: Fault, percent: u8) -> Self {
+        Self { odds: self.odds.with(fault, percent), ..self }
     }
 
     /// What the engines are told.

@@ -121,6 +121,7 @@ impl Checks {
     fn may_fail(&self, scene: &Scene, instance: &Instance, reason: Option<&str>) -> Kept {
         let name = instance.name();
         let Some(reason) = reason else { return Err(Broken(format!("I1: {name} failed without a reason"))) };
+        hold!(!self.plan.must_deliver || instance.headless, "{name} failed with {reason:?}, and nothing may");
         let allowed = match reason {
             "headless" => instance.headless,
             "not-reconciled" => self.plan.when == ReconcileWhen::Never && instance.tainted,

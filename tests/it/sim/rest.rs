@@ -21,6 +21,11 @@ impl Checks {
         for instance in &self.instances {
             let name = instance.name();
             let Some(settled) = instance.settled else { return Err(Broken(format!("I12: {name} never settles"))) };
+            let updates = instance.updates;
+            hold!(
+                updates <= self.plan.updates_max,
+                "R4: {name} took {updates} full texts: there is no pause between them"
+            );
             let Some(create) = &instance.create else {
                 hold!(settled == "failed", "I1: {name} was never created");
                 continue;

@@ -1,6 +1,7 @@
 //! Runs: many seeds on two threads, a failing one made smaller and told.
 
 use std::cell::{Cell, RefCell};
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Once;
@@ -8,8 +9,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::fault::Fault;
 use super::plan::Plan;
-use super::scene::Trace;
+use super::scene::{Struck, Trace};
 use super::world::World;
+
+/// Seeds that a worker takes at once.
+const BATCH: u64 = 64;
 
 /// Why a run failed, and how long it was.
 #[derive(Debug, Clone)]
@@ -35,43 +39,56 @@ fn keep_panics_quiet() {
     });
 }
 
-fn play(plan: &Plan, trace: Option<Trace>) -> Result<(), Failure> {
+fn play(plan: &Plan, trace: Option<Trace>) -> Result<Struck, Failure> {
     let mut world = World::new(plan, trace);
     QUIET.set(true);
     let played = catch_unwind(AssertUnwindSafe(|| world.run()));
     QUIET.set(false);
     let words = match played {
-        Ok(Ok(())) => return Ok(()),
+        Ok(Ok(())) => return Ok(world.scene.struck),
         Ok(Err(broken)) => broken.0,
         Err(_) => PANIC.take(),
     };
     Err(Failure { words, steps: world.steps() })
 }
 
-/// Plays seeds, on two threads; the first that fails is made smaller and told.
-pub(super) fn play_all(seeds: std::ops::Range<u64>, plan: impl Fn(u64) -> Plan + Sync) {
+/// Plays seeds, on two threads. Gives how often each fault has struck, or the first seed that failed.
+pub(super) fn try_all(seeds: Range<u64>, plan: impl Fn(u64) -> Plan + Sync) -> Result<Struck, u64> {
     keep_panics_quiet();
     let next = AtomicU64::new(seeds.start);
     let failed = AtomicU64::new(u64::MAX);
-    std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                loop {
-                    let batch = next.fetch_add(64, Ordering::Relaxed);
-                    for seed in batch..(batch + 64).min(seeds.end) {
-                        if play(&plan(seed), None).is_err() {
-                            failed.fetch_min(seed, Ordering::Relaxed);
-                        }
-                    }
-                    if batch >= seeds.end || failed.load(Ordering::Relaxed) <= batch {
-                        break;
-                    }
+    let worker = || {
+        let mut struck = [0; Fault::ALL.len()];
+        loop {
+            let batch = next.fetch_add(BATCH, Ordering::Relaxed);
+            if batch >= seeds.end || failed.load(Ordering::Relaxed) <= batch {
+                return struck;
+            }
+            for seed in batch..(batch + BATCH).min(seeds.end) {
+                match play(&plan(seed), None) {
+                    Ok(some) => struck.iter_mut().zip(some).for_each(|(all, some)| *all += some),
+                    Err(_) => _ = failed.fetch_min(seed, Ordering::Relaxed),
                 }
-            });
+            }
         }
+    };
+    let [mut struck, others] = std::thread::scope(|scope| {
+        let workers = [scope.spawn(worker), scope.spawn(worker)];
+        workers.map(|worker| worker.join().expect("a worker catches what the runs throw"))
     });
-    let seed = failed.into_inner();
-    assert!(seed == u64::MAX, "{}", tell(&plan(seed)));
+    struck.iter_mut().zip(others).for_each(|(all, some)| *all += some);
+    match failed.into_inner() {
+        u64::MAX => Ok(struck),
+        seed => Err(seed),
+    }
+}
+
+/// Plays seeds; the first that fails is made smaller and told.
+pub(super) fn play_all(seeds: Range<u64>, plan: impl Fn(u64) -> Plan + Sync) -> Struck {
+    match try_all(seeds, &plan) {
+        Ok(struck) => struck,
+        Err(seed) => panic!("{}", tell(&plan(seed))),
+    }
 }
 
 /// Plays one seed and tells every step.
@@ -83,8 +100,12 @@ pub(super) fn play_one(plan: &Plan) {
     assert!(played.is_ok(), "{}", tell(plan));
 }
 
-/// A failing run, as short as it could be made, step by step.
+/// A failing run, as short as it could be made, step by step; with `TOKENRELAY_SIM_BRIEF` only its seed and what was broken.
 fn tell(plan: &Plan) -> String {
+    if std::env::var_os("TOKENRELAY_SIM_BRIEF").is_some() {
+        let words = play(plan, None).map_or_else(|failure| failure.words, |_| String::new());
+        return format!("seed {}: {words}", plan.seed);
+    }
     let (plan, failure) = shrink(plan);
     let trace = Trace::default();
     let _again = play(&plan, Some(Rc::clone(&trace)));

@@ -18,6 +18,9 @@ pub(super) const START: u64 = 1_000_000 * SECOND;
 #[derive(Debug)]
 pub(super) struct Broken(pub(super) String);
 
+/// How often each kind of fault has struck.
+pub(super) type Struck = [u64; Fault::ALL.len()];
+
 /// Whether the rules held.
 pub(super) type Kept<T = ()> = Result<T, Broken>;
 
@@ -81,6 +84,8 @@ pub(super) struct Scene {
     pub(super) odds: Odds,
     /// From then on nothing goes wrong any more.
     pub(super) calm_from: u64,
+    /// How often each kind of fault has struck.
+    pub(super) struck: Struck,
     pub(super) trace: Option<Trace>,
     queue: BinaryHeap<Reverse<(u64, u64, Due)>>,
     pushed: u64,
@@ -88,13 +93,24 @@ pub(super) struct Scene {
 
 impl Scene {
     pub(super) fn new(rng: fastrand::Rng, odds: Odds, calm_from: u64, trace: Option<Trace>) -> Self {
-        Self { now: START, rng, odds, calm_from, trace, queue: BinaryHeap::with_capacity(64), pushed: 0 }
+        Self {
+            now: START,
+            rng,
+            odds,
+            calm_from,
+            struck: [0; Fault::ALL.len()],
+            trace,
+            queue: BinaryHeap::with_capacity(64),
+            pushed: 0,
+        }
     }
 
     /// Whether a fault strikes now.
     pub(super) fn strikes(&mut self, fault: Fault) -> bool {
         let odds = self.odds.of(fault);
-        odds > 0 && self.now < self.calm_from && self.rng.u8(..100) < odds
+        let strikes = odds > 0 && self.now < self.calm_from && self.rng.u8(..100) < odds;
+        self.struck[fault as usize] += u64::from(strikes);
+        strikes
     }
 
     /// Whether a fault is played at all.

@@ -68,11 +68,12 @@ struct Producer<'a> {
 impl<'a> Producer<'a> {
     fn new(plan: &'a Plan, index: usize) -> Self {
         let mut rng = fastrand::Rng::with_seed(plan.seed ^ (index as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let gap = match rng.u8(..8) {
-            0 => 0..1,
-            1 => 0..5 * MS,
-            2 => 500 * MS..3 * SECOND,
-            _ => 5 * MS..60 * MS,
+        let gap = match (plan.gap_ms, rng.u8(..8)) {
+            (Some((least, most)), _) => least * MS..most * MS,
+            (None, 0) => 0..1,
+            (None, 1) => 0..5 * MS,
+            (None, 2) => 500 * MS..3 * SECOND,
+            (None, _) => 5 * MS..60 * MS,
         };
         let hostile = rng.u8(..100) < plan.odds.of(Fault::Hostile) / 4;
         let channel = match rng.usize(..3) {
