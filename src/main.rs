@@ -1,3 +1,7 @@
 //! The `tokenrelay` program.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tokenrelay::cli::main()
+}

@@ -45,6 +45,8 @@ pub(super) struct Again {
 impl Again {
     pub(super) fn new(reader: Reader, decoder: Decoder, ably: ably::Settings) -> Self {
         let permits = Arc::new(Semaphore::new(AT_ONCE));
+        // Which of rustls' providers the client takes; only the first call of a process counts.
+        let _already = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::new();
         Self { reader, decoder: Arc::new(decoder), ably: Arc::new(ably), http, permits, tasks: JoinSet::new() }
     }

@@ -1,0 +1,152 @@
+//! `tokenrelay check`: is everything in place? One line for each thing that must be so; for what is not, what to change.
+
+use std::io::Write;
+
+use serde::Serialize;
+
+use super::{Exit, Failure};
+use crate::ably::{self, Error as AblyError};
+use crate::config::Config;
+use crate::engine::{ChannelRules, Template};
+use crate::kafka::client::Clients;
+use crate::kafka::{self, topics};
+
+/// What `tokenrelay check` can be told.
+#[derive(Debug, clap::Args)]
+pub(super) struct Options {
+    /// As JSON, one object a line.
+    #[arg(long)]
+    json: bool,
+    /// A channel that events will name: is it on the allow-list? May be repeated.
+    #[arg(long, value_name = "NAME")]
+    channel: Vec<String>,
+}
+
+/// What was found out of one thing.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Finding {
+    check: &'static str,
+    ok: bool,
+    message: String,
+    #[serde(skip)]
+    exit: Exit,
+}
+
+impl Finding {
+    fn good(check: &'static str, message: String) -> Self {
+        Self { check, ok: true, message, exit: Exit::Done }
+    }
+
+    fn bad(check: &'static str, exit: Exit, message: String) -> Self {
+        Self { check, ok: false, message, exit }
+    }
+}
+
+/// Checks everything, even behind a failure; ends with the code of the first.
+pub(super) async fn run(options: &Options, config: &Config, out: &mut (dyn Write + Send)) -> Result<Exit, Failure> {
+    let mut findings = channels(options, config);
+    findings.extend(kafka(config).await);
+    findings.extend(ably(config).await);
+    for finding in &findings {
+        let line = match options.json {
+            true => serde_json::to_string(finding).map_err(|error| Failure::new(Exit::Bug, error.into()))?,
+            false => format!("{} {:12} {}", if finding.ok { "ok  " } else { "FAIL" }, finding.check, finding.message),
+        };
+        writeln!(out, "{line}").map_err(Failure::print)?;
+    }
+    Ok(findings.iter().find(|finding| !finding.ok).map_or(Exit::Done, |finding| finding.exit))
+}
+
+fn channels(options: &Options, config: &Config) -> Vec<Finding> {
+    let allow = &config.ably.channels.allow;
+    let rules = Template::parse(&config.input.channel)
+        .and_then(|template| ChannelRules::new(template, config.kafka.tokens_topic.as_str().into(), allow));
+    let rules = match rules {
+        Ok(rules) => rules,
+        Err(error) => return vec![Finding::bad("channels", Exit::Configuration, error.to_string())],
+    };
+    if allow.is_empty() {
+        let message = "ably.channels.allow is empty: nothing can be sent; list the channels, as in [\"ai:*\"]";
+        return vec![Finding::bad("channels", Exit::Configuration, message.to_owned())];
+    }
+    let sample = "00000000-0000-4000-8000-000000000000";
+    let mut wanted: Vec<(Option<&str>, String)> = vec![(None, format!("input.channel = {:?}", config.input.channel))];
+    wanted.extend(options.channel.iter().map(|name| (Some(name.as_str()), format!("channel {name}"))));
+    let judge = |(named, what): (Option<&str>, String)| match rules.resolve(named, sample) {
+        Ok(channel) => Finding::good("channels", format!("{what}: {channel} is on the allow-list")),
+        Err(_) => {
+            let remedy = "add a glob for it to ably.channels.allow";
+            Finding::bad(
+                "channels",
+                Exit::Configuration,
+                format!("{what}: is not on the allow-list {allow:?}; {remedy}"),
+            )
+        }
+    };
+    wanted.into_iter().map(judge).collect()
+}
+
+async fn kafka(config: &Config) -> Vec<Finding> {
+    let clients = match Clients::new(&config.kafka) {
+        Ok(clients) => clients,
+        Err(error) => return vec![of_kafka(&error)],
+    };
+    let asked = clients.clone();
+    let checked = tokio::task::spawn_blocking(move || topics::check(&asked)).await;
+    match checked {
+        Err(_) => vec![Finding::bad("kafka", Exit::Bug, "the check has panicked".to_owned())],
+        Ok(Err(error)) => vec![of_kafka(&error)],
+        Ok(Ok(layout)) => {
+            let message =
+                format!("topics are there: {} partitions of tokens, {} of results", layout.tokens, layout.results);
+            let doubts = topics::doubts(&clients, &topics::describe(&clients).await);
+            let doubts = doubts.into_iter().map(|doubt| Finding::bad("kafka", Exit::Configuration, doubt));
+            std::iter::once(Finding::good("kafka", message)).chain(doubts).collect()
+        }
+    }
+}
+
+fn of_kafka(error: &kafka::Error) -> Finding {
+    let exit = match error.kind() {
+        kafka::Kind::Configuration => Exit::Configuration,
+        kafka::Kind::Refused => Exit::Refused,
+        kafka::Kind::Unavailable => Exit::Unavailable,
+    };
+    Finding::bad("kafka", exit, error.to_string())
+}
+
+async fn ably(config: &Config) -> Vec<Finding> {
+    let settings = match ably::Settings::from_config(&config.ably) {
+        Ok(settings) => settings,
+        Err(error) => return vec![of_ably("ably", &error)],
+    };
+    match ably::probe(settings.clone()).await {
+        Err(error) => vec![of_ably("ably", &error)],
+        Ok(details) => {
+            let client = details.client_id.as_deref().unwrap_or("nobody in particular");
+            let message = format!("connected as {client}; messages up to {} bytes", details.max_message_size);
+            let connected = Finding::good("ably", message);
+            let channel = &config.ably.check_channel;
+            if channel.is_empty() {
+                let message = "not checked: ably.check_channel names no channel that may be written to";
+                return vec![connected, Finding::good("channel rule", message.to_owned())];
+            }
+            let rule = match ably::probe_channel(settings, channel).await {
+                Ok(_) => Finding::good("channel rule", format!("{channel} takes creates and appends")),
+                Err(error) => of_ably("channel rule", &error),
+            };
+            vec![connected, rule]
+        }
+    }
+}
+
+fn of_ably(check: &'static str, error: &AblyError) -> Finding {
+    let exit = match error {
+        AblyError::Channel { code: 93002, .. } => Exit::Configuration,
+        AblyError::Channel { .. } => Exit::Refused,
+        error if error.is_fatal() => Exit::Refused,
+        _ => Exit::Unavailable,
+    };
+    Finding::bad(check, exit, error.to_string())
+}
