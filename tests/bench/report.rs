@@ -1,0 +1,65 @@
+//! The numbers: as a table for people, as JSON for programs.
+
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+
+/// One number of the relay beside the floor's.
+pub(crate) struct Row {
+    pub(crate) name: String,
+    pub(crate) unit: &'static str,
+    pub(crate) relay: f64,
+    pub(crate) floor: f64,
+    pub(crate) goal: Option<Goal>,
+}
+
+/// What the relay's number should be.
+#[derive(Clone, Copy)]
+pub(crate) enum Goal {
+    /// At most so many times the floor's.
+    TimesFloor(f64),
+    /// At most this.
+    AtMost(f64),
+}
+
+impl Row {
+    fn is_met(&self) -> Option<bool> {
+        self.goal.map(|goal| match goal {
+            Goal::TimesFloor(times) => self.relay <= self.floor * times,
+            Goal::AtMost(most) => self.relay <= most,
+        })
+    }
+}
+
+pub(crate) fn table(rows: &[Row]) -> String {
+    let mut table = format!("\n{:44} {:>10} {:>10} {:>7}  {}\n", "", "relay", "floor", "ratio", "goal");
+    for row in rows {
+        let name = format!("{} ({})", row.name, row.unit);
+        let ratio = row.relay / row.floor;
+        let goal = match row.goal {
+            Some(Goal::TimesFloor(times)) => format!("<= {times} x floor"),
+            Some(Goal::AtMost(most)) => format!("<= {most}"),
+            None => String::new(),
+        };
+        let met = match row.is_met() {
+            Some(true) => ": met",
+            Some(false) => ": MISSED",
+            None => "",
+        };
+        writeln!(table, "{name:44} {:>10.2} {:>10.2} {ratio:>7.2}  {goal}{met}", row.relay, row.floor)
+            .expect("written");
+    }
+    table
+}
+
+pub(crate) fn json(rows: &[Row]) -> String {
+    let rows = rows.iter().map(|row| {
+        let goal = match row.goal {
+            Some(Goal::TimesFloor(times)) => json!({"timesFloor": times}),
+            Some(Goal::AtMost(most)) => json!({"atMost": most}),
+            None => Value::Null,
+        };
+        json!({"name": row.name, "unit": row.unit, "relay": row.relay, "floor": row.floor, "goal": goal, "met": row.is_met()})
+    });
+    format!("{}\n", Value::Array(rows.collect()))
+}
