@@ -3,6 +3,7 @@
 
 mod ably;
 mod config;
+mod demo;
 mod deploy;
 mod e2e;
 mod kafka;
