@@ -20,6 +20,14 @@ fn read(from_root: &str) -> String {
     std::fs::read_to_string(path(from_root)).unwrap_or_else(|error| panic!("{from_root}: {error}"))
 }
 
+/// What the program says of one of its commands. Fails when it has no such command.
+fn help(command: &str) -> String {
+    let mut program = std::process::Command::new(env!("CARGO_BIN_EXE_tokenrelay"));
+    let output = program.args([command, "--help"]).output().expect("it runs");
+    assert!(output.status.success(), "there is no command {command}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
 /// What the relay makes of environment variables. Fails when one of ours is no setting, or its value will not do.
 fn settings<'a>(environment: impl IntoIterator<Item = (&'a str, &'a str)>) -> Config {
     let environment: Vec<_> =

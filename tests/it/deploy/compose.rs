@@ -111,6 +111,17 @@ fn what_is_named_is_there() {
 }
 
 #[test]
+fn commands_and_options_are_those_of_the_program() {
+    for (name, service) in compose().services.iter().filter(|(_, service)| service.build.is_some()) {
+        let (command, options) = service.command.split_first().expect("a command");
+        let help = super::help(command);
+        for option in options.iter().filter(|word| word.starts_with("--")) {
+            assert!(help.split_whitespace().any(|word| word == option), "{name}: {command} has no {option}");
+        }
+    }
+}
+
+#[test]
 fn the_relay_finds_what_the_others_offer() {
     let compose = compose();
     let (relay, emulator, kafka) =

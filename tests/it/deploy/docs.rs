@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tokenrelay::config::{self, Config};
 use tokenrelay::decode::{Decoder, Include, Raw};
 
-use super::{path, read};
+use super::{help, path, read};
 
 const DOCUMENTS: [&str; 2] = ["README.md", "ARCHITECTURE.md"];
 
@@ -35,6 +35,27 @@ fn links_lead_somewhere() {
             }
         }
         assert!(count > 3, "{document}: only {count} links were found");
+    }
+}
+
+#[test]
+fn the_commands_that_are_shown_are_commands() {
+    let text = read("README.md");
+    let listed = text.lines().filter_map(|line| line.strip_prefix("| `tokenrelay ")?.split_once('`'));
+    let listed: Vec<_> = listed.map(|(command, _)| (command.to_owned(), Vec::new())).collect();
+    assert!(listed.len() > 4, "{listed:?}");
+    let shown = blocks("README.md", "sh").concat();
+    let shown = shown.lines().filter_map(|line| {
+        let line = line.split('#').next()?;
+        let (_, behind) = line.split_once("tokenrelay ").or_else(|| line.split_once("cargo run --release -- "))?;
+        let mut words = behind.split_whitespace().map(str::to_owned);
+        Some((words.next()?, words.filter(|word| word.starts_with("--")).collect()))
+    });
+    for (command, options) in listed.into_iter().chain(shown) {
+        let help = help(&command);
+        for option in options {
+            assert!(help.split_whitespace().any(|word| word == option), "README.md: {command} has no {option}");
+        }
     }
 }
 
