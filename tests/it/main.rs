@@ -7,5 +7,6 @@ mod demo;
 mod deploy;
 mod e2e;
 mod kafka;
+mod mutants;
 mod tidy;
 mod world;
