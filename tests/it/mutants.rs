@@ -118,8 +118,8 @@ impl Bench {
             .expect("cargo runs");
         let said = String::from_utf8_lossy(&built.stdout);
         assert!(built.status.success(), "it does not compile:\n{}", rendered(&said));
-        let messages = said.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-        let program = messages.filter_map(|message| Some(PathBuf::from(message["executable"].as_str()?))).last();
+        let mut messages = said.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let program = messages.find_map(|message| Some(PathBuf::from(message["executable"].as_str()?)));
         program.expect("cargo names the program that it built")
     }
 
