@@ -9,17 +9,20 @@
 mod auth;
 mod channel;
 mod clock;
+mod codec;
 mod connection;
 mod errors;
 mod faults;
 mod limits;
 mod message;
+mod outbox;
 mod realtime;
 mod rest;
 mod rollup;
 mod serial;
 mod state;
 mod stats;
+mod validate;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,7 +32,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-pub use faults::{DropAs, Error as FaultsError, Faults};
+pub use faults::{DropAs, Error as FaultsError, Faults, Resent};
 pub use stats::Stats;
 
 use state::State;

@@ -8,8 +8,12 @@ use hmac::{Hmac, KeyInit, Mac};
 use serde::Deserialize;
 use sha2::Sha256;
 
-use super::errors::{Failure, failure, forbidden};
-use super::limits::TOKENS;
+use super::errors::{Failure, failure};
+use super::limits::{CLOCK_SKEW, TOKENS};
+
+pub(super) use capability::Capability;
+
+mod capability;
 
 /// What a client showed.
 #[derive(Debug, Clone)]
@@ -21,14 +25,30 @@ pub(super) enum Credentials {
 }
 
 /// What a client may do.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct Grant {
-    /// Its identity, if it has one.
+    /// Its identity, if it has one; `*` when it may assume any.
     pub(super) client_id: Option<String>,
-    /// Operations by resource; none means everything.
-    capability: Option<HashMap<String, Vec<String>>>,
+    pub(super) capability: Capability,
     /// When it ends, in milliseconds.
     pub(super) expires: Option<u64>,
+}
+
+impl Grant {
+    /// Its identity, if it is somebody in particular.
+    pub(super) fn identity(&self) -> Option<&str> {
+        self.client_id.as_deref().filter(|id| *id != "*")
+    }
+
+    /// The same with the identity that the client wants.
+    pub(super) fn named(self, wanted: Option<String>) -> Result<Self, Failure> {
+        match (self.client_id.as_deref(), wanted) {
+            (_, None) => Ok(self),
+            (Some("*"), wanted) => Ok(Self { client_id: wanted, ..self }),
+            (Some(own), Some(wanted)) if own == wanted => Ok(self),
+            _ => Err(failure(40102, 401, "Incompatible credentials: another client id")),
+        }
+    }
 }
 
 /// Keys and tokens.
@@ -37,13 +57,19 @@ pub(super) struct Auth {
     /// Secrets by key name.
     keys: HashMap<String, String>,
     tokens: HashMap<String, Grant>,
+    /// Nonces of signed requests, and when each came.
+    nonces: HashMap<String, u64>,
 }
 
 impl Auth {
     /// Knows these keys; none if one is malformed.
     pub(super) fn new(keys: &[String]) -> Option<Self> {
         let split = |key: &String| key.split_once(':').map(|(name, secret)| (name.to_owned(), secret.to_owned()));
-        Some(Self { keys: keys.iter().map(split).collect::<Option<_>>()?, tokens: HashMap::new() })
+        Some(Self {
+            keys: keys.iter().map(split).collect::<Option<_>>()?,
+            tokens: HashMap::new(),
+            nonces: HashMap::new(),
+        })
     }
 
     /// Who that is.
@@ -71,7 +97,10 @@ impl Auth {
         match self.keys.get(name) {
             None => Err(failure(40101, 401, "No application or key with this name")),
             Some(known) if known != secret => Err(failure(40101, 401, "Invalid credentials")),
-            Some(_) => Ok(Grant::default()),
+            Some(_) => {
+                let client_id = Some("*".to_owned());
+                Ok(Grant { client_id, capability: Capability::everything(), expires: None })
+            }
         }
     }
 
@@ -85,10 +114,7 @@ impl Auth {
         let secret = self.keys.get(&header.kid).filter(|_| header.alg == "HS256").ok_or_else(bad)?;
         let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| bad())?;
         mac(secret, signed.as_bytes()).verify_slice(&signature).map_err(|_| bad())?;
-        let capability = match &claims.capability {
-            None => None,
-            Some(text) => Some(serde_json::from_str(text).map_err(|_| bad())?),
-        };
+        let capability = Capability::parse(claims.capability.as_deref()).ok_or_else(bad)?;
         Ok(Grant { client_id: claims.client_id, capability, expires: Some(claims.exp.saturating_mul(1_000)) })
     }
 
@@ -101,29 +127,28 @@ impl Auth {
         now_ms: u64,
         random: &mut fastrand::Rng,
     ) -> Result<TokenDetails, Failure> {
-        let secret = self.keys.get(name).ok_or_else(|| failure(40101, 401, "No key with this name"))?;
-        match (&request.mac, shown) {
-            (Some(given), _) => {
-                let text = request.signed_text(name);
-                let given = STANDARD.decode(given).unwrap_or_default();
-                let valid = mac(secret, text.as_bytes()).verify_slice(&given).is_ok();
-                valid.then_some(()).ok_or_else(|| failure(40101, 401, "The mac does not fit the request"))?;
-                if request.timestamp.is_some_and(|at| at.abs_diff(now_ms) > 120_000) {
-                    return Err(failure(40104, 401, "Timestamp not current"));
-                }
-            }
-            (None, Some(credentials)) => self.check(credentials, now_ms).map(drop)?,
-            (None, None) => return Err(failure(40101, 401, "The request is not signed")),
+        if request.key_name.as_deref().is_some_and(|said| said != name) {
+            return Err(failure(40102, 401, "The request is for another key"));
         }
-        let capability = match request.capability.as_deref() {
-            None | Some("") => None,
-            Some(text) => Some(serde_json::from_str(text).map_err(|_| failure(40003, 400, "Invalid capability"))?),
-        };
+        match (&request.mac, shown) {
+            (Some(given), _) => self.check_signed(name, request, given, now_ms)?,
+            (None, Some(Credentials::Key(key))) if key.split_once(':').is_some_and(|(shown, _)| shown == name) => {
+                self.check_key(key).map(drop)?;
+            }
+            (None, _) => return Err(failure(40101, 401, "The request is not signed, and shows not the key")),
+        }
+        let capability = Capability::parse(request.capability.as_deref())
+            .ok_or_else(|| failure(40003, 400, "Invalid capability"))?;
+        let ttl = request.ttl.unwrap_or(TTL_MS);
+        if ttl > TTL_MAX_MS {
+            return Err(failure(40003, 400, "ttl is above 24 hours"));
+        }
+        self.tokens.retain(|_, grant| grant.expires.is_some_and(|expires| expires > now_ms));
         if self.tokens.len() >= TOKENS {
-            self.tokens.retain(|_, grant| grant.expires.is_some_and(|expires| expires > now_ms));
+            return Err(failure(42918, 429, "Too many tokens are valid"));
         }
         let token: String = std::iter::repeat_with(|| random.alphanumeric()).take(32).collect();
-        let expires = now_ms + request.ttl.unwrap_or(3_600_000).min(86_400_000);
+        let expires = now_ms.saturating_add(ttl);
         let grant = Grant { client_id: request.client_id.clone(), capability, expires: Some(expires) };
         self.tokens.insert(token.clone(), grant);
         Ok(TokenDetails {
@@ -135,39 +160,38 @@ impl Auth {
             client_id: request.client_id.clone(),
         })
     }
-}
 
-impl Grant {
-    /// Whether it allows an operation on a channel.
-    pub(super) fn allows(&self, operation: &str, channel: &str) -> Result<(), Failure> {
-        let Some(capability) = &self.capability else { return Ok(()) };
-        let allowed = capability.iter().any(|(resource, operations)| {
-            let operation_fits =
-                operations.iter().any(|op| op == "*" || op == operation || op.starts_with(&format!("{operation}-")));
-            operation_fits && resource_fits(resource, channel)
-        });
-        if allowed { Ok(()) } else { Err(forbidden(operation, channel)) }
-    }
-}
-
-/// Segments are separated by `:`; `*` stands for one, and at the end for the rest.
-fn resource_fits(resource: &str, channel: &str) -> bool {
-    let (mut pattern, mut name) = (resource.split(':').peekable(), channel.split(':'));
-    loop {
-        match (pattern.next(), name.next()) {
-            (Some("*"), Some(_)) if pattern.peek().is_none() => return true,
-            (Some("*"), Some(_)) => {}
-            (Some(wanted), Some(segment)) if wanted == segment => {}
-            (None, None) => return true,
-            _ => return false,
+    fn check_signed(&mut self, name: &str, request: &TokenRequest, given: &str, now_ms: u64) -> Result<(), Failure> {
+        let secret = self.keys.get(name).ok_or_else(|| failure(40101, 401, "No key with this name"))?;
+        let given = STANDARD.decode(given).unwrap_or_default();
+        mac(secret, request.signed_text(name).as_bytes())
+            .verify_slice(&given)
+            .map_err(|_| failure(40101, 401, "The mac does not fit the request"))?;
+        let skew = u64::try_from(CLOCK_SKEW.as_millis()).unwrap_or(u64::MAX);
+        if request.timestamp.is_none_or(|at| at.abs_diff(now_ms) > skew) {
+            return Err(failure(40104, 401, "Timestamp not current"));
+        }
+        let nonce = request.nonce.clone().filter(|nonce| nonce.len() >= NONCE_MIN);
+        let nonce = nonce.ok_or_else(|| failure(40101, 401, "The nonce is too short"))?;
+        // An older request would be refused for its timestamp.
+        self.nonces.retain(|_, at| now_ms.saturating_sub(*at) <= 2 * skew);
+        match self.nonces.insert(nonce, now_ms) {
+            Some(_) => Err(failure(40105, 401, "Nonce value replayed")),
+            None => Ok(()),
         }
     }
 }
+
+/// How long a token is good for when the request does not say.
+const TTL_MS: u64 = 60 * 60 * 1_000;
+const TTL_MAX_MS: u64 = 24 * TTL_MS;
+const NONCE_MIN: usize = 16;
 
 /// A request for a token.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct TokenRequest {
+    key_name: Option<String>,
     ttl: Option<u64>,
     capability: Option<String>,
     client_id: Option<String>,
@@ -265,24 +289,55 @@ mod tests {
         let token = Credentials::Token(format!("{signed}.{signature}"));
         let grant = auth().check(&token, 99_000).expect("it is valid");
         assert_eq!(grant.client_id.as_deref(), Some("me"));
-        assert!(grant.allows("publish", "ai:x").is_ok());
-        assert!(grant.allows("history", "ai:x").is_err());
+        assert!(grant.capability.allows("publish", "ai:x").is_ok());
+        assert!(grant.capability.allows("history", "ai:x").is_err());
         assert_eq!(code(auth().check(&token, 100_000)), 40142);
         let forged = Credentials::Token(format!("{signed}.{}", URL_SAFE_NO_PAD.encode("forged")));
         assert_eq!(code(auth().check(&forged, 0)), 40144);
     }
 
     #[test]
-    fn resources_fit_by_segment() {
-        for (resource, channel, fits) in [
-            ("*", "a:b", true),
-            ("ai:*", "ai:x:y", true),
-            ("ai:*", "ai", false),
-            ("*:b", "a:b", true),
-            ("*:b", "a:c", false),
-            ("ai:x", "ai:x", true),
-        ] {
-            assert_eq!(resource_fits(resource, channel), fits, "{resource} {channel}");
+    fn a_signed_request_gives_a_token_once() {
+        let mut auth = auth();
+        let mut random = fastrand::Rng::with_seed(1);
+        let request = |timestamp: u64, nonce: &str| {
+            let mut request = TokenRequest {
+                timestamp: Some(timestamp),
+                nonce: Some(nonce.to_owned()),
+                client_id: Some("me".to_owned()),
+                ..TokenRequest::default()
+            };
+            let signature = mac("secret", request.signed_text("app.key").as_bytes()).finalize().into_bytes();
+            request.mac = Some(STANDARD.encode(signature));
+            request
+        };
+        let mut ask = |request: &TokenRequest| auth.request_token("app.key", request, None, 1_000_000, &mut random);
+        let good = request(1_000_000, "0123456789abcdef");
+        let token = ask(&good).expect("a token").token;
+        assert_eq!(ask(&good).expect_err("a replay").code, 40105);
+        assert_eq!(ask(&request(1, "fedcba9876543210")).expect_err("it is old").code, 40104);
+        let forged = TokenRequest { ttl: Some(5), ..request(1_000_000, "fedcba9876543210") };
+        assert_eq!(ask(&forged).expect_err("it is forged").code, 40101);
+        assert_eq!(ask(&TokenRequest::default()).expect_err("it is not signed").code, 40101);
+        let grant = auth.check(&Credentials::Token(token.clone()), 1_000_001).expect("it is good");
+        assert_eq!(grant.identity(), Some("me"));
+        assert_eq!(code(auth.check(&Credentials::Token(token), 1_000_000 + TTL_MS)), 40142);
+    }
+
+    #[test]
+    fn a_client_is_who_its_credentials_say() {
+        let grant = |id: Option<&str>| Grant {
+            client_id: id.map(str::to_owned),
+            capability: Capability::everything(),
+            expires: None,
+        };
+        let named =
+            |own, wanted: Option<&str>| grant(own).named(wanted.map(str::to_owned)).map(|grant| grant.client_id);
+        assert_eq!(named(Some("*"), Some("me")), Ok(Some("me".to_owned())));
+        assert_eq!(named(Some("me"), None), Ok(Some("me".to_owned())));
+        assert_eq!(named(None, None), Ok(None));
+        for own in [Some("you"), None] {
+            assert_eq!(named(own, Some("me")).expect_err("somebody else").code, 40102);
         }
     }
 }

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use axum::extract::ws;
-use tokio::sync::mpsc;
 
 use crate::ably::wire::{Encoding, Message, ProtocolMessage, action, message_action};
 
-use super::limits::{BACKLOG, IDEMPOTENCY, MESSAGES_PER_CHANNEL};
+use super::connection::Rate;
+use super::limits::{BACKLOG, IDEMPOTENCY};
 use super::message::Stored;
+use super::outbox::Outbox;
 
 /// A subscriber's place in a channel.
 #[derive(Debug)]
@@ -17,7 +18,7 @@ pub(super) struct Attachment {
     /// The name that it attached by, qualifier included; frames say that name.
     pub(super) name: String,
     /// Frames to it.
-    pub(super) outbox: mpsc::Sender<ws::Message>,
+    pub(super) outbox: Outbox,
     pub(super) encoding: Encoding,
     /// It gets its own messages.
     pub(super) echo: bool,
@@ -28,7 +29,7 @@ pub(super) struct Attachment {
 }
 
 /// A channel.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Channel {
     /// By serial.
     pub(super) messages: BTreeMap<String, Stored>,
@@ -38,16 +39,31 @@ pub(super) struct Channel {
     pub(super) attachments: Vec<Attachment>,
     /// What happened last: position, and the message that it happened to.
     backlog: VecDeque<(String, String)>,
-    /// Whether the backlog reaches back to the beginning.
-    backlog_cut: bool,
+    /// The position that the backlog reaches back to.
+    begin: String,
     /// The position of what happened last.
     pub(super) position: String,
     messages_made: u64,
     /// Publishes that count against the channel's rate.
-    pub(super) rate: super::connection::Rate,
+    pub(super) rate: Rate,
 }
 
 impl Channel {
+    /// One that begins at a position.
+    pub(super) fn new(position: String) -> Self {
+        Self {
+            messages: BTreeMap::new(),
+            ids: HashMap::new(),
+            ids_in_order: VecDeque::new(),
+            attachments: Vec::new(),
+            backlog: VecDeque::new(),
+            begin: position.clone(),
+            position,
+            messages_made: 0,
+            rate: Rate::default(),
+        }
+    }
+
     /// A create that is known by its id.
     pub(super) fn recognise(&mut self, id: &str, now_ms: u64) -> Option<String> {
         let window = u64::try_from(IDEMPOTENCY.as_millis()).unwrap_or(u64::MAX);
@@ -59,34 +75,40 @@ impl Channel {
         self.ids.get(id).map(|(serial, _)| serial.clone())
     }
 
-    /// Keeps a new message.
-    pub(super) fn insert(&mut self, message: Message<'static>, explicit_id: Option<String>, now_ms: u64) -> &Stored {
-        let serial = message.serial.clone().unwrap_or_default().into_owned();
-        if let Some(id) = explicit_id {
-            self.ids.insert(id.clone(), (serial.clone(), now_ms));
-            self.ids_in_order.push_back((now_ms, id));
-        }
+    /// Remembers the id of a create.
+    pub(super) fn remember(&mut self, id: String, serial: &str, now_ms: u64) {
+        self.ids.insert(id.clone(), (serial.to_owned(), now_ms));
+        self.ids_in_order.push_back((now_ms, id));
+    }
+
+    /// Keeps a new message. Gives the bytes that it takes.
+    pub(super) fn insert(&mut self, serial: &str, message: Message<'static>) -> usize {
         self.messages_made += 1;
-        if self.messages.len() >= MESSAGES_PER_CHANNEL {
-            self.messages.pop_first();
-        }
-        let number = self.messages_made;
-        self.messages.entry(serial).or_insert_with(|| Stored::new(number, message))
+        let stored = Stored::new(self.messages_made, message);
+        let bytes = stored.kept_bytes();
+        self.messages.insert(serial.to_owned(), stored);
+        bytes
+    }
+
+    /// Whether it holds nothing and nobody.
+    pub(super) fn is_idle(&self) -> bool {
+        self.messages.is_empty() && self.attachments.is_empty()
     }
 
     /// Notes that something happened to a message at a position.
     pub(super) fn note(&mut self, position: &str, serial: &str) {
         position.clone_into(&mut self.position);
         self.backlog.push_back((position.to_owned(), serial.to_owned()));
-        if self.backlog.len() > BACKLOG {
-            self.backlog.pop_front();
-            self.backlog_cut = true;
+        if self.backlog.len() > BACKLOG
+            && let Some((position, _)) = self.backlog.pop_front()
+        {
+            self.begin = position;
         }
     }
 
     /// The messages that something happened to after a position; none when the channel does not reach back so far.
     pub(super) fn since(&self, position: &str) -> Option<Vec<String>> {
-        if self.backlog_cut && self.backlog.front().is_none_or(|(first, _)| first.as_str() > position) {
+        if position < self.begin.as_str() {
             return None;
         }
         let mut serials: Vec<String> =
@@ -123,7 +145,7 @@ impl Channel {
                     bytes
                 }
             };
-            match attachment.outbox.try_send(bytes) {
+            match attachment.outbox.send(bytes) {
                 Ok(()) => delivered += 1,
                 Err(_) => slow.push(attachment.connection),
             }
@@ -157,6 +179,6 @@ impl Frame<'_> {
             messages: Some(vec![message.clone()]),
             ..ProtocolMessage::default()
         };
-        super::realtime::encode(encoding, &frame)
+        super::codec::encode(encoding, &frame)
     }
 }

@@ -1,36 +1,47 @@
 //! A connection: who it is, what it was told, and what its state is worth after a drop.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
-
-use axum::extract::ws;
-use tokio::sync::mpsc;
 
 use crate::ably::wire::Encoding;
 
 use super::auth::Grant;
 use super::errors::Failure;
 use super::limits::ANSWERS_KEPT;
+use super::outbox::Outbox;
+
+/// Who publishes: what the server knows of it, and puts into messages.
+#[derive(Debug)]
+pub(super) struct Publisher {
+    /// The connection; 0 over REST.
+    pub(super) connection: u64,
+    /// Its public id; empty over REST.
+    pub(super) connection_id: String,
+    pub(super) grant: Grant,
+}
 
 /// A connection, with or without a transport.
 #[derive(Debug)]
 pub(super) struct Connection {
-    pub(super) id: String,
-    /// How many times it has had a transport: part of its key, so that each transport has another.
+    pub(super) who: Arc<Publisher>,
+    /// The secret to resume it with; each transport has another.
+    pub(super) key: String,
+    /// How many times it has had a transport.
     pub(super) transports: u32,
-    pub(super) grant: Grant,
     pub(super) encoding: Encoding,
     pub(super) rollup: Duration,
     pub(super) echo: bool,
     /// Frames to it, while it has a transport.
-    pub(super) outbox: mpsc::Sender<ws::Message>,
+    pub(super) outbox: Outbox,
     /// The frame that comes next.
     pub(super) next_serial: u64,
     answers: VecDeque<(u64, Answer)>,
     /// Since when it has had no transport.
     pub(super) dropped_at: Option<u64>,
     pub(super) rate: Rate,
-    pub(super) attached: usize,
+    /// The channels that it is attached to, by the names that it attached by.
+    pub(super) attached: HashSet<String>,
 }
 
 /// What became of a frame.
@@ -43,33 +54,37 @@ pub(super) enum Answer {
 }
 
 impl Connection {
-    pub(super) fn new(
-        id: String,
-        grant: Grant,
-        encoding: Encoding,
-        rollup: Duration,
-        echo: bool,
-        outbox: mpsc::Sender<ws::Message>,
-    ) -> Self {
+    pub(super) fn new(who: Arc<Publisher>, rollup: Duration, echo: bool) -> Self {
         Self {
-            id,
-            transports: 1,
-            grant,
-            encoding,
+            who,
+            key: String::new(),
+            transports: 0,
+            encoding: Encoding::Json,
             rollup,
             echo,
-            outbox,
+            outbox: Outbox::closed(),
             next_serial: 0,
             answers: VecDeque::new(),
             dropped_at: None,
             rate: Rate::default(),
-            attached: 0,
+            attached: HashSet::new(),
         }
     }
 
-    /// The secret to resume it with.
-    pub(super) fn key(&self) -> String {
-        format!("{}!{}", self.id, self.transports)
+    /// A transport takes over, under another key.
+    pub(super) fn take(&mut self, key: String, encoding: Encoding, outbox: Outbox) {
+        self.key = key;
+        self.transports += 1;
+        self.encoding = encoding;
+        self.outbox = outbox;
+        self.dropped_at = None;
+    }
+
+    /// Gives it another grant.
+    pub(super) fn grant(&mut self, grant: Grant) {
+        let Publisher { connection, connection_id, .. } = &*self.who;
+        let (connection, connection_id) = (*connection, connection_id.clone());
+        self.who = Arc::new(Publisher { connection, connection_id, grant });
     }
 
     /// What became of a frame that came before; it is not applied again.

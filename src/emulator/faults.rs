@@ -31,6 +31,8 @@ pub struct Faults {
     pub drop_as: Option<DropAs>,
     /// Operations that a drop cut off are applied so much later, in milliseconds; 0 for never.
     pub late_apply: u64,
+    /// What becomes of frames that come again after a resume.
+    pub resent: Resent,
     /// Share of resumes that are refused.
     pub refuse_resume: f64,
     /// No new connections, and no requests.
@@ -49,6 +51,21 @@ pub struct Faults {
     pub reject_namespaces: BTreeMap<String, u32>,
     /// Makes chance repeatable.
     pub seed: u64,
+}
+
+/// What becomes of frames that were there already and come again after a resume.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Resent {
+    /// They are answered as the first time, and not applied.
+    #[default]
+    Known,
+    /// They are applied again.
+    Again,
+    /// They are not answered.
+    Silent,
+    /// They are refused.
+    Refused,
 }
 
 /// How a connection drops.

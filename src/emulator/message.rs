@@ -30,6 +30,8 @@ pub(super) struct Stored {
     pub(super) number: u64,
     latest: Message<'static>,
     versions: Vec<Message<'static>>,
+    /// Bytes of all that is kept.
+    bytes: usize,
     /// Text of refused appends that will appear all the same.
     folded: String,
     /// Appends that wait, per connection.
@@ -37,6 +39,21 @@ pub(super) struct Stored {
 }
 
 impl Mutation {
+    /// What a message with an action other than create asks for.
+    pub(super) fn of(message: Message<'static>) -> Self {
+        let delete = message.action == Some(message_action::DELETE);
+        // The SDKs say an empty text where they mean none.
+        let nothing = |data: &Data<'_>| delete && data_len(data) == 0;
+        Self {
+            action: message.action.unwrap_or_default(),
+            name: message.name,
+            data: message.data.filter(|data| !nothing(data)),
+            encoding: message.encoding,
+            extras: message.extras,
+            version: MessageVersion { serial: None, timestamp: None, ..message.version.unwrap_or_default() },
+        }
+    }
+
     /// Bytes of its data.
     pub(super) fn data_len(&self) -> usize {
         self.data.as_ref().map_or(0, data_len)
@@ -45,7 +62,9 @@ impl Mutation {
 
 impl Stored {
     pub(super) fn new(number: u64, message: Message<'static>) -> Self {
-        Self { number, versions: vec![message.clone()], latest: message, folded: String::new(), rollups: Vec::new() }
+        let bytes = 2 * size(&message);
+        let versions = vec![message.clone()];
+        Self { number, versions, latest: message, bytes, folded: String::new(), rollups: Vec::new() }
     }
 
     /// The latest version, whole.
@@ -62,10 +81,25 @@ impl Stored {
         versions
     }
 
-    /// Bytes of its data, waiting appends included.
-    pub(super) fn size(&self) -> usize {
+    /// Bytes of all that is kept of it.
+    pub(super) const fn kept_bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Bytes that it would count with a mutation, appends that wait included.
+    pub(super) fn size_with(&self, mutation: &Mutation) -> usize {
+        let latest = &self.latest;
+        let text = |new: &Option<Cow<'_, str>>, old: &Option<Cow<'_, str>>| {
+            new.as_ref().or(old.as_ref()).map_or(0, |text| text.len())
+        };
+        let extras = mutation.extras.as_ref().or(latest.extras.as_ref()).map_or(0, extras_len);
         let waiting: usize = self.rollups.iter().map(|(_, rollup)| rollup.bytes()).sum();
-        self.latest.data.as_ref().map_or(0, data_len) + waiting
+        let kept = latest.data.as_ref().map_or(0, data_len) + waiting;
+        let data = match (&mutation.data, mutation.action == message_action::APPEND) {
+            (Some(data), false) => data_len(data),
+            (data, _) => kept + data.as_ref().map_or(0, data_len),
+        };
+        text(&mutation.name, &latest.name) + text(&latest.client_id, &None) + data + extras
     }
 
     /// Whether a mutation can be applied.
@@ -87,8 +121,15 @@ impl Stored {
         }
     }
 
-    /// Applies a mutation and gives what subscribers get who have seen the message: for an append, the piece alone.
-    pub(super) fn apply(&mut self, mut mutation: Mutation, version: String, now_ms: u64) -> Message<'static> {
+    /// Applies a mutation. If it is watched, gives what subscribers get who have seen the message: for an append, the piece
+    /// alone.
+    pub(super) fn apply(
+        &mut self,
+        mut mutation: Mutation,
+        version: String,
+        now_ms: u64,
+        watched: bool,
+    ) -> Option<Message<'static>> {
         let append = mutation.action == message_action::APPEND;
         let folded = std::mem::take(&mut self.folded);
         if append
@@ -97,35 +138,55 @@ impl Stored {
         {
             mutation.data = Some(Data::Text(Cow::Owned(folded + &text)));
         }
+        let before = size(&self.latest);
         let latest = &mut self.latest;
         latest.name = mutation.name.or(latest.name.take());
         latest.extras = mutation.extras.or(latest.extras.take());
-        let piece = mutation.data.clone();
-        latest.data = match (append, latest.data.take(), mutation.data) {
-            (true, Some(Data::Text(text)), Some(Data::Text(more))) => {
-                let mut text = text.into_owned();
-                text.push_str(&more);
-                Some(Data::Text(Cow::Owned(text)))
-            }
-            (true, Some(Data::Binary(bytes)), Some(Data::Binary(more))) => {
-                Some(Data::Binary([bytes.as_ref(), more.as_ref()].concat().into()))
-            }
-            (_, old, new) => new.or(old),
-        };
-        if !append {
+        if !append && mutation.data.is_some() {
             latest.encoding = mutation.encoding;
         }
+        let piece = mutation.data.clone().filter(|_| append && watched);
+        latest.data =
+            if append { joined(latest.data.take(), mutation.data) } else { mutation.data.or(latest.data.take()) };
         latest.action = Some(if append { message_action::UPDATE } else { mutation.action });
         latest.version =
             Some(MessageVersion { serial: Some(version.into()), timestamp: Some(now_ms), ..mutation.version });
+        self.bytes = self.bytes + size(&self.latest) - before;
         if !append {
-            self.versions.push(self.latest.clone());
-            if self.versions.len() > VERSIONS_PER_MESSAGE {
-                self.versions.remove(1);
-            }
-            return self.latest.clone();
+            self.keep_version();
         }
-        Message { data: piece, action: Some(message_action::APPEND), ..self.without_data() }
+        match (watched, append) {
+            (false, _) => None,
+            (true, false) => Some(self.latest.clone()),
+            (true, true) => Some(Message { data: piece, action: Some(message_action::APPEND), ..self.without_data() }),
+        }
+    }
+
+    fn keep_version(&mut self) {
+        self.bytes += size(&self.latest);
+        self.versions.push(self.latest.clone());
+        if self.versions.len() > VERSIONS_PER_MESSAGE {
+            // The original stays.
+            self.bytes -= size(&self.versions.remove(1));
+        }
+    }
+
+    /// An update or delete by a connection comes: its appends that wait are superseded, or kept if the text is to stay.
+    ///
+    /// Those of other connections wait elsewhere, and know nothing of it.
+    pub(super) fn supersede(&mut self, connection: u64, mutation: &Mutation, now_ms: u64) {
+        let rollup = self.rollups.iter_mut().find(|(number, _)| *number == connection);
+        if let Some((waiting, version)) = rollup.and_then(|(_, rollup)| rollup.flush(now_ms))
+            && mutation.data.is_none()
+        {
+            self.apply(waiting, version, now_ms, false);
+        }
+    }
+
+    /// The version serial of a rollup when it is published: the one that was promised, unless the message is past it.
+    pub(super) fn version_of_rollup(&self, promised: String, fresh: &str) -> String {
+        let latest = version_serial(&self.latest).unwrap_or_default();
+        if latest < promised.as_str() { promised } else { fresh.to_owned() }
     }
 
     /// The rollup of a connection.
@@ -171,10 +232,42 @@ pub(super) fn data_len(data: &Data<'_>) -> usize {
     }
 }
 
+/// Text and more text, bytes and more bytes; of two kinds, the new.
+pub(super) fn joined(old: Option<Data<'static>>, new: Option<Data<'static>>) -> Option<Data<'static>> {
+    match (old, new) {
+        (Some(Data::Text(text)), Some(Data::Text(more))) => {
+            let mut text = text.into_owned();
+            text.push_str(&more);
+            Some(Data::Text(Cow::Owned(text)))
+        }
+        (Some(Data::Binary(bytes)), Some(Data::Binary(more))) => {
+            let mut bytes = bytes.into_owned();
+            bytes.extend_from_slice(&more);
+            Some(Data::Binary(Cow::Owned(bytes)))
+        }
+        (old, new) => new.or(old),
+    }
+}
+
+fn extras_len(extras: &Value) -> usize {
+    // Counted without writing it down: appends repeat their extras.
+    match extras {
+        Value::Null => 4,
+        Value::Bool(yes) => 5 - usize::from(*yes),
+        Value::Number(number) => number.to_string().len(),
+        Value::String(text) => text.len() + 2,
+        Value::Array(items) => 2 + items.len().saturating_sub(1) + items.iter().map(extras_len).sum::<usize>(),
+        Value::Object(fields) => {
+            let inner: usize = fields.iter().map(|(name, value)| name.len() + 3 + extras_len(value)).sum();
+            2 + fields.len().saturating_sub(1) + inner
+        }
+    }
+}
+
 /// Bytes that a message counts against the limit: name, client id, data, extras.
 pub(super) fn size(message: &Message<'_>) -> usize {
     let text = |value: &Option<Cow<'_, str>>| value.as_ref().map_or(0, |text| text.len());
-    let extras = message.extras.as_ref().map_or(0, |extras| extras.to_string().len());
+    let extras = message.extras.as_ref().map_or(0, extras_len);
     text(&message.name) + text(&message.client_id) + message.data.as_ref().map_or(0, data_len) + extras
 }
 
@@ -245,7 +338,7 @@ mod tests {
     #[test]
     fn an_append_adds_and_subscribers_get_the_piece() {
         let mut message = stored("one");
-        let delta = message.apply(mutation(message_action::APPEND, " two"), "2".to_owned(), 5);
+        let delta = message.apply(mutation(message_action::APPEND, " two"), "2".to_owned(), 5, true).expect("a piece");
         assert_eq!((delta.data, delta.action), (Some(Data::Text(" two".into())), Some(message_action::APPEND)));
         assert_eq!(delta.name.as_deref(), Some("n"), "what is not said is carried forward");
         assert_eq!(message.latest().data, Some(Data::Text("one two".into())));
@@ -261,7 +354,9 @@ mod tests {
             Mutation { extras: extras.clone(), ..mutation(message_action::UPDATE, "x") },
             "2".to_owned(),
             5,
+            true,
         );
+        let update = update.expect("the whole");
         assert_eq!((update.data, update.extras), (Some(Data::Text("x".into())), extras));
     }
 
@@ -269,13 +364,42 @@ mod tests {
     fn refused_text_can_appear_with_the_next_append() {
         let mut message = stored("a");
         message.fold(&mutation(message_action::APPEND, "b"));
-        message.apply(mutation(message_action::APPEND, "c"), "2".to_owned(), 5);
-        assert_eq!(message.latest().data, Some(Data::Text("abc".into())));
+        let nobody = message.apply(mutation(message_action::APPEND, "c"), "2".to_owned(), 5, false);
+        assert_eq!((message.latest().data.clone(), nobody), (Some(Data::Text("abc".into())), None));
     }
 
     #[test]
     fn data_of_another_type_cannot_be_appended() {
         let bytes = Mutation { data: Some(Data::Binary(vec![1].into())), ..mutation(message_action::APPEND, "") };
         assert_eq!(stored("a").accepts(&bytes).expect_err("it is refused").code, 40013);
+    }
+
+    #[test]
+    fn the_size_is_that_of_the_whole() {
+        let mut message = stored("one");
+        assert_eq!(size(message.latest()), 1 + 3 + r#"{"headers":{"a":1,"b":2}}"#.len());
+        let append = mutation(message_action::APPEND, "four");
+        assert_eq!(message.size_with(&append), size(message.latest()) + 4);
+        assert_eq!(message.size_with(&mutation(message_action::UPDATE, "four")), size(message.latest()) + 1);
+        message.apply(append, "2".to_owned(), 5, false);
+        let kept: usize = message.versions.iter().map(size).sum();
+        assert_eq!(message.kept_bytes(), kept + size(message.latest()));
+    }
+
+    #[test]
+    fn an_update_without_text_keeps_the_appends_that_wait() {
+        let window = std::time::Duration::from_secs(1);
+        for (text, expected) in [(None, "one two"), (Some("new"), "new")] {
+            let mut message = stored("one");
+            let rollup = message.rollup(7);
+            rollup.append(mutation(message_action::APPEND, "!"), 5_000, window, || "2".to_owned());
+            rollup.append(mutation(message_action::APPEND, " two"), 5_000, window, || "3".to_owned());
+            let data = text.map(|text: &str| Data::Text(text.to_owned().into()));
+            let update = Mutation { data, ..mutation(message_action::UPDATE, "") };
+            message.supersede(7, &update, 5_001);
+            message.apply(update, "4".to_owned(), 5_001, false);
+            assert_eq!(message.latest().data, Some(Data::Text(expected.into())));
+            assert!(message.rollup(7).flush(5_002).is_none());
+        }
     }
 }

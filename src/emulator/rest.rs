@@ -17,15 +17,22 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use serde::Serialize;
 use tokio::sync::watch;
 
-use crate::ably::wire::{Encoding, Message};
+use crate::ably::wire::{Encoding, Message, message_action};
 
-use super::auth::{Credentials, Grant, TokenRequest};
+use super::auth::{Credentials, TokenRequest};
 use super::clock::now_ms;
+use super::codec::{received, sent};
+use super::connection::Publisher;
 use super::errors::{Failure, failure};
-use super::limits::FRAME_BYTES;
-use super::realtime::{self, received, sent};
-use super::state::{Publish, Query};
+use super::limits::{BATCH_BYTES, FRAME_BYTES};
+use super::realtime;
+use super::state::{Page, Publish, Query};
 use super::{Faults, Shared};
+
+use reply::{encoding_of, error, for_browsers, preflight, respond};
+
+mod batch;
+mod reply;
 
 /// What stays as it is in a query of a Link header.
 const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.');
@@ -42,7 +49,7 @@ pub(super) fn router(shared: Arc<Shared>, stopped: watch::Receiver<bool>) -> Rou
         .route("/emulator/faults", get(faults).put(set_faults))
         .route("/emulator/stats", get(stats))
         .fallback(any(dispatch))
-        .layer(DefaultBodyLimit::max(FRAME_BYTES * 4))
+        .layer(DefaultBodyLimit::max(FRAME_BYTES))
         .with_state(Context { shared, stopped })
 }
 
@@ -76,16 +83,17 @@ async fn dispatch(Extract(context): Extract<Context>, request: Request) -> Respo
         let upgrade = upgrade.max_message_size(FRAME_BYTES * 2);
         return upgrade.on_upgrade(move |socket| realtime::serve(socket, parameters, context.shared, context.stopped));
     }
+    if parts.method == Method::OPTIONS {
+        return for_browsers(preflight());
+    }
     let segments: Vec<String> = uri.path().split('/').filter(|segment| !segment.is_empty()).map(decoded).collect();
-    let Ok(body) = axum::body::to_bytes(body, FRAME_BYTES * 4).await else {
-        return error(Encoding::Json, &failure(40009, 413, "Body too large"));
+    let limit = if uri.path() == "/messages" { BATCH_BYTES } else { FRAME_BYTES };
+    let Ok(body) = axum::body::to_bytes(body, limit).await else {
+        return for_browsers(error(Encoding::Json, &failure(40009, 413, "Body too large")));
     };
     let call = Call { shared: &context.shared, headers: &parts.headers, parameters: &parameters, body: &body };
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
-    match call.answer(&parts.method, &segments) {
-        Ok(response) => response,
-        Err(failure) => error(call.accepted(), &failure),
-    }
+    for_browsers(call.answer(&parts.method, &segments).unwrap_or_else(|failure| error(call.accepted(), &failure)))
 }
 
 /// Path segments: percent-encoded by all SDKs, spaces as `+` by some.
@@ -119,8 +127,8 @@ impl<'a> Call<'a> {
             }
             ("GET", ["channels", channel, "messages", serial, "versions"]) => {
                 self.granted("history", channel)?;
-                let versions = self.shared.state().versions(channel, serial)?;
-                Ok(self.messages(versions, None))
+                let page = self.shared.state().versions(channel, serial, &self.query("forwards")?)?;
+                Ok(self.page(page, "versions"))
             }
             ("PATCH", ["channels", channel, "messages", serial]) => self.mutate(channel, serial),
             _ => Err(failure(40400, 404, "Could not find path")),
@@ -135,63 +143,56 @@ impl<'a> Call<'a> {
     }
 
     fn publish(&self, channel: &str) -> Result<Response, Failure> {
-        self.granted("publish", channel)?;
         let messages = self.content_messages()?;
-        let (id, serials) = self.apply(channel, messages)?;
+        self.check_creates(&messages)?;
+        let (id, serials) = self.apply(self.publisher()?, channel, messages)?;
         Ok(self.respond(StatusCode::CREATED, &Published { channel, message_id: &id, serials }))
     }
 
     fn mutate(&self, channel: &str, serial: &str) -> Result<Response, Failure> {
-        self.granted("message-update", channel)?;
         let mut messages = self.content_messages()?;
         for message in &mut messages {
+            if message.action.unwrap_or_default() == message_action::CREATE {
+                return Err(failure(40000, 400, "A change must say its action"));
+            }
             message.serial = Some(serial.to_owned().into());
         }
-        let (_, mut serials) = self.apply(channel, messages)?;
+        let (_, mut serials) = self.apply(self.publisher()?, channel, messages)?;
         Ok(self.respond(StatusCode::OK, &Versioned { version_serial: serials.pop().flatten() }))
     }
 
-    fn batch(&self) -> Result<Response, Failure> {
-        let specs: Vec<BatchSpec<'a>> = match self.content::<Vec<BatchSpec<'a>>>() {
-            Ok(specs) => specs,
-            Err(_) => vec![self.content()?],
-        };
-        let mut answers = Vec::new();
-        for spec in specs {
-            let mut results = Vec::new();
-            let mut failures = 0;
-            for channel in spec.channels.into_vec() {
-                self.granted("publish", &channel)?;
-                let messages = spec
-                    .messages
-                    .clone()
-                    .into_vec()
-                    .into_iter()
-                    .map(|message| received(message, self.sent_as()))
-                    .collect();
-                results.push(match self.apply(&channel, messages) {
-                    Ok((id, serials)) => serde_json::json!({"channel": channel, "messageId": id, "serials": serials}),
-                    Err(error) => {
-                        failures += 1;
-                        serde_json::json!({"channel": channel, "error": error})
-                    }
-                });
-            }
-            let successes = results.len() - failures;
-            answers.push(serde_json::json!({"successCount": successes, "failureCount": failures, "results": results}));
+    fn check_creates(&self, messages: &[Message<'_>]) -> Result<(), Failure> {
+        if self.parameters.get("_forceNack").is_some_and(|yes| yes == "true") {
+            return Err(failure(40099, 400, "Forced, as was asked"));
         }
-        Ok(self.respond(StatusCode::CREATED, &answers))
+        match messages.iter().all(|message| message.action.unwrap_or_default() == message_action::CREATE) {
+            true => Ok(()),
+            false => Err(failure(40000, 400, "Changes go to the message that they change")),
+        }
     }
 
     fn status(&self, channel: &str) -> Result<Response, Failure> {
         self.granted("channel-metadata", channel)?;
-        let status =
-            serde_json::json!({"channelId": channel, "status": {"isActive": true, "occupancy": {"metrics": {}}}});
+        let (connections, attached) = self.shared.state().occupancy(channel);
+        let status = serde_json::json!({
+            "channelId": channel,
+            "name": channel,
+            "status": {"isActive": attached > 0, "occupancy": {"metrics": {
+                "connections": connections, "subscribers": attached, "publishers": connections,
+                "presenceConnections": 0, "presenceMembers": 0, "presenceSubscribers": 0,
+            }}},
+        });
         Ok(self.respond(StatusCode::OK, &status))
     }
 
     fn history(&self, channel: &str) -> Result<Response, Failure> {
         self.granted("history", channel)?;
+        let page = self.shared.state().history(channel, &self.query("backwards")?);
+        Ok(self.page(page, "messages"))
+    }
+
+    /// Which part of a history is asked for.
+    fn query(&self, direction: &str) -> Result<Query, Failure> {
         let parameter = |name: &str| self.parameters.get(name);
         let number = |name: &str, default: u64| match parameter(name) {
             None => Ok(default),
@@ -201,21 +202,23 @@ impl<'a> Call<'a> {
         if !(1..=1_000).contains(&limit) {
             return Err(failure(40003, 400, "limit must be between 1 and 1000"));
         }
-        let query = Query {
+        let forwards = match parameter("direction").map_or(direction, String::as_str) {
+            "forwards" => true,
+            "backwards" => false,
+            _ => return Err(failure(40003, 400, "direction must be forwards or backwards")),
+        };
+        Ok(Query {
             start: number("start", 0)?,
             end: number("end", u64::MAX)?,
             limit,
-            forwards: parameter("direction").is_some_and(|direction| direction == "forwards"),
+            forwards,
             after: parameter("cursor").cloned(),
             until: parameter("from_serial").or_else(|| parameter("fromSerial")).cloned(),
-        };
-        let page = self.shared.state().history(channel, &query);
-        let next = page.next.map(|cursor| self.link(&cursor));
-        Ok(self.messages(page.messages, next))
+        })
     }
 
     /// The query of the next page, relative to this one.
-    fn link(&self, cursor: &str) -> String {
+    fn link(&self, path: &str, cursor: &str) -> String {
         let mut pairs: Vec<(&str, &str)> = self
             .parameters
             .iter()
@@ -227,33 +230,45 @@ impl<'a> Call<'a> {
         let encode = |text| utf8_percent_encode(text, QUERY).to_string();
         let query: Vec<String> =
             pairs.iter().map(|(name, value)| format!("{}={}", encode(name), encode(value))).collect();
-        format!("<./messages?{}>; rel=\"next\"", query.join("&"))
+        format!("<./{path}?{}>; rel=\"next\"", query.join("&"))
     }
 
-    fn messages(&self, messages: Vec<Message<'static>>, link: Option<String>) -> Response {
+    fn page(&self, page: Page, path: &str) -> Response {
         let encoding = self.accepted();
-        let messages: Vec<_> = messages.into_iter().map(|message| sent(message, encoding)).collect();
+        let messages: Vec<_> = page.messages.into_iter().map(|message| sent(message, encoding)).collect();
         let mut response = self.respond(StatusCode::OK, &messages);
+        let link = page.next.map(|cursor| self.link(path, &cursor));
         if let Some(link) = link.and_then(|link| link.parse().ok()) {
             response.headers_mut().insert(header::LINK, link);
         }
         response
     }
 
-    fn apply(&self, channel: &str, messages: Vec<Message<'static>>) -> Result<(String, Vec<Option<String>>), Failure> {
+    fn apply(
+        &self,
+        by: Arc<Publisher>,
+        channel: &str,
+        messages: Vec<Message<'static>>,
+    ) -> Result<(String, Vec<Option<String>>), Failure> {
         let now_ms = now_ms();
         let mut state = self.shared.state();
-        let id = format!("rest:{now_ms}");
-        let publish = Publish { connection: 0, channel, messages, id: id.clone(), now_ms };
+        let id = state.request_id();
+        let publish = Publish { by, channel: channel.to_owned(), messages, id: id.clone(), now_ms };
         let (serials, _never_waits) = state.apply(publish)?;
         Ok((id, serials))
     }
 
-    fn granted(&self, operation: &str, channel: &str) -> Result<Grant, Failure> {
+    fn granted(&self, operation: &str, channel: &str) -> Result<(), Failure> {
+        self.publisher()?.grant.capability.allows(operation, channel)
+    }
+
+    /// Who sends the request.
+    fn publisher(&self) -> Result<Arc<Publisher>, Failure> {
         let shown = self.credentials().ok_or_else(|| failure(40101, 401, "No authentication information provided"))?;
-        let grant = self.shared.state().auth.check(&shown, now_ms())?;
-        grant.allows(operation, channel)?;
-        Ok(grant)
+        let said = self.headers.get("x-ably-clientid").and_then(|value| STANDARD.decode(value).ok());
+        let said = said.and_then(|bytes| String::from_utf8(bytes).ok());
+        let grant = self.shared.state().auth.check(&shown, now_ms())?.named(said)?;
+        Ok(Arc::new(Publisher { connection: 0, connection_id: String::new(), grant }))
     }
 
     fn credentials(&self) -> Option<Credentials> {
@@ -299,35 +314,6 @@ impl<'a> Call<'a> {
     }
 }
 
-fn encoding_of(value: Option<&axum::http::HeaderValue>) -> Encoding {
-    let msgpack = value.and_then(|value| value.to_str().ok()).is_some_and(|value| value.contains("msgpack"));
-    if msgpack { Encoding::Msgpack } else { Encoding::Json }
-}
-
-/// ably-js wants the content type without a charset, and always a body.
-fn respond<T: Serialize + ?Sized>(encoding: Encoding, status: StatusCode, body: &T) -> Response {
-    let mut bytes = Vec::new();
-    if let Err(error) = encoding.encode(&body, &mut bytes) {
-        tracing::error!(%error, "emulator: a body could not be written");
-    }
-    let content_type = match encoding {
-        Encoding::Json => "application/json",
-        Encoding::Msgpack => "application/x-msgpack",
-    };
-    (status, [(header::CONTENT_TYPE, content_type)], bytes).into_response()
-}
-
-fn error(encoding: Encoding, failure: &Failure) -> Response {
-    let status = StatusCode::from_u16(failure.status_code).unwrap_or(StatusCode::BAD_REQUEST);
-    let mut response = respond(encoding, status, &serde_json::json!({"error": failure}));
-    let headers = response.headers_mut();
-    headers.insert("x-ably-errorcode", failure.code.into());
-    if let Ok(message) = failure.message.parse() {
-        headers.insert("x-ably-errormessage", message);
-    }
-    response
-}
-
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Published<'a> {
@@ -340,27 +326,4 @@ struct Published<'a> {
 #[serde(rename_all = "camelCase")]
 struct Versioned {
     version_serial: Option<String>,
-}
-
-#[derive(serde::Deserialize)]
-#[serde(bound(deserialize = "'de: 'a"))]
-struct BatchSpec<'a> {
-    channels: OneOrMany<String>,
-    messages: OneOrMany<Message<'a>>,
-}
-
-#[derive(Clone, serde::Deserialize)]
-#[serde(untagged)]
-enum OneOrMany<T> {
-    Many(Vec<T>),
-    One(T),
-}
-
-impl<T> OneOrMany<T> {
-    fn into_vec(self) -> Vec<T> {
-        match self {
-            Self::Many(many) => many,
-            Self::One(one) => vec![one],
-        }
-    }
 }

@@ -3,12 +3,9 @@
 //! The first goes out at once; what comes within the window after it is joined, the last extras and version metadata win, and
 //! goes out at the window's end, whatever has become of the connection by then.
 
-use std::borrow::Cow;
 use std::time::Duration;
 
-use crate::ably::wire::Data;
-
-use super::message::Mutation;
+use super::message::{Mutation, joined};
 
 /// The appends of one connection to one message.
 #[derive(Debug)]
@@ -67,30 +64,62 @@ impl Rollup {
         Rolled::Waits(Duration::from_millis(window_ms - age))
     }
 
-    /// The version serial of what waits.
-    pub(super) fn version(&self) -> Option<&str> {
-        self.pending.as_ref().map(|(_, serial)| serial.as_str())
-    }
-
     /// The window has ended: what was joined goes out.
     pub(super) fn flush(&mut self, now_ms: u64) -> Option<(Mutation, String)> {
         self.published = now_ms;
         self.pending.take()
     }
-
-    /// An update or delete supersedes what waits.
-    pub(super) fn discard(&mut self) {
-        self.pending = None;
-    }
 }
 
 fn join(pending: &mut Mutation, next: Mutation) {
-    pending.data = match (pending.data.take(), next.data) {
-        (Some(Data::Text(a)), Some(Data::Text(b))) => Some(Data::Text(Cow::Owned(a.into_owned() + &b))),
-        (Some(Data::Binary(a)), Some(Data::Binary(b))) => Some(Data::Binary([a.as_ref(), b.as_ref()].concat().into())),
-        (a, b) => b.or(a),
-    };
+    pending.data = joined(pending.data.take(), next.data);
     pending.extras = next.extras.or(pending.extras.take());
     pending.name = next.name.or(pending.name.take());
     pending.version = next.version;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ably::wire::{Data, MessageVersion, message_action};
+
+    const WINDOW: Duration = Duration::from_millis(40);
+
+    fn append(text: &'static str, reason: Option<&'static str>) -> Mutation {
+        Mutation {
+            action: message_action::APPEND,
+            name: None,
+            data: Some(Data::Text(text.into())),
+            encoding: None,
+            extras: reason.map(|reason| serde_json::json!({"headers": {"reason": reason}})),
+            version: MessageVersion { description: reason.map(Into::into), ..MessageVersion::default() },
+        }
+    }
+
+    #[test]
+    fn the_first_goes_out_and_the_others_are_joined() {
+        let mut rollup = Rollup::new();
+        let version = || "v".to_owned();
+        assert!(matches!(rollup.append(append("a", None), 1_000, WINDOW, version), Rolled::Now(_)));
+        let waits = rollup.append(append("b", Some("x")), 1_010, WINDOW, version);
+        assert!(matches!(waits, Rolled::Waits(after) if after == Duration::from_millis(30)));
+        assert!(
+            matches!(rollup.append(append("c", None), 1_020, WINDOW, version), Rolled::Joined(version) if version == "v")
+        );
+        assert_eq!(rollup.bytes(), 2);
+        let (joined, version) = rollup.flush(1_040).expect("two wait");
+        assert_eq!((joined.data, version.as_str()), (Some(Data::Text("bc".into())), "v"));
+        assert!(joined.extras.is_some(), "extras that are not said again stay");
+        assert_eq!(joined.version.description, None, "the last operation is the one that is told of");
+        assert!(rollup.flush(1_080).is_none());
+    }
+
+    #[test]
+    fn without_a_window_nothing_waits() {
+        let mut rollup = Rollup::new();
+        for _ in 0..3 {
+            assert!(matches!(rollup.append(append("a", None), 1, Duration::ZERO, String::new), Rolled::Now(_)));
+        }
+        assert!(!rollup.is_waiting());
+    }
 }

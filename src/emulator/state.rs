@@ -1,27 +1,28 @@
 //! Everything that the emulator knows, and every decision that it takes. Nothing here waits: time is an argument, frames to
 //! clients go into their outboxes, and what has to happen later is given back.
 
+mod apply;
 mod attach;
 mod connect;
 mod publish;
 mod read;
+mod store;
 
 use std::collections::HashMap;
 
 use super::auth::Auth;
-use super::channel::Channel;
 use super::connection::Connection;
 use super::errors::{Failure, failure};
 use super::faults::Faults;
-use super::limits::CHANNELS;
 use super::serial::Serials;
 use super::stats::Stats;
 use super::{Config, Error};
 
+pub(super) use apply::{Flush, Publish};
 pub(super) use attach::Attach;
-pub(super) use connect::Connect;
-pub(super) use publish::{Flush, Publish};
-pub(super) use read::Query;
+pub(super) use connect::{Connect, Connected};
+pub(super) use read::{Page, Query};
+use store::Store;
 
 /// Everything that the emulator knows.
 #[derive(Debug)]
@@ -31,11 +32,11 @@ pub(super) struct State {
     random: fastrand::Rng,
     serials: Serials,
     pub(super) auth: Auth,
-    channels: HashMap<String, Channel>,
+    store: Store,
     connections: HashMap<u64, Connection>,
-    by_key: HashMap<String, u64>,
+    /// Connections by their public ids.
+    by_id: HashMap<String, u64>,
     connections_made: u64,
-    text_bytes: usize,
     drops: usize,
     stats: Stats,
 }
@@ -49,11 +50,10 @@ impl State {
             serials: Serials::new(&mut random),
             random,
             auth,
-            channels: HashMap::new(),
+            store: Store::default(),
             connections: HashMap::new(),
-            by_key: HashMap::new(),
+            by_id: HashMap::new(),
             connections_made: 0,
-            text_bytes: 0,
             drops: 0,
             stats: Stats::default(),
             config,
@@ -73,7 +73,7 @@ impl State {
 
     pub(super) fn stats(&self) -> Stats {
         let live = self.connections.values().filter(|connection| connection.dropped_at.is_none()).count();
-        Stats { connections: live as u64, channels: self.channels.len() as u64, ..self.stats.clone() }
+        Stats { connections: live as u64, channels: self.store.channels() as u64, ..self.stats.clone() }
     }
 
     /// Gives a token; see [`Auth::request_token`].
@@ -87,15 +87,9 @@ impl State {
         self.auth.request_token(name, request, shown, now_ms, &mut self.random)
     }
 
-    /// The channel of that name, made if need be. Gives the name without its qualifier, too.
-    fn channel(&mut self, name: &str) -> Result<&mut Channel, Failure> {
-        if !self.channels.contains_key(name) {
-            valid_name(name)?;
-            if self.channels.len() >= CHANNELS {
-                return Err(failure(40114, 403, "Account channel limit reached"));
-            }
-        }
-        Ok(self.channels.entry(name.to_owned()).or_default())
+    /// An id for what one request publishes.
+    pub(super) fn request_id(&mut self) -> String {
+        std::iter::repeat_with(|| self.random.alphanumeric()).take(12).collect()
     }
 
     /// Whether chance strikes, at that share.
@@ -104,7 +98,7 @@ impl State {
     }
 }
 
-/// A channel's name as Ably accepts it.
+/// Refuses names that Ably does not accept.
 fn valid_name(name: &str) -> Result<(), Failure> {
     let bad = name.is_empty() || name.len() > 2_048 || name.starts_with([':', '[']) || name.contains(['\n', '\r']);
     if bad { Err(failure(40010, 400, "Invalid channel name")) } else { Ok(()) }

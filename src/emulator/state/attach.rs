@@ -7,14 +7,18 @@ use axum::extract::ws;
 use crate::ably::wire::{ProtocolMessage, action};
 
 use super::{State, unqualified};
+use crate::emulator::auth::Capability;
 use crate::emulator::channel::{Attachment, Channel, Frame};
-use crate::emulator::errors::{Failure, failure};
+use crate::emulator::errors::{Failure, failure, forbidden};
 use crate::emulator::limits::CHANNELS_PER_CONNECTION;
 
 const HAS_BACKLOG: u64 = 2;
 const RESUMED: u64 = 4;
 /// Presence, publish, subscribe, presence-subscribe and annotation-publish: what a channel grants by default.
 const MODES: u64 = 0x2F_0000;
+const PRESENCE: u64 = 1 << 16;
+const PUBLISH: u64 = 1 << 17;
+const SUBSCRIBE: u64 = 1 << 18;
 /// All bits that are modes.
 const MODE_BITS: u64 = 0x03FF_0000;
 
@@ -39,83 +43,127 @@ impl State {
         now_ms: u64,
     ) -> Result<(ProtocolMessage<'static>, Vec<ws::Message>), Failure> {
         let (qualifier, name) = unqualified(attach.channel);
-        let mut params = attach.params.clone();
-        let pairs = qualifier.split('&').filter_map(|pair| pair.split_once('='));
-        params.extend(pairs.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        let params = params(attach, qualifier);
         let connection = self.connections.get(&number).ok_or_else(|| failure(80022, 410, "Connection not found"))?;
-        connection.grant.allows("subscribe", name)?;
-        let (encoding, outbox) = (connection.encoding, connection.outbox.clone());
-        let echo = connection.echo && params.get("echo").is_none_or(|echo| echo != "false");
-        let attached = connection.attached;
-        let full = params.get("appendMode").is_some_and(|mode| mode == "full");
-
-        let channel = self.channel(name)?;
-        let known =
-            channel.attachments.iter().position(|other| other.connection == number && other.name == attach.channel);
-        if known.is_none() && attached >= CHANNELS_PER_CONNECTION {
+        let modes = modes(attach.flags, &connection.who.grant.capability, name)?;
+        let known = connection.attached.contains(attach.channel);
+        if !known && connection.attached.len() >= CHANNELS_PER_CONNECTION {
             return Err(failure(90010, 400, "Maximum number of channels per connection exceeded"));
         }
-        let missed = attach.position.filter(|position| !position.is_empty()).map(|position| channel.since(position));
-        let (resumed, lost, backlog) = match (missed, known) {
-            (Some(Some(serials)), _) => (true, false, serials),
-            (Some(None), _) => (false, true, Vec::new()),
-            (None, Some(_)) => (true, false, Vec::new()),
-            (None, None) => (false, false, rewound(channel, &params, now_ms)?),
-        };
-        let position = if channel.position.is_empty() { "00000000000000-000@emulator" } else { &channel.position };
         let mut attachment = Attachment {
             connection: number,
             name: attach.channel.to_owned(),
-            outbox,
-            encoding,
-            echo,
-            full,
+            outbox: connection.outbox.clone(),
+            encoding: connection.encoding,
+            echo: connection.echo && params.get("echo").is_none_or(|echo| echo != "false"),
+            full: params.get("appendMode").is_some_and(|mode| mode == "full"),
             seen: HashSet::new(),
         };
-        let mut frames = Vec::with_capacity(backlog.len());
-        for stored in backlog.iter().filter_map(|serial| channel.messages.get(serial)) {
-            let id = format!("backlog:{}", stored.number);
-            let frame = Frame { channel: name, publisher: 0, publisher_id: "", id: &id, position, now_ms };
-            frames.push(frame.encode(encoding, attach.channel, stored.latest()));
-            attachment.seen.insert(stored.number);
+        let serials = &mut self.serials;
+        let channel = self.store.channel(name, || serials.next(now_ms))?;
+        let missed = attach.position.filter(|position| !position.is_empty()).map(|position| channel.since(position));
+        let (resumed, lost, backlog) = match missed {
+            Some(Some(serials)) => (true, false, serials),
+            Some(None) => (false, true, Vec::new()),
+            None if known => (true, false, Vec::new()),
+            None => (false, false, rewound(channel, &params, now_ms)?),
+        };
+        // Without SUBSCRIBE it is attached, and gets nothing.
+        let reads = modes & SUBSCRIBE != 0;
+        let backlog = if reads { backlog } else { Vec::new() };
+        let how = Attached { resumed, lost, backlog: !backlog.is_empty() };
+        let answer = attached_frame(attach, params, &channel.position, modes, how);
+        let frames = backlog_frames(channel, name, &backlog, &mut attachment, now_ms);
+        channel.attachments.retain(|other| other.connection != number || other.name != attach.channel);
+        if reads {
+            channel.attachments.push(attachment);
         }
-        let answer = attached_frame(attach, params, position, resumed, !frames.is_empty(), lost);
-        match known {
-            Some(index) => channel.attachments[index] = attachment,
-            None => channel.attachments.push(attachment),
-        }
-        if known.is_none()
-            && let Some(connection) = self.connections.get_mut(&number)
-        {
-            connection.attached += 1;
+        if let Some(connection) = self.connections.get_mut(&number) {
+            connection.attached.insert(attach.channel.to_owned());
         }
         Ok((answer, frames))
     }
 
     /// A client leaves a channel.
     pub(in crate::emulator) fn detach(&mut self, number: u64, name: &str) {
-        let (_, plain) = unqualified(name);
-        let Some(channel) = self.channels.get_mut(plain) else { return };
-        let before = channel.attachments.len();
-        channel.attachments.retain(|attachment| attachment.connection != number || attachment.name != name);
-        let left = before - channel.attachments.len();
         if let Some(connection) = self.connections.get_mut(&number) {
-            connection.attached = connection.attached.saturating_sub(left);
+            connection.attached.remove(name);
+        }
+        self.leave(number, name);
+        self.store.forget_if_idle(unqualified(name).1);
+    }
+
+    /// A connection leaves all its channels. They stay: it may come back and ask what it missed.
+    pub(super) fn leave_all(&mut self, number: u64) {
+        let Some(connection) = self.connections.get_mut(&number) else { return };
+        for name in std::mem::take(&mut connection.attached) {
+            self.leave(number, &name);
         }
     }
+
+    fn leave(&mut self, number: u64, name: &str) {
+        if let Some(channel) = self.store.get_mut(unqualified(name).1) {
+            channel.attachments.retain(|attachment| attachment.connection != number || attachment.name != name);
+        }
+    }
+}
+
+/// Messages, whole, to somebody who attaches.
+fn backlog_frames(
+    channel: &Channel,
+    name: &str,
+    serials: &[String],
+    to: &mut Attachment,
+    now_ms: u64,
+) -> Vec<ws::Message> {
+    let mut frames = Vec::with_capacity(serials.len());
+    for stored in serials.iter().filter_map(|serial| channel.messages.get(serial)) {
+        let id = format!("backlog:{}", stored.number);
+        let position = &channel.position;
+        let frame = Frame { channel: name, publisher: 0, publisher_id: "", id: &id, position, now_ms };
+        frames.push(frame.encode(to.encoding, &to.name, stored.latest()));
+        to.seen.insert(stored.number);
+    }
+    frames
+}
+
+/// The parameters of an attach: its own, and those in the channel's name.
+fn params(attach: &Attach<'_>, qualifier: &str) -> BTreeMap<String, String> {
+    let mut params = attach.params.clone();
+    let pairs = qualifier.split('&').filter_map(|pair| pair.split_once('='));
+    params.extend(pairs.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    params
+}
+
+/// The modes that are granted, of those asked for: what the capability does not allow is left out, but not all of it.
+fn modes(flags: u64, capability: &Capability, channel: &str) -> Result<u64, Failure> {
+    let mut modes = if flags & MODE_BITS == 0 { MODES } else { flags & MODE_BITS };
+    let asked = modes;
+    for (mode, operation) in [(PUBLISH, "publish"), (SUBSCRIBE, "subscribe"), (PRESENCE, "presence")] {
+        if capability.allows(operation, channel).is_err() {
+            modes &= !mode;
+        }
+    }
+    // One who asks for nothing in particular comes to read.
+    let needed = if flags & MODE_BITS == 0 { SUBSCRIBE } else { asked };
+    if modes & needed == 0 { Err(forbidden("subscribe", channel)) } else { Ok(modes) }
+}
+
+/// How somebody is attached.
+struct Attached {
+    resumed: bool,
+    lost: bool,
+    backlog: bool,
 }
 
 fn attached_frame(
     attach: &Attach<'_>,
     mut params: BTreeMap<String, String>,
     position: &str,
-    resumed: bool,
-    backlog: bool,
-    lost: bool,
+    modes: u64,
+    how: Attached,
 ) -> ProtocolMessage<'static> {
-    let requested = attach.flags & MODE_BITS;
-    let modes = if requested == 0 { MODES } else { requested };
-    let flags = modes | if resumed { RESUMED } else { 0 } | if backlog { HAS_BACKLOG } else { 0 };
+    let flags = modes | if how.resumed { RESUMED } else { 0 } | if how.backlog { HAS_BACKLOG } else { 0 };
     params.retain(|name, _| KNOWN_PARAMS.contains(&name.as_str()));
     ProtocolMessage {
         action: action::ATTACHED,
@@ -123,7 +171,7 @@ fn attached_frame(
         channel_serial: Some(position.to_owned().into()),
         flags: Some(flags),
         params: Some(params.into_iter().map(|(name, value)| (name.into(), value.into())).collect()),
-        error: lost.then(|| failure(90003, 404, "Unable to recover channel: messages expired")),
+        error: how.lost.then(|| failure(90003, 404, "Unable to recover channel: messages expired")),
         ..ProtocolMessage::default()
     }
 }

@@ -1,17 +1,16 @@
 //! Connections come, are resumed, drop and end.
 
+use std::sync::Arc;
 use std::time::Duration;
-
-use axum::extract::ws;
-use tokio::sync::mpsc;
 
 use crate::ably::wire::{ConnectionDetails, Encoding, ErrorInfo, ProtocolMessage, action};
 
 use super::State;
-use crate::emulator::auth::Credentials;
-use crate::emulator::connection::Connection;
+use crate::emulator::auth::{Credentials, Grant};
+use crate::emulator::connection::{Connection, Publisher};
 use crate::emulator::errors::{Failure, failure};
-use crate::emulator::limits::{CONNECTIONS, FRAME_BYTES, IDLE, STATE_TTL};
+use crate::emulator::limits::{CONNECTIONS, FRAME_BYTES, IDLE, ROLLUP_MAX, STATE_TTL};
+use crate::emulator::outbox::Outbox;
 
 /// How a client connects.
 #[derive(Debug)]
@@ -22,7 +21,7 @@ pub(in crate::emulator) struct Connect {
     pub(in crate::emulator) rollup: Option<Duration>,
     pub(in crate::emulator) echo: bool,
     pub(in crate::emulator) resume: Option<String>,
-    pub(in crate::emulator) outbox: mpsc::Sender<ws::Message>,
+    pub(in crate::emulator) outbox: Outbox,
 }
 
 /// A client that is connected.
@@ -32,6 +31,8 @@ pub(in crate::emulator) struct Connected {
     pub(in crate::emulator) connection: u64,
     /// Which of its transports this is.
     pub(in crate::emulator) transport: u32,
+    /// As whom it publishes.
+    pub(in crate::emulator) who: Arc<Publisher>,
     /// What to tell the client.
     pub(in crate::emulator) frame: ProtocolMessage<'static>,
 }
@@ -43,54 +44,40 @@ impl State {
         if self.faults.refuse_connections {
             return Err(failure(80003, 503, "The emulator refuses connections"));
         }
-        let mut grant = self.auth.check(&connect.credentials, now_ms)?;
-        match (&grant.client_id, connect.client_id) {
-            (Some(own), Some(wanted)) if own != "*" && *own != wanted => {
-                return Err(failure(40102, 401, "Incompatible credentials: another client id"));
-            }
-            (None, Some(wanted)) => grant.client_id = Some(wanted),
-            _ => {}
-        }
+        let grant = self.auth.check(&connect.credentials, now_ms)?.named(connect.client_id)?;
         let resumed = connect.resume.as_deref().map(|key| self.resume(key));
-        let mut error = None;
-        let number = match resumed {
-            Some(Some(number)) => number,
-            other => {
-                error = other.map(|_| failure(80018, 400, "Unable to recover connection: invalid or expired key"));
-                self.new_connection()?
+        let error = match resumed {
+            Some(None) => Some(failure(80018, 400, "Unable to recover connection: invalid or expired key")),
+            _ => None,
+        };
+        let number = match resumed.flatten() {
+            Some(number) => {
+                self.stats.resumed += 1;
+                number
+            }
+            None => {
+                self.stats.resumes_refused += u64::from(error.is_some());
+                let rollup = connect.rollup.unwrap_or(self.config.append_rollup).min(ROLLUP_MAX);
+                self.new_connection(grant.clone(), rollup, connect.echo)?
             }
         };
-        if let (Some(connection), None) = (self.connections.get_mut(&number), &error)
-            && connect.resume.is_some()
-        {
-            connection.transports += 1;
-            connection.outbox = connect.outbox;
-            connection.encoding = connect.encoding;
-            connection.dropped_at = None;
-            self.stats.resumed += 1;
-        } else {
-            let id: String = std::iter::repeat_with(|| self.random.alphanumeric()).take(10).collect();
-            let rollup = connect.rollup.unwrap_or(self.config.append_rollup).min(Duration::from_millis(500));
-            let connection = Connection::new(id, grant, connect.encoding, rollup, connect.echo, connect.outbox);
-            self.connections.insert(number, connection);
-            self.stats.resumes_refused += u64::from(error.is_some());
+        let secret: String = std::iter::repeat_with(|| self.random.alphanumeric()).take(16).collect();
+        if let Some(connection) = self.connections.get_mut(&number) {
+            let key = format!("{}!{secret}", connection.who.connection_id);
+            connection.grant(grant);
+            connection.take(key, connect.encoding, connect.outbox);
         }
         self.stats.connected += 1;
         self.connected(number, error).ok_or_else(|| failure(80022, 410, "Connection not found"))
     }
 
     /// What a client is told about its connection.
-    pub(in crate::emulator) fn connected(
-        &mut self,
-        number: u64,
-        error: Option<ErrorInfo<'static>>,
-    ) -> Option<Connected> {
+    pub(in crate::emulator) fn connected(&self, number: u64, error: Option<ErrorInfo<'static>>) -> Option<Connected> {
         let connection = self.connections.get(&number)?;
-        let key = connection.key();
-        self.by_key.insert(key.clone(), number);
+        let key = &connection.key;
         let millis = |duration: Duration| u64::try_from(duration.as_millis()).ok();
         let details = ConnectionDetails {
-            client_id: Some(connection.grant.client_id.clone().unwrap_or_else(|| "*".to_owned()).into()),
+            client_id: connection.who.grant.client_id.clone().map(Into::into),
             connection_key: Some(key.clone().into()),
             max_message_size: Some(self.config.max_message_size as u64),
             max_frame_size: Some(FRAME_BYTES as u64),
@@ -106,13 +93,14 @@ impl State {
         };
         let frame = ProtocolMessage {
             action: action::CONNECTED,
-            connection_id: Some(connection.id.clone().into()),
-            connection_key: Some(key.into()),
+            connection_id: Some(connection.who.connection_id.clone().into()),
+            connection_key: Some(key.clone().into()),
             connection_details: Some(details),
             error,
             ..ProtocolMessage::default()
         };
-        Some(Connected { connection: number, transport: connection.transports, frame })
+        let who = connection.who.clone();
+        Some(Connected { connection: number, transport: connection.transports, who, frame })
     }
 
     /// New credentials on a live connection.
@@ -124,7 +112,8 @@ impl State {
     ) -> Result<Connected, Failure> {
         let grant = self.auth.check(&Credentials::Token(token.to_owned()), now_ms)?;
         if let Some(connection) = self.connections.get_mut(&number) {
-            connection.grant = grant;
+            let own = connection.who.grant.identity().map(str::to_owned);
+            connection.grant(grant.named(own)?);
         }
         self.connected(number, None).ok_or_else(|| failure(80022, 410, "Connection not found"))
     }
@@ -136,10 +125,7 @@ impl State {
             return;
         }
         connection.dropped_at = Some(now_ms);
-        connection.attached = 0;
-        for channel in self.channels.values_mut() {
-            channel.attachments.retain(|attachment| attachment.connection != number);
-        }
+        self.leave_all(number);
         if goodbye {
             self.forget(number);
         }
@@ -147,22 +133,30 @@ impl State {
 
     /// The connection of a key, if its state is still there and chance allows.
     fn resume(&mut self, key: &str) -> Option<u64> {
-        let number = self.by_key.get(key).copied()?;
-        let refused = self.strikes(self.faults.refuse_resume);
+        let (id, _) = key.split_once('!')?;
+        let number = self.by_id.get(id).copied()?;
         let connection = self.connections.get(&number)?;
-        if refused || connection.key() != key {
+        if connection.key != key {
+            return None;
+        }
+        if self.strikes(self.faults.refuse_resume) {
             self.forget(number);
             return None;
         }
         Some(number)
     }
 
-    fn new_connection(&mut self) -> Result<u64, Failure> {
+    fn new_connection(&mut self, grant: Grant, rollup: Duration, echo: bool) -> Result<u64, Failure> {
         if self.connections.len() >= CONNECTIONS {
             return Err(failure(40111, 403, "Account connection limit reached"));
         }
         self.connections_made += 1;
-        Ok(self.connections_made)
+        let connection = self.connections_made;
+        let connection_id: String = std::iter::repeat_with(|| self.random.alphanumeric()).take(10).collect();
+        self.by_id.insert(connection_id.clone(), connection);
+        let who = Arc::new(Publisher { connection, connection_id, grant });
+        self.connections.insert(connection, Connection::new(who, rollup, echo));
+        Ok(connection)
     }
 
     fn forget_dropped(&mut self, now_ms: u64) {
@@ -176,7 +170,9 @@ impl State {
     }
 
     fn forget(&mut self, number: u64) {
-        self.connections.remove(&number);
-        self.by_key.retain(|_, known| *known != number);
+        self.leave_all(number);
+        if let Some(connection) = self.connections.remove(&number) {
+            self.by_id.remove(&connection.who.connection_id);
+        }
     }
 }

@@ -3,7 +3,7 @@
 use crate::ably::wire::Message;
 
 use super::{State, unqualified};
-use crate::emulator::errors::{Failure, no_such_message};
+use crate::emulator::errors::Failure;
 
 /// Which part of a history.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,23 +29,40 @@ impl State {
     /// The latest version of a message.
     pub(in crate::emulator) fn message(&self, channel: &str, serial: &str) -> Result<Message<'static>, Failure> {
         let (_, name) = unqualified(channel);
-        let stored =
-            self.channels.get(name).and_then(|channel| channel.messages.get(serial)).ok_or_else(no_such_message)?;
-        Ok(stored.latest().clone())
+        Ok(self.store.message(name, serial)?.latest().clone())
     }
 
-    /// All versions of a message.
-    pub(in crate::emulator) fn versions(&self, channel: &str, serial: &str) -> Result<Vec<Message<'static>>, Failure> {
+    /// A page of a message's versions, in the order in which they were made unless it is to be read backwards.
+    pub(in crate::emulator) fn versions(&self, channel: &str, serial: &str, query: &Query) -> Result<Page, Failure> {
         let (_, name) = unqualified(channel);
-        let stored =
-            self.channels.get(name).and_then(|channel| channel.messages.get(serial)).ok_or_else(no_such_message)?;
-        Ok(stored.versions())
+        let mut versions = self.store.message(name, serial)?.versions();
+        if !query.forwards {
+            versions.reverse();
+        }
+        let version = |message: &Message<'_>| message.version.as_ref()?.serial.as_deref().map(str::to_owned);
+        if let Some(after) = &query.after {
+            let seen = versions.iter().position(|message| version(message).as_ref() == Some(after));
+            versions.drain(..seen.map_or(0, |at| at + 1));
+        }
+        let more = versions.len() > query.limit;
+        versions.truncate(query.limit);
+        let next = versions.last().filter(|_| more).and_then(version);
+        Ok(Page { messages: versions, next })
+    }
+
+    /// How many connections are attached to a channel, and how often.
+    pub(in crate::emulator) fn occupancy(&self, channel: &str) -> (usize, usize) {
+        let attachments = self.store.get(unqualified(channel).1).map_or(&[][..], |channel| &channel.attachments);
+        let mut connections: Vec<u64> = attachments.iter().map(|attachment| attachment.connection).collect();
+        connections.sort_unstable();
+        connections.dedup();
+        (connections.len(), attachments.len())
     }
 
     /// A page of a channel's messages, each in its latest version, in the order in which they were created.
     pub(in crate::emulator) fn history(&self, channel: &str, query: &Query) -> Page {
         let (_, name) = unqualified(channel);
-        let Some(channel) = self.channels.get(name) else { return Page { messages: Vec::new(), next: None } };
+        let Some(channel) = self.store.get(name) else { return Page { messages: Vec::new(), next: None } };
         let wanted = |(serial, timestamp): (&String, Option<u64>)| {
             let at = timestamp.unwrap_or_default();
             let behind =

@@ -1,0 +1,274 @@
+//! What operations do: creates, appends with their rollup, updates and deletes; and what subscribers get of it.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::ably::wire::{Message, MessageVersion, message_action};
+
+use super::{State, unqualified, valid_name};
+use crate::emulator::channel::Frame;
+use crate::emulator::connection::Publisher;
+use crate::emulator::errors::{Failure, channel_rate, connection_rate, failure, not_mutable, too_large};
+use crate::emulator::limits::MESSAGES_PER_FRAME;
+use crate::emulator::message::{self, Mutation};
+use crate::emulator::outbox::Outbox;
+use crate::emulator::rollup::Rolled;
+use crate::emulator::{serial, validate};
+
+/// Who publishes what, where.
+#[derive(Debug, Clone)]
+pub(in crate::emulator) struct Publish {
+    pub(in crate::emulator) by: Arc<Publisher>,
+    pub(in crate::emulator) channel: String,
+    pub(in crate::emulator) messages: Vec<Message<'static>>,
+    /// Ids of messages that have none begin with this.
+    pub(in crate::emulator) id: String,
+    pub(in crate::emulator) now_ms: u64,
+}
+
+/// Appends that wait to be joined, until when.
+#[derive(Debug)]
+pub(in crate::emulator) struct Flush {
+    by: Arc<Publisher>,
+    channel: String,
+    serial: String,
+    pub(in crate::emulator) after: Duration,
+}
+
+/// The serials given, and appends that wait.
+pub(super) type Applied = Result<(Vec<Option<String>>, Option<Flush>), Failure>;
+
+/// What happened to a channel, where in it, when, and by whom.
+struct Happened<'a> {
+    by: &'a Publisher,
+    channel: &'a str,
+    id: &'a str,
+    position: &'a str,
+    now_ms: u64,
+}
+
+impl State {
+    /// Applies a create, an array of creates, or one mutation.
+    pub(in crate::emulator) fn apply(&mut self, mut publish: Publish) -> Applied {
+        let is_create = |message: &Message<'_>| message.action.unwrap_or(0) == message_action::CREATE;
+        match publish.messages.as_slice() {
+            [] => Err(failure(40000, 400, "No messages")),
+            messages if messages.len() > MESSAGES_PER_FRAME => Err(failure(40034, 400, "Too many messages")),
+            messages if messages.iter().all(is_create) => self.create(publish).map(|serials| (serials, None)),
+            [_] => {
+                let message = publish.messages.pop().unwrap_or_default();
+                self.mutate(publish, message)
+            }
+            _ => Err(failure(40000, 400, "A mutation must be alone in its frame")),
+        }
+    }
+
+    fn create(&mut self, publish: Publish) -> Result<Vec<Option<String>>, Failure> {
+        let Publish { by, channel, messages, id, now_ms } = publish;
+        let (_, name) = unqualified(&channel);
+        valid_name(name)?;
+        by.grant.capability.allows("publish", name)?;
+        for message in &messages {
+            validate::extras(message)?;
+            validate::client_id(message, by.grant.client_id.as_deref())?;
+        }
+        self.fits(messages.iter().map(message::size).sum())?;
+        let explicit = validate::ids(&messages)?;
+        let serials = &mut self.serials;
+        let channel = self.store.channel(name, || serials.next(now_ms))?;
+        if explicit
+            && let Some(first) = messages.first().and_then(|message| message.id.as_deref())
+            && let Some(known) = channel.recognise(first, now_ms)
+        {
+            self.stats.recognised += 1;
+            let position = known.rsplit_once(':').map_or(known.as_str(), |(position, _)| position);
+            return Ok((0..messages.len()).map(|index| Some(serial::of_message(position, index))).collect());
+        }
+        self.charge(&by, name, now_ms)?;
+        let position = self.serials.next(now_ms);
+        let happened = Happened { by: &by, channel: name, id: &id, position: &position, now_ms };
+        let created = messages.into_iter().enumerate();
+        Ok(created.map(|(index, message)| Some(self.create_one(&happened, index, message, explicit))).collect())
+    }
+
+    fn create_one(&mut self, at: &Happened<'_>, index: usize, mut message: Message<'static>, explicit: bool) -> String {
+        self.stats.creates += 1;
+        let serial = serial::of_message(at.position, index);
+        let id = message.id.take().unwrap_or_else(|| format!("{}:{index}", at.id).into());
+        message.id = Some(id.clone());
+        message.client_id = message.client_id.take().or_else(|| identity(at.by));
+        message.connection_id = Some(at.by.connection_id.clone().into()).filter(|_| at.by.connection != 0);
+        message.timestamp = Some(at.now_ms);
+        message.action = Some(message_action::CREATE);
+        message.serial = Some(serial.clone().into());
+        message.version = Some(MessageVersion {
+            serial: Some(serial.clone().into()),
+            timestamp: Some(at.now_ms),
+            ..MessageVersion::default()
+        });
+        let channel = self.store.get_mut(at.channel);
+        let watched = channel.is_some_and(|channel| {
+            channel.note(at.position, &serial);
+            if explicit {
+                channel.remember(id.into_owned(), &serial, at.now_ms);
+            }
+            !channel.attachments.is_empty()
+        });
+        let copy = watched.then(|| message.clone());
+        self.store.insert(at.channel, message);
+        if let Some(copy) = copy {
+            self.deliver(at, &copy);
+        }
+        serial
+    }
+
+    fn mutate(&mut self, publish: Publish, message: Message<'static>) -> Applied {
+        let Publish { by, channel, id, now_ms, .. } = publish;
+        let (_, name) = unqualified(&channel);
+        let action = message.action.unwrap_or_default();
+        let (count, operation) = match action {
+            message_action::APPEND => (&mut self.stats.appends, "message-update"),
+            message_action::UPDATE => (&mut self.stats.updates, "message-update"),
+            message_action::DELETE => (&mut self.stats.deletes, "message-delete"),
+            _ => return Err(failure(40000, 400, "Unknown message action")),
+        };
+        *count += 1;
+        let namespace = name.split_once(':').map_or("", |(namespace, _)| namespace);
+        if self.config.immutable_namespaces.iter().any(|immutable| immutable == namespace) {
+            return Err(not_mutable());
+        }
+        validate::extras(&message)?;
+        let serial = message.serial.as_deref().unwrap_or_default().to_owned();
+        let mutation = Mutation::of(message);
+        let stored = self.store.message_mut(name, &serial)?;
+        let publisher = stored.latest().client_id.as_deref();
+        by.grant.capability.allows_on(operation, name, publisher, by.grant.identity())?;
+        stored.accepts(&mutation)?;
+        let size = stored.size_with(&mutation);
+        let joins = action == message_action::APPEND && stored.rollup(by.connection).is_waiting();
+        self.fits(size)?;
+        if !joins {
+            self.charge(&by, name, now_ms)?;
+        }
+        let position = self.serials.next(now_ms);
+        let happened = Happened { by: &by, channel: name, id: &id, position: &position, now_ms };
+        // Over REST nothing is rolled up: each request stands for itself.
+        if action == message_action::APPEND && by.connection != 0 {
+            return self.append(&happened, &serial, mutation, by.clone());
+        }
+        Ok((vec![self.publish_version(&happened, &serial, mutation, None)?], None))
+    }
+
+    /// Appends of a connection go through its rollup.
+    fn append(&mut self, at: &Happened<'_>, serial: &str, mutation: Mutation, by: Arc<Publisher>) -> Applied {
+        let window = self.connections.get(&by.connection).map_or(Duration::ZERO, |connection| connection.rollup);
+        let given = !self.faults.null_serials;
+        let rollup = self.store.message_mut(at.channel, serial)?.rollup(by.connection);
+        match rollup.append(mutation, at.now_ms, window, || at.position.to_owned()) {
+            Rolled::Now(mutation) => Ok((vec![self.publish_version(at, serial, *mutation, None)?], None)),
+            Rolled::Joined(version) => Ok((vec![given.then_some(version)], None)),
+            Rolled::Waits(after) => {
+                let flush = Flush { by, channel: at.channel.to_owned(), serial: serial.to_owned(), after };
+                Ok((vec![given.then(|| at.position.to_owned())], Some(flush)))
+            }
+        }
+    }
+
+    /// The window of a rollup has ended.
+    pub(in crate::emulator) fn flush(&mut self, flush: &Flush, now_ms: u64) {
+        let Flush { by, channel, serial, .. } = flush;
+        let Ok(stored) = self.store.message_mut(channel, serial) else { return };
+        let Some((mutation, version)) = stored.rollup(by.connection).flush(now_ms) else { return };
+        let id = format!("rollup:{version}");
+        let position = self.serials.next(now_ms);
+        let happened = Happened { by, channel, id: &id, position: &position, now_ms };
+        if let Err(failure) = self.publish_version(&happened, serial, mutation, Some(version)) {
+            tracing::debug!(code = failure.code, "emulator: a joined append was lost with its message");
+        }
+    }
+
+    /// Makes a new version of a message and tells those attached. Its serial is its position, but for a rollup, which was
+    /// promised one when its first append came.
+    fn publish_version(
+        &mut self,
+        at: &Happened<'_>,
+        serial: &str,
+        mut mutation: Mutation,
+        promised: Option<String>,
+    ) -> Result<Option<String>, Failure> {
+        let update = mutation.action == message_action::UPDATE;
+        let stale = update && self.strikes(self.faults.stale_updates);
+        let silent = update && self.strikes(self.faults.null_updates);
+        mutation.version.client_id = mutation.version.client_id.take().or_else(|| identity(at.by));
+        let mut version = at.position.to_owned();
+        let piece = self.store.change(at.channel, serial, |stored, watched| {
+            if mutation.action != message_action::APPEND {
+                stored.supersede(at.by.connection, &mutation, at.now_ms);
+            }
+            if let Some(promised) = promised {
+                version = stored.version_of_rollup(promised, at.position);
+            }
+            if stale {
+                version.replace_range(..1, " ");
+            }
+            stored.apply(mutation, version.clone(), at.now_ms, watched)
+        })?;
+        if let Some(channel) = self.store.get_mut(at.channel) {
+            channel.note(at.position, serial);
+        }
+        if let Some(piece) = piece {
+            self.deliver(at, &piece);
+        }
+        Ok((!silent).then_some(version))
+    }
+
+    fn deliver(&mut self, at: &Happened<'_>, piece: &Message<'static>) {
+        let Some(channel) = self.store.get_mut(at.channel) else { return };
+        let frame = Frame {
+            channel: at.channel,
+            publisher: at.by.connection,
+            publisher_id: &at.by.connection_id,
+            id: at.id,
+            position: at.position,
+            now_ms: at.now_ms,
+        };
+        let (delivered, slow) = channel.deliver(&frame, piece);
+        self.stats.delivered += delivered;
+        for number in slow {
+            self.stats.slow += 1;
+            self.leave_all(number);
+            // Its outbox is gone or full: without it the transport ends, and the client finds out what it missed.
+            if let Some(connection) = self.connections.get_mut(&number) {
+                connection.outbox = Outbox::closed();
+            }
+        }
+    }
+
+    fn fits(&self, size: usize) -> Result<(), Failure> {
+        let limit = self.config.max_message_size;
+        if size > limit { Err(too_large(size, limit)) } else { Ok(()) }
+    }
+
+    /// Counts one publish against the rates.
+    fn charge(&mut self, by: &Publisher, channel: &str, now_ms: u64) -> Result<(), Failure> {
+        let limit = self.faults.rate_limit;
+        if let Some(connection) = self.connections.get_mut(&by.connection)
+            && !connection.rate.take(limit, now_ms)
+        {
+            return Err(connection_rate());
+        }
+        let limit = self.faults.channel_rate_limit;
+        if let Some(channel) = self.store.get_mut(channel)
+            && !channel.rate.take(limit, now_ms)
+        {
+            return Err(channel_rate());
+        }
+        Ok(())
+    }
+}
+
+/// The client id that goes into what it publishes.
+fn identity(by: &Publisher) -> Option<Cow<'static, str>> {
+    by.grant.identity().map(|id| id.to_owned().into())
+}
