@@ -1,0 +1,43 @@
+// An ordinary subscriber: node subscriber.mjs ENDPOINT PORT KEY FORMAT CHANNEL...
+// Says {"attached": N} when it has all channels, then each event as one line of JSON. When its stdin ends, it says
+// {"texts": {CHANNEL: {SERIAL: {text, …}}}} and ends.
+
+import { Reader, connected, place } from './shared.mjs';
+
+// As many as Ably allows on a connection.
+const CHANNELS_PER_CONNECTION = 200;
+
+const { rest: names, ...where } = place();
+const print = (line) => process.stdout.write(`${JSON.stringify(line)}\n`);
+const readers = new Map(names.map((name) => [name, new Reader()]));
+
+async function follow(client, name) {
+  const channel = client.channels.get(name);
+  const reader = readers.get(name);
+  const take = (message, from) => {
+    const { action, serial, version, data, extras } = message;
+    const news = reader.apply(message);
+    print({ channel: name, from, action, serial, version: version.serial, name: message.name, data, headers: extras?.headers, news });
+  };
+  await channel.subscribe((message) => take(message, 'live'));
+  // Continuity was lost: what was missed is in the history.
+  channel.on('update', async ({ resumed }) => {
+    if (resumed) return;
+    for (let page = await channel.history(); page; page = await page.next()) page.items.forEach((message) => take(message, 'history'));
+  });
+}
+
+const clients = [];
+for (let from = 0; from < names.length; from += CHANNELS_PER_CONNECTION) {
+  const client = await connected(where);
+  clients.push(client);
+  await Promise.all(names.slice(from, from + CHANNELS_PER_CONNECTION).map((name) => follow(client, name)));
+}
+print({ attached: names.length });
+
+process.stdin.resume();
+process.stdin.once('end', () => {
+  const texts = [...readers].map(([name, reader]) => [name, Object.fromEntries(reader.messages)]);
+  print({ texts: Object.fromEntries(texts) });
+  clients.forEach((client) => client.close());
+});

@@ -1,0 +1,58 @@
+//! The official clients, each in a throw-away folder, and programs that use them.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::process::Command;
+use tokio::sync::OnceCell;
+
+/// An installation may wait for a slow network.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// A folder for a client, beside the other things that are built.
+async fn folder(name: &str, install: impl AsyncFnOnce(&Path)) -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the target folder");
+    let folder = target.join("clients").join(name);
+    let done = folder.join(".installed");
+    if !done.exists() {
+        let _none = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir_all(&folder).expect("a folder");
+        install(&folder).await;
+        std::fs::write(&done, "").expect("a mark");
+    }
+    folder
+}
+
+pub(crate) async fn ably_js() -> &'static Path {
+    static FOLDER: OnceCell<PathBuf> = OnceCell::const_new();
+    let install = async |folder: &Path| {
+        let mut npm = Command::new("npm");
+        npm.args(["install", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix"]).arg(folder).arg("ably@2.28.0");
+        run(npm, PATIENCE).await;
+    };
+    FOLDER.get_or_init(async || folder("ably-js-2.28.0", install).await).await
+}
+
+pub(crate) async fn ably_python() -> &'static Path {
+    static FOLDER: OnceCell<PathBuf> = OnceCell::const_new();
+    let install = async |folder: &Path| {
+        let mut venv = Command::new("python3");
+        venv.args(["-m", "venv"]).arg(folder);
+        run(venv, PATIENCE).await;
+        let mut pip = Command::new(folder.join("bin/python"));
+        pip.args(["-m", "pip", "install", "--quiet", "ably==3.1.4"]);
+        run(pip, PATIENCE).await;
+    };
+    FOLDER.get_or_init(async || folder("ably-python-3.1.4", install).await).await
+}
+
+/// Ends with what the command says; panics with it when the command fails.
+pub(crate) async fn run(mut command: Command, within: Duration) -> String {
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    let output = tokio::time::timeout(within, command.output()).await;
+    let output = output.unwrap_or_else(|_| panic!("{command:?} hangs")).expect("it can be run: use tests/run");
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{command:?}\n{out}\n{err}");
+    out.into_owned()
+}
