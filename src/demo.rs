@@ -1,9 +1,9 @@
 //! `tokenrelay demo`: everything in one process, nothing else to install.
 //!
-//! Responses are made up from a seed ([`generator`]), written to an in-process Kafka ([`broker`]), relayed to the emulator
-//! ([`world`]) and read back by a subscriber of our own ([`reader`], [`history`]); the results topic is read along
-//! ([`results`]). With a page ([`live`], [`page`], [`hub`]) this goes on for ever and faults are switched by hand; headless
-//! ([`headless`]) it ends with a verdict ([`verify`]).
+//! Responses are made up from a seed (`generator`), written to an in-process Kafka (`broker`), relayed to the emulator
+//! (`world`) and read back by a subscriber of our own (`reader`, `history`); the results topic is read along
+//! (`results`). With a page (`live`, `page`, `hub`) this goes on for ever and faults are switched by hand; headless
+//! (`headless`) it ends with a verdict (`verify`).
 //!
 //! Whatever judges the relay here shares no code with it.
 

@@ -75,7 +75,7 @@ pub enum Error {
     MsgpackEncode(#[source] rmp_serde::encode::Error),
 }
 
-/// Actions of frames [TR2].
+/// Actions of frames (TR2).
 pub mod action {
     /// A sign of life, or a ping when it has an id.
     pub const HEARTBEAT: u8 = 0;
@@ -111,7 +111,7 @@ pub mod action {
     pub const AUTH: u8 = 17;
 }
 
-/// Actions of messages [TM5].
+/// Actions of messages (TM5).
 pub mod message_action {
     /// A new message.
     pub const CREATE: u8 = 0;
@@ -123,7 +123,7 @@ pub mod message_action {
     pub const APPEND: u8 = 5;
 }
 
-/// A frame, in either direction [TR4].
+/// A frame, in either direction (TR4).
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", bound(deserialize = "'de: 'a"))]
 pub struct ProtocolMessage<'a> {
@@ -156,7 +156,7 @@ pub struct ProtocolMessage<'a> {
     /// What went wrong.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorInfo<'a>>,
-    /// Flags of ATTACH and ATTACHED [TR3].
+    /// Flags of ATTACH and ATTACHED (TR3).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flags: Option<u64>,
     /// The frame's number on its connection; of ACK and NACK, that of the first frame covered.
@@ -185,7 +185,7 @@ pub struct Auth<'a> {
     pub access_token: Option<Cow<'a, str>>,
 }
 
-/// What the server allows on a connection [CD2].
+/// What the server allows on a connection (CD2).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", bound(deserialize = "'de: 'a"))]
 pub struct ConnectionDetails<'a> {
@@ -248,7 +248,7 @@ pub struct PublishResult<'a> {
     pub serials: Vec<Option<Cow<'a, str>>>,
 }
 
-/// A message, in either direction [TM2].
+/// A message, in either direction (TM2).
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", bound(deserialize = "'de: 'a"))]
 pub struct Message<'a> {

@@ -7,6 +7,7 @@ mod demo;
 mod deploy;
 mod e2e;
 mod kafka;
+mod mutants;
 mod sdk;
 mod tidy;
 mod world;
