@@ -96,11 +96,18 @@ pub struct Emulator {
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
+    /// Whether nothing is to be read or said; a copy of what the faults say, for those who wait for its end.
+    silent: watch::Sender<bool>,
 }
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_faults(&self, faults: Faults) {
+        self.silent.send_replace(faults.silent);
+        self.state().set_faults(faults);
     }
 }
 
@@ -112,7 +119,8 @@ pub async fn start(config: Config) -> Result<Emulator, Error> {
     let address = config.listen;
     let listener = TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
     let address = listener.local_addr().map_err(|source| Error::Listen { address, source })?;
-    let shared = Arc::new(Shared { state: Mutex::new(State::new(config)?) });
+    let silent = watch::Sender::new(config.faults.silent);
+    let shared = Arc::new(Shared { state: Mutex::new(State::new(config)?), silent });
     let (stop, stopped) = watch::channel(false);
     let router = rest::router(shared.clone(), stopped.clone());
     let server = tokio::spawn(async move {
@@ -148,7 +156,7 @@ impl Emulator {
 
     /// Makes it fail otherwise from now on.
     pub fn set_faults(&self, faults: Faults) {
-        self.shared.state().set_faults(faults);
+        self.shared.set_faults(faults);
     }
 
     /// What it has seen so far.

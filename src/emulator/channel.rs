@@ -46,6 +46,8 @@ pub(super) struct Channel {
     messages_made: u64,
     /// Publishes that count against the channel's rate.
     pub(super) rate: Rate,
+    /// Their bytes.
+    pub(super) bandwidth: Rate,
 }
 
 impl Channel {
@@ -61,6 +63,7 @@ impl Channel {
             position,
             messages_made: 0,
             rate: Rate::default(),
+            bandwidth: Rate::default(),
         }
     }
 

@@ -39,7 +39,10 @@ pub(super) struct Connection {
     answers: VecDeque<(u64, Answer)>,
     /// Since when it has had no transport.
     pub(super) dropped_at: Option<u64>,
+    /// Operations after rollup.
     pub(super) rate: Rate,
+    /// Operations as they come.
+    pub(super) raw_rate: Rate,
     /// The channels that it is attached to, by the names that it attached by.
     pub(super) attached: HashSet<String>,
 }
@@ -67,6 +70,7 @@ impl Connection {
             answers: VecDeque::new(),
             dropped_at: None,
             rate: Rate::default(),
+            raw_rate: Rate::default(),
             attached: HashSet::new(),
         }
     }
@@ -111,6 +115,11 @@ pub(super) struct Rate {
 impl Rate {
     /// Takes one, of `limit` a second; 0 is no limit. Up to half a second's worth may come at once.
     pub(super) fn take(&mut self, limit: u32, now_ms: u64) -> bool {
+        self.take_some(1.0, limit, now_ms)
+    }
+
+    /// Takes so many. What is more than half a second's worth goes through when nothing else has been taken.
+    pub(super) fn take_some(&mut self, amount: f64, limit: u32, now_ms: u64) -> bool {
         if limit == 0 {
             return true;
         }
@@ -118,10 +127,10 @@ impl Rate {
         let elapsed = now_ms.saturating_sub(self.at_ms) as f64 / 1_000.0;
         self.at_ms = now_ms.max(self.at_ms);
         self.used = (self.used - elapsed * limit).max(0.0);
-        if self.used + 1.0 > (limit / 2.0).max(1.0) {
+        if self.used + amount > (limit / 2.0).max(amount) {
             return false;
         }
-        self.used += 1.0;
+        self.used += amount;
         true
     }
 }
@@ -136,5 +145,13 @@ mod tests {
         let taken = (0..10_000).filter(|ms| rate.take(100, 1_000_000 + ms)).count();
         assert!((1_000..=1_060).contains(&taken), "{taken} in ten seconds");
         assert!((0..1_000).all(|_| rate.take(0, 1)));
+    }
+
+    #[test]
+    fn what_is_larger_than_the_limit_goes_through_alone() {
+        let mut rate = Rate::default();
+        assert!(rate.take_some(500.0, 100, 1_000));
+        assert!(!rate.take_some(500.0, 100, 2_000));
+        assert!(rate.take_some(500.0, 100, 6_000));
     }
 }

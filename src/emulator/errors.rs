@@ -40,6 +40,14 @@ pub(super) fn channel_rate() -> Failure {
     failure(42913, 429, "Rate limit exceeded; request rejected (nonfatal); metric = channel.maxRate")
 }
 
+pub(super) fn channel_bandwidth() -> Failure {
+    failure(42914, 429, "Rate limit exceeded; request rejected (nonfatal); metric = channel.maxBandwidth")
+}
+
+pub(super) fn fatal_rate() -> Failure {
+    failure(42921, 429, "Rate limit exceeded; connection closed (fatal); metric = connection.inboundRate")
+}
+
 /// What an injected refusal says.
 pub(super) fn injected(code: u32) -> Failure {
     let status_code = match code {

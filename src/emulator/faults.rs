@@ -25,6 +25,8 @@ pub struct Faults {
     pub skip_ack: f64,
     /// How long answers wait, in milliseconds.
     pub delay: u64,
+    /// Acknowledgements are held and given together, every so many milliseconds; refusals do not wait. 0 for at once.
+    pub merge_acks: u64,
     /// Share of operations at which the connection drops, before or after they are applied by turns.
     pub drop: f64,
     /// How connections drop: by turns when not said.
@@ -37,12 +39,22 @@ pub struct Faults {
     pub refuse_resume: f64,
     /// No new connections, and no requests.
     pub refuse_connections: bool,
+    /// Connections stay, but nothing is read or said; new ones wait.
+    pub silent: bool,
+    /// Share of requests that fail with 503, before or after they are applied by turns.
+    pub fail_requests: f64,
     /// Operations a second on one connection, counted after rollup; 0 for no limit.
     pub rate_limit: u32,
     /// Operations a second on one channel, counted after rollup; 0 for no limit.
     pub channel_rate_limit: u32,
+    /// Bytes a second on one channel; an update counts whole. 0 for no limit.
+    pub channel_bytes_limit: u32,
+    /// Operations a second on one connection, counted as they come, that end it with 42921; 0 for no limit.
+    pub fatal_rate_limit: u32,
     /// Appends that were rolled up are answered without a serial, but for the last.
     pub null_serials: bool,
+    /// Share of creates that are answered without a serial.
+    pub null_creates: f64,
     /// Share of updates that are answered without a serial.
     pub null_updates: f64,
     /// Share of updates that get a serial below the message's latest.
@@ -147,6 +159,8 @@ impl Faults {
             ("skip-ack", self.skip_ack),
             ("drop", self.drop),
             ("refuse-resume", self.refuse_resume),
+            ("fail-requests", self.fail_requests),
+            ("null-creates", self.null_creates),
             ("null-updates", self.null_updates),
             ("stale-updates", self.stale_updates),
         ];

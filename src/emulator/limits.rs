@@ -44,3 +44,5 @@ pub(super) const CLOCK_SKEW: Duration = Duration::from_secs(120);
 pub(super) const TOKEN_WARNING: Duration = Duration::from_secs(30);
 /// The longest rollup window that a client gets (Ably: 500 ms).
 pub(super) const ROLLUP_MAX: Duration = Duration::from_millis(500);
+/// How long a client may take to read what waits for it.
+pub(super) const WRITE_PATIENCE: Duration = Duration::from_secs(10);

@@ -1,6 +1,6 @@
 //! One client's transport: frames in, frames out. Takes all frames that are ready, answers them together, flushes once.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,20 +8,23 @@ use axum::extract::ws::{self, WebSocket};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 
-use crate::ably::wire::{Encoding, ErrorInfo, ProtocolMessage, PublishResult, action};
+use crate::ably::wire::{Encoding, ErrorInfo, ProtocolMessage, action};
 
 use super::Shared;
 use super::auth::Credentials;
 use super::clock::now_ms;
 use super::codec::encode;
-use super::connection::{Answer, Publisher};
+use super::connection::Publisher;
 use super::errors::{Failure, failure};
-use super::limits::TOKEN_WARNING;
+use super::limits::{TOKEN_WARNING, WRITE_PATIENCE};
 use super::outbox::{Outbox, Waiting, outbox};
 use super::state::{Connect, Connected, Flush};
 
+use answers::Answers;
+
+mod answers;
 mod frames;
 
 /// Frames that are taken before answers go out.
@@ -34,8 +37,7 @@ struct Transport {
     who: Arc<Publisher>,
     encoding: Encoding,
     sink: SplitSink<WebSocket, ws::Message>,
-    /// Answers that wait for their time.
-    answers: VecDeque<(Instant, u64, Answer)>,
+    answers: Answers,
     token: Token,
 }
 
@@ -87,6 +89,7 @@ pub(super) async fn serve(
         Some("msgpack") => Encoding::Msgpack,
         _ => Encoding::Json,
     };
+    silence(&shared, &mut stopped).await;
     let (sender, outbox) = outbox();
     let connected = match connect(&query, encoding, sender) {
         Ok(connect) => shared.state().connect(connect, now_ms()),
@@ -104,7 +107,8 @@ pub(super) async fn serve(
         }
     };
     let token = Token::of(&who, now_ms());
-    let mut transport = Transport { shared: shared.clone(), who, encoding, sink, answers: VecDeque::new(), token };
+    let mut transport =
+        Transport { shared: shared.clone(), who, encoding, sink, answers: Answers::new(Instant::now()), token };
     let end = match transport.send(encode(encoding, &frame)).await {
         Some(end) => end,
         None => transport.run(stream, outbox, &mut stopped).await,
@@ -145,7 +149,8 @@ impl Transport {
         let mut heartbeat = interval(HEARTBEAT_EVERY);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let due = self.answers.front().map(|(due, ..)| *due);
+            silence(&self.shared, stopped).await;
+            let due = self.answers.due();
             let token = self.token.due();
             let end = tokio::select! {
                 biased;
@@ -166,8 +171,8 @@ impl Transport {
     async fn forward(&mut self, first: Option<ws::Message>, outbox: &mut Waiting) -> Option<End> {
         let Some(mut frame) = first else { return Some(End::Dropped) };
         for taken in 1.. {
-            if self.sink.feed(frame).await.is_err() {
-                return Some(End::Dropped);
+            if let Some(end) = written(self.sink.feed(frame)).await {
+                return Some(end);
             }
             // What is taken out of the outbox must be passed on: at the limit nothing more is taken.
             if taken == BATCH {
@@ -204,37 +209,10 @@ impl Transport {
         self.give_answers().await
     }
 
-    /// Gives the answers whose time has come, those of successive frames together.
+    /// Gives the answers whose time has come.
     async fn give_answers(&mut self) -> Option<End> {
         let now = Instant::now();
-        while self.answers.front().is_some_and(|(due, ..)| *due <= now) {
-            let Some((_, first, answer)) = self.answers.pop_front() else { break };
-            let frame = match answer {
-                Answer::Nack(error) => ProtocolMessage {
-                    action: action::NACK,
-                    msg_serial: Some(first),
-                    count: Some(1),
-                    error: Some(error),
-                    ..ProtocolMessage::default()
-                },
-                Answer::Ack(serials) => {
-                    let mut res = vec![given(serials)];
-                    while let Some((due, serial, Answer::Ack(_))) = self.answers.front()
-                        && *due <= now
-                        && *serial == first + res.len() as u64
-                        && let Some((_, _, Answer::Ack(serials))) = self.answers.pop_front()
-                    {
-                        res.push(given(serials));
-                    }
-                    ProtocolMessage {
-                        action: action::ACK,
-                        msg_serial: Some(first),
-                        count: u32::try_from(res.len()).ok(),
-                        res: Some(res),
-                        ..ProtocolMessage::default()
-                    }
-                }
-            };
+        while let Some(frame) = self.answers.next(now) {
             if let Some(end) = self.feed(&frame).await {
                 return Some(end);
             }
@@ -265,9 +243,8 @@ impl Transport {
     }
 
     async fn heartbeat(&mut self) -> Option<End> {
-        let ping = self.sink.feed(ws::Message::Ping(bytes::Bytes::new())).await;
-        if ping.is_err() {
-            return Some(End::Dropped);
+        if let Some(end) = written(self.sink.feed(ws::Message::Ping(bytes::Bytes::new()))).await {
+            return Some(end);
         }
         let heartbeat = ProtocolMessage { action: action::HEARTBEAT, ..ProtocolMessage::default() };
         self.send(encode(self.encoding, &heartbeat)).await
@@ -281,15 +258,35 @@ impl Transport {
     }
 
     async fn feed(&mut self, frame: &ProtocolMessage<'_>) -> Option<End> {
-        self.sink.feed(encode(self.encoding, frame)).await.err().map(|_| End::Dropped)
+        let frame = encode(self.encoding, frame);
+        written(self.sink.feed(frame)).await
     }
 
     async fn send(&mut self, frame: ws::Message) -> Option<End> {
-        self.sink.send(frame).await.err().map(|_| End::Dropped)
+        written(self.sink.send(frame)).await
     }
 
     async fn flush(&mut self) -> Option<End> {
-        self.sink.flush().await.err().map(|_| End::Dropped)
+        written(self.sink.flush()).await
+    }
+}
+
+/// Does nothing for as long as the emulator is to be silent.
+async fn silence(shared: &Shared, stopped: &mut watch::Receiver<bool>) {
+    if *shared.silent.borrow() {
+        let mut silent = shared.silent.subscribe();
+        tokio::select! {
+            () = until(stopped) => {}
+            _ = silent.wait_for(|silent| !silent) => {}
+        }
+    }
+}
+
+/// Waits for a client that reads slowly, but not for ever.
+async fn written(write: impl Future<Output = Result<(), axum::Error>>) -> Option<End> {
+    match timeout(WRITE_PATIENCE, write).await {
+        Ok(Ok(())) => None,
+        Ok(Err(_)) | Err(_) => Some(End::Dropped),
     }
 }
 
@@ -304,8 +301,4 @@ pub(super) fn flush_later(shared: Arc<Shared>, flush: Flush) {
         sleep(flush.after).await;
         shared.state().flush(&flush, now_ms());
     });
-}
-
-fn given(serials: Vec<Option<String>>) -> PublishResult<'static> {
-    PublishResult { serials: serials.into_iter().map(|serial| serial.map(Into::into)).collect() }
 }

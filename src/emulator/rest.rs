@@ -26,7 +26,7 @@ use super::connection::Publisher;
 use super::errors::{Failure, failure};
 use super::limits::{BATCH_BYTES, FRAME_BYTES};
 use super::realtime;
-use super::state::{Page, Publish, Query};
+use super::state::{Page, Publish, Query, When};
 use super::{Faults, Shared};
 
 use reply::{encoding_of, error, for_browsers, preflight, respond};
@@ -61,7 +61,7 @@ async fn set_faults(Extract(context): Extract<Context>, body: Bytes) -> Response
     let faults = serde_json::from_slice::<Faults>(&body).map_err(|error| error.to_string());
     match faults.and_then(|faults| faults.checked().map_err(|error| error.to_string())) {
         Ok(faults) => {
-            context.shared.state().set_faults(faults.clone());
+            context.shared.set_faults(faults.clone());
             axum::Json(faults).into_response()
         }
         Err(problem) => (StatusCode::BAD_REQUEST, problem).into_response(),
@@ -110,9 +110,16 @@ struct Call<'a> {
 
 impl<'a> Call<'a> {
     fn answer(&self, method: &Method, segments: &[&str]) -> Result<Response, Failure> {
-        if self.shared.state().faults().refuse_connections {
-            return Err(failure(50003, 503, "The emulator refuses connections"));
+        let fault = self.shared.state().request_fault();
+        let broken = || failure(50003, 503, "The emulator's faults broke the request off");
+        match fault {
+            None => self.route(method, segments),
+            Some(When::Before) => Err(broken()),
+            Some(When::After) => self.route(method, segments).and(Err(broken())),
         }
+    }
+
+    fn route(&self, method: &Method, segments: &[&str]) -> Result<Response, Failure> {
         match (method.as_str(), segments) {
             ("GET", ["time"]) => Ok(self.respond(StatusCode::OK, &[now_ms()])),
             ("POST", ["keys", name, "requestToken"]) => self.request_token(name),

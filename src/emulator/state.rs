@@ -41,6 +41,13 @@ pub(super) struct State {
     stats: Stats,
 }
 
+/// When a fault strikes: before something is done, or after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum When {
+    Before,
+    After,
+}
+
 impl State {
     pub(super) fn new(config: Config) -> Result<Self, Error> {
         let auth = Auth::new(&config.keys).ok_or(Error::Key)?;
@@ -85,6 +92,17 @@ impl State {
         now_ms: u64,
     ) -> Result<super::auth::TokenDetails, Failure> {
         self.auth.request_token(name, request, shown, now_ms, &mut self.random)
+    }
+
+    /// Whether a request is broken off, and when.
+    pub(super) fn request_fault(&mut self) -> Option<When> {
+        if self.faults.refuse_connections {
+            return Some(When::Before);
+        }
+        self.strikes(self.faults.fail_requests).then(|| match self.random.bool() {
+            true => When::Before,
+            false => When::After,
+        })
     }
 
     /// An id for what one request publishes.

@@ -6,6 +6,7 @@ mod config;
 mod demo;
 mod deploy;
 mod e2e;
+mod emulator;
 mod kafka;
 mod mutants;
 mod sdk;

@@ -8,12 +8,13 @@ use axum::extract::ws;
 use futures_util::SinkExt;
 use tokio::time::{Instant, sleep};
 
-use super::{End, Token, Transport, flush_later};
+use super::answers::Timing;
+use super::{End, Token, Transport, flush_later, written};
 use crate::ably::wire::{ProtocolMessage, action};
 use crate::emulator::Shared;
 use crate::emulator::clock::now_ms;
 use crate::emulator::codec::{encode, received};
-use crate::emulator::errors::failure;
+use crate::emulator::errors::{Failure, failure};
 use crate::emulator::faults::DropAs;
 use crate::emulator::limits::FRAME_BYTES;
 use crate::emulator::state::{Attach, Publish};
@@ -75,13 +76,15 @@ impl Transport {
             id: format!("{}:{msg_serial}", self.who.connection_id),
             now_ms: now_ms(),
         };
-        let (handled, delay) = {
+        let (handled, timing) = {
             let mut state = self.shared.state();
             let handled = match forced {
                 true => state.refuse(self.who.connection, msg_serial, failure(40099, 400, "Forced, as was asked")),
                 false => state.frame(msg_serial, publish),
             };
-            (handled, state.faults().delay)
+            let faults = state.faults();
+            let (delay, merge) = (Duration::from_millis(faults.delay), Duration::from_millis(faults.merge_acks));
+            (handled, Timing { delay, merge })
         };
         if let Some(flush) = handled.flush {
             flush_later(self.shared.clone(), flush);
@@ -90,7 +93,10 @@ impl Transport {
             apply_later(self.shared.clone(), after, publish);
         }
         if let Some(answer) = handled.answer {
-            self.answers.push_back((Instant::now() + Duration::from_millis(delay), msg_serial, answer));
+            self.answers.push(msg_serial, answer, timing, Instant::now());
+        }
+        if let Some(error) = handled.fatal {
+            return self.end_fatally(error).await;
         }
         match handled.drop {
             Some(way) => self.hang_up(way).await,
@@ -98,12 +104,22 @@ impl Transport {
         }
     }
 
+    /// A breach of a limit that costs the connection. It is not known which frame says so: it may come back.
+    async fn end_fatally(&mut self, error: Failure) -> Option<End> {
+        let frame = ProtocolMessage { action: action::DISCONNECTED, error: Some(error), ..ProtocolMessage::default() };
+        let _gone = self.send(encode(self.encoding, &frame)).await;
+        let _gone = self.sink.close().await;
+        Some(End::Dropped)
+    }
+
     /// Presence, annotations and objects are refused; what needs no answer is ignored.
     fn refuse_unknown(&mut self, frame: &ProtocolMessage<'_>) {
         let Some(msg_serial) = frame.msg_serial else { return };
         let refusal = failure(40000, 400, "The emulator knows messages only");
         let handled = self.shared.state().refuse(self.who.connection, msg_serial, refusal);
-        self.answers.extend(handled.answer.map(|answer| (Instant::now(), msg_serial, answer)));
+        if let Some(answer) = handled.answer {
+            self.answers.push(msg_serial, answer, Timing::default(), Instant::now());
+        }
     }
 
     async fn attach(&mut self, frame: &ProtocolMessage<'_>) -> Option<End> {
@@ -121,8 +137,8 @@ impl Transport {
             Ok((answer, frames)) => {
                 let end = self.feed(&answer).await;
                 for frame in frames {
-                    if self.sink.feed(frame).await.is_err() {
-                        return Some(End::Dropped);
+                    if let Some(end) = written(self.sink.feed(frame)).await {
+                        return Some(end);
                     }
                 }
                 end

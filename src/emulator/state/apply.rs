@@ -9,7 +9,9 @@ use crate::ably::wire::{Message, MessageVersion, message_action};
 use super::{State, unqualified, valid_name};
 use crate::emulator::channel::Frame;
 use crate::emulator::connection::Publisher;
-use crate::emulator::errors::{Failure, channel_rate, connection_rate, failure, not_mutable, too_large};
+use crate::emulator::errors::{
+    Failure, channel_bandwidth, channel_rate, connection_rate, failure, not_mutable, too_large,
+};
 use crate::emulator::limits::MESSAGES_PER_FRAME;
 use crate::emulator::message::{self, Mutation};
 use crate::emulator::outbox::Outbox;
@@ -73,7 +75,8 @@ impl State {
             validate::extras(message)?;
             validate::client_id(message, by.grant.client_id.as_deref())?;
         }
-        self.fits(messages.iter().map(message::size).sum())?;
+        let size = messages.iter().map(message::size).sum();
+        self.fits(size)?;
         let explicit = validate::ids(&messages)?;
         let serials = &mut self.serials;
         let channel = self.store.channel(name, || serials.next(now_ms))?;
@@ -85,11 +88,13 @@ impl State {
             let position = known.rsplit_once(':').map_or(known.as_str(), |(position, _)| position);
             return Ok((0..messages.len()).map(|index| Some(serial::of_message(position, index))).collect());
         }
-        self.charge(&by, name, now_ms)?;
+        self.charge(&by, name, size, true, now_ms)?;
+        let silent = self.strikes(self.faults.null_creates);
         let position = self.serials.next(now_ms);
         let happened = Happened { by: &by, channel: name, id: &id, position: &position, now_ms };
         let created = messages.into_iter().enumerate();
-        Ok(created.map(|(index, message)| Some(self.create_one(&happened, index, message, explicit))).collect())
+        let serials = created.map(|(index, message)| self.create_one(&happened, index, message, explicit));
+        Ok(serials.map(|serial| (!silent).then_some(serial)).collect())
     }
 
     fn create_one(&mut self, at: &Happened<'_>, index: usize, mut message: Message<'static>, explicit: bool) -> String {
@@ -148,9 +153,7 @@ impl State {
         let size = stored.size_with(&mutation);
         let joins = action == message_action::APPEND && stored.rollup(by.connection).is_waiting();
         self.fits(size)?;
-        if !joins {
-            self.charge(&by, name, now_ms)?;
-        }
+        self.charge(&by, name, mutation.data_len(), !joins, now_ms)?;
         let position = self.serials.next(now_ms);
         let happened = Happened { by: &by, channel: name, id: &id, position: &position, now_ms };
         // Over REST nothing is rolled up: each request stands for itself.
@@ -250,21 +253,24 @@ impl State {
         if size > limit { Err(too_large(size, limit)) } else { Ok(()) }
     }
 
-    /// Counts one publish against the rates.
-    fn charge(&mut self, by: &Publisher, channel: &str, now_ms: u64) -> Result<(), Failure> {
+    /// Counts a publish against the rates: its bytes, and itself unless it joins one that is counted.
+    fn charge(&mut self, by: &Publisher, name: &str, bytes: usize, counts: bool, now_ms: u64) -> Result<(), Failure> {
         let limit = self.faults.rate_limit;
         if let Some(connection) = self.connections.get_mut(&by.connection)
+            && counts
             && !connection.rate.take(limit, now_ms)
         {
             return Err(connection_rate());
         }
-        let limit = self.faults.channel_rate_limit;
-        if let Some(channel) = self.store.get_mut(channel)
-            && !channel.rate.take(limit, now_ms)
-        {
+        let (operations, bandwidth) = (self.faults.channel_rate_limit, self.faults.channel_bytes_limit);
+        let Some(channel) = self.store.get_mut(name) else { return Ok(()) };
+        if counts && !channel.rate.take(operations, now_ms) {
             return Err(channel_rate());
         }
-        Ok(())
+        match channel.bandwidth.take_some(bytes as f64, bandwidth, now_ms) {
+            true => Ok(()),
+            false => Err(channel_bandwidth()),
+        }
     }
 }
 

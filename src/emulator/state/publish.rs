@@ -7,7 +7,7 @@ use crate::ably::wire::message_action;
 use super::apply::{Applied, Flush, Publish};
 use super::{State, unqualified};
 use crate::emulator::connection::Answer;
-use crate::emulator::errors::{Failure, failure, injected};
+use crate::emulator::errors::{Failure, failure, fatal_rate, injected};
 use crate::emulator::faults::{DropAs, Resent};
 use crate::emulator::message::Mutation;
 
@@ -20,6 +20,8 @@ pub(in crate::emulator) struct Handled {
     pub(in crate::emulator) drop: Option<DropAs>,
     /// Appends wait to be joined.
     pub(in crate::emulator) flush: Option<Flush>,
+    /// The connection is to end with this.
+    pub(in crate::emulator) fatal: Option<Failure>,
     /// The frame was cut off by the drop and arrives so much later.
     pub(in crate::emulator) late: Option<(Duration, Publish)>,
 }
@@ -27,7 +29,12 @@ pub(in crate::emulator) struct Handled {
 impl State {
     /// A MESSAGE frame of a connection.
     pub(in crate::emulator) fn frame(&mut self, msg_serial: u64, publish: Publish) -> Handled {
+        let fatal_limit = self.faults.fatal_rate_limit;
         let Some(connection) = self.connections.get_mut(&publish.by.connection) else { return Handled::default() };
+        if !connection.raw_rate.take(fatal_limit, publish.now_ms) {
+            self.stats.dropped += 1;
+            return Handled { fatal: Some(fatal_rate()), ..Handled::default() };
+        }
         if msg_serial < connection.next_serial {
             let known = connection.known_answer(msg_serial);
             return self.frame_again(msg_serial, publish, known);
@@ -105,9 +112,9 @@ impl State {
         if lost || self.strikes(self.faults.skip_ack) {
             self.stats.unanswered += 1;
             let drop = lost.then(|| self.next_drop());
-            return Handled { answer: None, drop, flush, late: None };
+            return Handled { drop, flush, ..Handled::default() };
         }
-        Handled { answer: Some(answer), drop: None, flush, late: None }
+        Handled { answer: Some(answer), flush, ..Handled::default() }
     }
 
     fn next_drop(&mut self) -> DropAs {

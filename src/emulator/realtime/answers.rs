@@ -1,0 +1,147 @@
+//! Answers on their way to a client: in the order of the frames, those of successive frames together.
+//!
+//! Both official clients attribute answers by position, so nothing here may overtake.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::ably::wire::{ProtocolMessage, PublishResult, action};
+use crate::emulator::connection::Answer;
+
+/// Answers that wait for their time.
+#[derive(Debug)]
+pub(super) struct Answers {
+    queue: VecDeque<(Instant, u64, Answer)>,
+    /// Windows of merged acknowledgements are counted from here.
+    begin: Instant,
+}
+
+/// When answers are given.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Timing {
+    /// So long after the frame.
+    pub(super) delay: Duration,
+    /// Acknowledgements at the end of a window of this length.
+    pub(super) merge: Duration,
+}
+
+impl Answers {
+    pub(super) fn new(begin: Instant) -> Self {
+        Self { queue: VecDeque::new(), begin }
+    }
+
+    /// The next answer, to a frame.
+    pub(super) fn push(&mut self, msg_serial: u64, answer: Answer, timing: Timing, now: Instant) {
+        let mut due = now + timing.delay;
+        match &answer {
+            Answer::Ack(_) if !timing.merge.is_zero() => {
+                let windows = (due - self.begin).as_nanos() / timing.merge.as_nanos() + 1;
+                due = self.begin + timing.merge * u32::try_from(windows).unwrap_or(u32::MAX);
+            }
+            Answer::Ack(_) => {}
+            // A refusal does not wait for a window, and takes along what is before it.
+            Answer::Nack(_) => self.queue.iter_mut().for_each(|(before, ..)| *before = due.min(*before)),
+        }
+        self.queue.push_back((due, msg_serial, answer));
+    }
+
+    /// When the next one is to be given.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.queue.front().map(|(due, ..)| *due)
+    }
+
+    /// The next frame of answers whose time has come.
+    pub(super) fn next(&mut self, now: Instant) -> Option<ProtocolMessage<'static>> {
+        let (_, first, answer) = self.queue.pop_front_if(|(due, ..)| *due <= now)?;
+        let mut frame = ProtocolMessage { msg_serial: Some(first), count: Some(1), ..ProtocolMessage::default() };
+        match answer {
+            Answer::Nack(error) => {
+                frame.action = action::NACK;
+                frame.error = Some(error);
+            }
+            Answer::Ack(serials) => {
+                let mut res = vec![given(serials)];
+                while let Some(serials) = self.follows(first + res.len() as u64, now) {
+                    res.push(given(serials));
+                }
+                frame.action = action::ACK;
+                frame.count = u32::try_from(res.len()).ok();
+                frame.res = Some(res);
+            }
+        }
+        Some(frame)
+    }
+
+    /// Takes the acknowledgement of that frame, if it is next and its time has come.
+    fn follows(&mut self, msg_serial: u64, now: Instant) -> Option<Vec<Option<String>>> {
+        let follows = |(due, serial, answer): &mut (Instant, u64, Answer)| {
+            *due <= now && *serial == msg_serial && matches!(answer, Answer::Ack(_))
+        };
+        match self.queue.pop_front_if(follows)? {
+            (_, _, Answer::Ack(serials)) => Some(serials),
+            (_, _, Answer::Nack(_)) => None,
+        }
+    }
+}
+
+fn given(serials: Vec<Option<String>>) -> PublishResult<'static> {
+    PublishResult { serials: serials.into_iter().map(|serial| serial.map(Into::into)).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::emulator::errors::no_such_message;
+
+    const AT_ONCE: Timing = Timing { delay: Duration::ZERO, merge: Duration::ZERO };
+
+    fn ack() -> Answer {
+        Answer::Ack(vec![Some("S".to_owned())])
+    }
+
+    /// What is given by then: action, first serial, count.
+    fn given(answers: &mut Answers, now: Instant) -> Vec<(u8, u64, u32)> {
+        let frames = std::iter::from_fn(|| answers.next(now));
+        frames.map(|frame| (frame.action, frame.msg_serial.expect("a serial"), frame.count.expect("a count"))).collect()
+    }
+
+    #[test]
+    fn successive_acknowledgements_are_one_frame() {
+        let now = Instant::now();
+        let mut answers = Answers::new(now);
+        for serial in [0, 1, 3, 4] {
+            answers.push(serial, ack(), AT_ONCE, now);
+        }
+        answers.push(5, Answer::Nack(no_such_message()), AT_ONCE, now);
+        answers.push(6, ack(), AT_ONCE, now);
+        let expected = [(action::ACK, 0, 2), (action::ACK, 3, 2), (action::NACK, 5, 1), (action::ACK, 6, 1)];
+        assert_eq!(given(&mut answers, now), expected, "2 was skipped, and is answered by nothing");
+    }
+
+    #[test]
+    fn acknowledgements_wait_for_their_window_and_refusals_do_not() {
+        let now = Instant::now();
+        let timing = Timing { merge: Duration::from_millis(100), ..AT_ONCE };
+        let mut answers = Answers::new(now);
+        answers.push(0, ack(), timing, now + Duration::from_millis(10));
+        answers.push(1, ack(), timing, now + Duration::from_millis(90));
+        assert_eq!(given(&mut answers, now + Duration::from_millis(99)), []);
+        assert_eq!(given(&mut answers, now + Duration::from_millis(100)), [(action::ACK, 0, 2)]);
+        answers.push(2, ack(), timing, now + Duration::from_millis(110));
+        answers.push(3, Answer::Nack(no_such_message()), timing, now + Duration::from_millis(120));
+        let expected = [(action::ACK, 2, 1), (action::NACK, 3, 1)];
+        assert_eq!(given(&mut answers, now + Duration::from_millis(120)), expected);
+    }
+
+    #[test]
+    fn nothing_overtakes_what_is_delayed() {
+        let now = Instant::now();
+        let mut answers = Answers::new(now);
+        answers.push(0, ack(), Timing { delay: Duration::from_secs(5), ..AT_ONCE }, now);
+        answers.push(1, ack(), AT_ONCE, now);
+        assert_eq!(given(&mut answers, now + Duration::from_secs(4)), []);
+        assert_eq!(given(&mut answers, now + Duration::from_secs(5)), [(action::ACK, 0, 2)]);
+    }
+}
