@@ -60,7 +60,7 @@ async function lost() {
   const channel = client.channels.get(`ai:${where.format}-lost`);
   const { serials: [serial] } = await channel.publish('x', '');
   const id = client.connection.id;
-  const results = await dropped(channel, client, serial, pieces, { 'lose-ack': 1, 'drop-as': 'socket' }, { 'refuse-resume': 1 });
+  const results = await dropped(channel, client, serial, pieces, { 'lose-ack': 1, 'drop-as': 'socket', 'refuse-resume': 1 }, { 'refuse-resume': 1 });
   assert.ok(results.every(({ status }) => status === 'fulfilled'), 'the client sends all again');
   assert.notEqual(client.connection.id, id);
   assert.equal(client.connection.errorReason?.code ?? 80018, 80018);

@@ -13,6 +13,7 @@ export function options({ endpoint, port, key, format = 'msgpack' }, more = {}) 
     tls: false,
     useBinaryProtocol: format === 'msgpack',
     disableConnectivityCheck: true,
+    disconnectedRetryTimeout: 500,
     logLevel: 0,
     ...more,
   };
