@@ -79,6 +79,7 @@ pub struct Engine {
     /// How far the partition's record time has come.
     record_time: Time,
     caught_up_since: Option<Time>,
+    begun_below: Offset,
     draining: bool,
     /// The queue of a connection is being served: its first may pass, though others wait.
     pumping: bool,
@@ -105,6 +106,7 @@ impl Engine {
             blocked_until: Vec::new(),
             record_time: Time::default(),
             caught_up_since: None,
+            begun_below: next,
             draining: false,
             pumping: false,
             in_flight: 0,
@@ -117,6 +119,14 @@ impl Engine {
     pub fn in_life(mut self, life: u32) -> Self {
         const GENERATIONS_PER_LIFE: u32 = 1 << 20;
         self.responses = Slots::new(life.wrapping_mul(GENERATIONS_PER_LIFE));
+        self
+    }
+
+    /// An owner before us may have begun to send what is below this offset: such a response may have its message already, with
+    /// text that nobody here knows. Its create is in doubt from the start.
+    #[must_use]
+    pub fn begun_below(mut self, offset: Offset) -> Self {
+        self.begun_below = offset;
         self
     }
 

@@ -14,6 +14,7 @@ pub mod assignment;
 pub mod client;
 mod context;
 mod error;
+mod handover;
 mod headers;
 pub mod reader;
 pub mod results;
@@ -21,4 +22,5 @@ pub mod source;
 pub mod topics;
 
 pub use error::{Error, Kind};
+pub use handover::Handover;
 pub use headers::{header, headers};

@@ -109,7 +109,10 @@ impl Engine {
             supersedes: None,
         };
         let hold = self.ledger.hold(record.offset);
-        let response = Response::new(now, record, event, head, channel, hold);
+        let mut response = Response::new(now, record, event, head, channel, hold);
+        if record.offset < self.begun_below {
+            response.doubt_create();
+        }
         shared.usage.add(Weight::of(&response));
         Ok(self.insert(response))
     }

@@ -234,6 +234,12 @@ impl Response {
         }
     }
 
+    /// An owner before us may have created its message, and appended to it.
+    pub(super) fn doubt_create(&mut self) {
+        self.create.doubtful = true;
+        self.create.sent_at = Some(self.started_at);
+    }
+
     /// The connection that carried it was lost and not resumed.
     pub(super) fn moved(&mut self, now: Time, settings: &Settings) {
         if self.serial.is_some() {

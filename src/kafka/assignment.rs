@@ -16,6 +16,7 @@ use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::error::Error;
+use super::handover::Handover;
 use crate::config::Start;
 
 /// How long one question to the brokers may take.
@@ -32,6 +33,8 @@ pub struct Assigned {
     pub metadata: String,
     /// The end of the partition at the time of asking: what is below is old.
     pub end: i64,
+    /// The owner before us may have begun to send what is below.
+    pub begun_below: i64,
     /// What was lost, if the committed offset is not in the topic.
     pub gap: Option<Gap>,
 }
@@ -122,9 +125,10 @@ impl Policy {
         }
         let mut list = TopicPartitionList::with_capacity(facts.len());
         for facts in facts {
-            let offset = Offset::Offset(self.first(facts, true));
-            list.add_partition_offset(&self.topic, facts.partition, offset)
-                .map_err(Error::client("commit where the group begins"))?;
+            let read = self.first(facts, true);
+            let mut element = list.add_partition(&self.topic, facts.partition);
+            element.set_offset(Offset::Offset(read)).map_err(Error::client("commit where the group begins"))?;
+            element.set_metadata(Handover { read, last: true }.to_string());
         }
         tracing::info!(group = self.group, topic = self.topic, start = ?self.start, "a new group begins");
         consumer.commit(&list, CommitMode::Sync).map_err(Error::client("commit where the group begins"))
@@ -137,10 +141,13 @@ impl Policy {
     fn place(&self, facts: Facts, new_group: bool) -> Assigned {
         let first = self.first(&facts, new_group);
         let Facts { partition, committed, begins, end } = facts;
-        let (committed, metadata) = committed.unwrap_or((first, String::new()));
+        let fresh = || (first, Handover { read: first, last: true }.to_string());
+        let (committed, metadata) = committed.unwrap_or_else(fresh);
         let lost = committed < begins || committed > end;
         let gap = lost.then_some(Gap { committed, begins });
-        Assigned { partition, start: if lost { begins } else { committed }, metadata, end, gap }
+        let start = if lost { begins } else { committed };
+        let begun_below = if lost { end } else { Handover::begun_below(&metadata, end) };
+        Assigned { partition, start, metadata, end, begun_below, gap }
     }
 
     fn facts<C: ConsumerContext>(&self, consumer: &impl Consumer<C>, partitions: &[i32]) -> Result<Vec<Facts>, Error> {

@@ -6,13 +6,15 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::relay::Relay;
+use super::relay::{Relay, mark};
 use super::{Error, Stop};
 use crate::ably::Event;
 use crate::engine::Input;
 
 /// What the end needs for itself: answering connections, flushing results, committing.
 const RESERVED: Duration = Duration::from_secs(3);
+/// How long a rebalance waits for answers.
+const LETTING_GO_MAX: Duration = Duration::from_secs(5);
 
 impl Relay<'_> {
     /// Ends in order, or at once when asked to.
@@ -41,6 +43,32 @@ impl Relay<'_> {
             return Err(Error::Undrained { operations: unanswered });
         }
         tracing::info!("drained");
+        Ok(())
+    }
+
+    /// Partitions are about to leave: what is in flight for them is answered first, so that nothing of ours lands behind what
+    /// the next owner sends. Bounded, because librdkafka fetches nothing for any partition meanwhile.
+    pub(super) async fn let_go(&mut self, partitions: &[i32]) -> Result<(), Error> {
+        let deadline = Instant::now() + self.config.shutdown.drain.min(LETTING_GO_MAX);
+        let now = self.clock.now();
+        for partition in partitions {
+            self.partitions.apply(now, *partition, Input::Drain, &mut self.out);
+        }
+        while self.partitions.in_flight_of(partitions) > 0 {
+            tokio::select! {
+                biased;
+                Some(event) = self.events.recv() => self.ably(event),
+                progress = self.writer.progress(&mut self.progress) => {
+                    progress?;
+                    self.durable();
+                }
+                () = sleep_until(deadline) => {
+                    tracing::warn!(?partitions, "operations have no answer yet; the next owner mends their texts");
+                    break;
+                }
+            }
+            self.act();
+        }
         Ok(())
     }
 
@@ -74,9 +102,7 @@ impl Relay<'_> {
         for (lane, offset) in self.progress.letters.drain(..) {
             self.partitions.apply_in(now, lane, Input::DeadLetterDurable(offset), &mut self.out);
         }
-        for engine in self.partitions.engines() {
-            self.intake.mark(engine.partition(), engine.watermark(), "")?;
-        }
+        mark(&self.partitions, &mut self.intake, true)?;
         self.intake.commit_now(&self.partitions.numbers()).await?;
         flushed?;
         Ok(())

@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::engine::{
-    ConnectionId, Effect, Effects, Engine, Input, LookUp, Notice, Offset, Operation, Refusal, Reload, Settings, Shared,
-    Time,
+    ConnectionId, Effect, Effects, Engine, Input, LookUp, Notice, Operation, Refusal, Reload, Settings, Shared, Time,
 };
+use crate::kafka::assignment::Assigned;
 use crate::kafka::results::{Batch, Lane};
 use crate::telemetry::Metrics;
 
@@ -51,11 +51,13 @@ impl Partitions {
         Self { settings, shared, owned: BTreeMap::new(), effects: Effects::default(), lives: 0 }
     }
 
-    /// A partition is ours and will be read from `next` on.
-    pub(super) fn assign(&mut self, partition: i32, next: Offset) {
+    /// A partition is ours.
+    pub(super) fn assign(&mut self, assigned: &Assigned) {
+        let partition = assigned.partition;
         self.lives += 1;
         let life = self.lives;
-        let engine = Engine::new(self.settings.clone(), partition, next).in_life(life);
+        let engine = Engine::new(self.settings.clone(), partition, assigned.start).in_life(life);
+        let engine = engine.begun_below(assigned.begun_below);
         self.owned.insert(partition, Owned { engine, lane: Lane { partition, life } });
     }
 
@@ -122,6 +124,11 @@ impl Partitions {
     /// The numbers of the partitions that are ours.
     pub(super) fn numbers(&self) -> Vec<i32> {
         self.owned.keys().copied().collect()
+    }
+
+    /// Operations of these partitions that have no answer yet.
+    pub(super) fn in_flight_of(&self, partitions: &[i32]) -> usize {
+        partitions.iter().filter_map(|partition| self.engine(*partition)).map(Engine::in_flight).sum()
     }
 
     /// Operations that have no answer yet.

@@ -18,9 +18,10 @@ use crate::ably::{Event, Pool};
 use crate::config::Config;
 use crate::decode::{self, Decoder, Raw};
 use crate::engine::{self, Input, Record, Shared};
-use crate::kafka::header;
+use crate::kafka::assignment::{Assigned, Gap};
 use crate::kafka::results::{Progress, Writer};
 use crate::kafka::source::{Intake, Item, Lag};
+use crate::kafka::{Handover, header};
 use crate::telemetry::{Gauges, Health, Metrics};
 
 /// Records that are taken before operations leave.
@@ -229,30 +230,12 @@ impl<'a> Relay<'a> {
                 let caught_up = self.intake_closed.is_none();
                 self.partitions.apply(now, partition, Input::CaughtUp(caught_up), &mut self.out);
             }
-            Item::Assigned(assigned) => {
-                self.metrics.rebalance();
-                let mut starts = Vec::with_capacity(assigned.len());
-                for partition in &assigned {
-                    tracing::info!(partition = partition.partition, offset = partition.start, "partition assigned");
-                    if let Some(gap) = &partition.gap {
-                        let (committed, begins) = (gap.committed, gap.begins);
-                        tracing::error!(
-                            partition = partition.partition,
-                            committed,
-                            begins,
-                            "records are gone from the topic"
-                        );
-                    }
-                    self.partitions.assign(partition.partition, partition.start);
-                    starts.push((partition.partition, partition.start));
-                }
-                self.intake.start(&starts)?;
-                self.health.clear("partitions");
-            }
+            Item::Assigned(assigned) => self.take(&assigned)?,
             Item::Revoked(partitions) => {
                 self.metrics.rebalance();
                 tracing::info!(?partitions, "partitions revoked");
-                self.mark()?;
+                self.let_go(&partitions).await?;
+                mark(&self.partitions, &mut self.intake, true)?;
                 if let Err(error) = self.intake.commit_now(&partitions).await {
                     tracing::warn!(%error, "the last commit before partitions leave has failed: the next owner repeats some work");
                 }
@@ -279,6 +262,22 @@ impl<'a> Relay<'a> {
             }
             Item::Failed(error) => return Err(error.into()),
         }
+        Ok(())
+    }
+
+    fn take(&mut self, assigned: &[Assigned]) -> Result<(), Error> {
+        self.metrics.rebalance();
+        let mut starts = Vec::with_capacity(assigned.len());
+        for Assigned { partition, start, gap, .. } in assigned {
+            tracing::info!(partition, offset = start, "partition assigned");
+            if let Some(Gap { committed, begins }) = gap {
+                tracing::error!(partition, committed, begins, "records are gone from the topic");
+            }
+            starts.push((*partition, *start));
+        }
+        assigned.iter().for_each(|partition| self.partitions.assign(partition));
+        self.intake.start(&starts)?;
+        self.health.clear("partitions");
         Ok(())
     }
 
@@ -360,7 +359,7 @@ impl<'a> Relay<'a> {
         let now = Instant::now();
         if now >= self.next_commit {
             self.next_commit = now + self.config.results.commit_interval;
-            self.mark()?;
+            mark(&self.partitions, &mut self.intake, false)?;
             self.intake.commit();
         }
         if now >= self.next_tick {
@@ -424,19 +423,20 @@ impl<'a> Relay<'a> {
         }
     }
 
-    /// Notes what may be committed.
-    pub(super) fn mark(&mut self) -> Result<(), Error> {
-        for engine in self.partitions.engines() {
-            self.intake.mark(engine.partition(), engine.watermark(), "")?;
-        }
-        Ok(())
-    }
-
     fn next_wake(&self) -> Instant {
         let engines = self.partitions.next_deadline().map(|time| Instant::from_std(self.clock.instant(time)));
         let own = self.next_commit.min(self.next_tick);
         engines.map_or(own, |engines| engines.min(own))
     }
+}
+
+/// Notes what may be committed. `last`: nothing more will be read.
+pub(super) fn mark(partitions: &Partitions, intake: &mut Intake<'_>, last: bool) -> Result<(), Error> {
+    for engine in partitions.engines() {
+        let handover = Handover { read: engine.next_offset(), last };
+        intake.mark(engine.partition(), engine.watermark(), &handover.to_string())?;
+    }
+    Ok(())
 }
 
 /// The same memory, for events that borrow from another record.

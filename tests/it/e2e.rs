@@ -11,6 +11,7 @@ use crate::world::World;
 
 mod hostile;
 mod relay;
+mod restart;
 mod results;
 mod story;
 

@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     fn assigned(partition: i32) -> Assigned {
-        Assigned { partition, start: 0, metadata: String::new(), end: 0, gap: None }
+        Assigned { partition, start: 0, metadata: String::new(), end: 0, begun_below: 0, gap: None }
     }
 
     fn numbers(assigned: &[Assigned]) -> Vec<i32> {
