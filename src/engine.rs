@@ -14,6 +14,8 @@ mod drive;
 mod effect;
 mod event;
 mod flow;
+mod history;
+mod inherit;
 mod intake;
 mod ledger;
 mod next;
@@ -42,6 +44,8 @@ pub use channel::{ChannelRules, ChannelRulesError, Template};
 pub use effect::{Effect, Effects, Fact, Found, Input, LookUp, Notice, Refusal, Reload, Report, ReportSeq};
 pub use event::{Event, EventKind, Offset, Record};
 pub use flow::Flow;
+pub use history::History;
+pub use inherit::Inheritance;
 pub use op::{ConnectionId, Head, MESSAGE_NAME, OpId, OpKind, Operation, Status};
 pub use outcome::{Answer, Class, Doubt, Outcome, Rejection, Serial};
 pub use record::{
@@ -52,9 +56,10 @@ pub use settings::{Limits, RESPONSE_ID_BYTES_MAX, ReconcileSettings, ReconcileWh
 pub use shared::{Shared, Usage};
 pub use time::Time;
 
+use inherit::Legacy;
 use ledger::Ledger;
 use next::FRAME_OVERHEAD;
-use remember::Remembered;
+use remember::{Memory, Remembered};
 use report::Reporter;
 use response::Response;
 use shared::Weight;
@@ -69,7 +74,7 @@ pub struct Engine {
     /// Slots by response id and part.
     by_id: HashTable<u32>,
     hasher: RandomState,
-    remembered: Remembered<Box<Response>>,
+    remembered: Remembered<Memory>,
     ledger: Ledger,
     timers: BinaryHeap<Reverse<(Time, SlotId)>>,
     /// Per connection, the responses that wait for it, in order.
@@ -79,7 +84,9 @@ pub struct Engine {
     /// How far the partition's record time has come.
     record_time: Time,
     caught_up_since: Option<Time>,
-    begun_below: Offset,
+    /// The number of this owner of the partition.
+    epoch: u64,
+    legacy: Legacy,
     draining: bool,
     /// The queue of a connection is being served: its first may pass, though others wait.
     pumping: bool,
@@ -106,7 +113,8 @@ impl Engine {
             blocked_until: Vec::new(),
             record_time: Time::default(),
             caught_up_since: None,
-            begun_below: next,
+            epoch: 0,
+            legacy: Legacy::default(),
             draining: false,
             pumping: false,
             in_flight: 0,
@@ -119,14 +127,6 @@ impl Engine {
     pub fn in_life(mut self, life: u32) -> Self {
         const GENERATIONS_PER_LIFE: u32 = 1 << 20;
         self.responses = Slots::new(life.wrapping_mul(GENERATIONS_PER_LIFE));
-        self
-    }
-
-    /// An owner before us may have begun to send what is below this offset: such a response may have its message already, with
-    /// text that nobody here knows. Its create is in doubt from the start.
-    #[must_use]
-    pub fn begun_below(mut self, offset: Offset) -> Self {
-        self.begun_below = offset;
         self
     }
 
@@ -147,13 +147,14 @@ impl Engine {
     /// Decides; never waits, never reads a clock. `effects` is reused by the caller.
     pub fn apply(&mut self, now: Time, input: Input<'_>, shared: &mut Shared, effects: &mut Effects) {
         match input {
+            Input::Inherited(left) => self.inherit(now, *left, shared, effects),
             Input::Record(record) => self.record(now, &record, shared, effects),
-            Input::Undecodable { offset } => self.undecodable(offset, effects),
+            Input::Undecodable { offset } => self.undecodable(now, offset, shared, effects),
             Input::Answer(answer) => self.answer(now, answer, shared, effects),
             Input::Moved(connection) => self.moved(now, connection, shared, effects),
             Input::Durable(seq) => self.ledger.durable(seq),
             Input::DeadLetterDurable(offset) => self.ledger.dead_letter_durable(offset),
-            Input::CaughtUp(caught_up) => self.caught_up(now, caught_up),
+            Input::CaughtUp(caught_up) => self.caught_up(now, caught_up, shared, effects),
             Input::Reloaded { id, text } => self.reloaded(now, id, text, shared, effects),
             Input::LookedUp { id, found } => self.looked_up(now, id, found, shared, effects),
             Input::Tick => self.tick(now, shared, effects),
@@ -169,6 +170,25 @@ impl Engine {
         let rate = self.blocked_until.iter().flatten().min().copied();
         let idle = self.next_idle();
         [timer, rate, idle].into_iter().flatten().min()
+    }
+
+    /// What may be committed together with every report and dead letter that has been asked for: with them every record
+    /// below is accounted for.
+    #[must_use]
+    pub fn watermark_once_durable(&self) -> Offset {
+        self.ledger.watermark_once_durable()
+    }
+
+    /// Records at or above the watermark whose dead letters have been asked for, as ranges with both ends included.
+    #[must_use]
+    pub fn letters(&self) -> &[(Offset, Offset)] {
+        self.ledger.letters()
+    }
+
+    /// Records at or above the watermark whose dead letters are durable.
+    #[must_use]
+    pub fn letters_durable(&self) -> Vec<(Offset, Offset)> {
+        self.ledger.letters_durable()
     }
 
     /// What may be committed: every record below is accounted for, durably.
@@ -240,8 +260,8 @@ impl Engine {
         OpId { partition: self.partition, slot: id.index, generation: id.generation, seq }
     }
 
-    fn reporter<'a>(settings: &'a Settings, partition: i32, now: Time) -> Reporter<'a> {
-        Reporter { now, partition, epoch: 0, settings }
+    fn reporter(settings: &Settings, partition: i32, epoch: u64, now: Time) -> Reporter<'_> {
+        Reporter { now, partition, epoch, settings }
     }
 }
 

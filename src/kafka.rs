@@ -4,6 +4,7 @@
 //! - [`topics`]: what must be so before anything starts;
 //! - [`source`]: token records and rebalances, in order, through one door; offsets back;
 //! - [`assignment`]: where a partition that was just given to us is to be read from;
+//! - `restore`: what former owners have left in the results topic;
 //! - [`results`]: the thread that makes results and dead letters durable;
 //! - [`reader`]: reads a range of records once more.
 //!
@@ -17,10 +18,11 @@ mod error;
 mod handover;
 mod headers;
 pub mod reader;
+mod restore;
 pub mod results;
 pub mod source;
 pub mod topics;
 
 pub use error::{Error, Kind};
-pub use handover::Handover;
+pub use handover::{Ending, Handover, METADATA_BYTES_MAX, Places};
 pub use headers::{header, headers};

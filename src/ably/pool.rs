@@ -178,16 +178,18 @@ impl Pool {
 
     /// Closes all connections: each waits for its answers, says goodbye, and ends at `deadline` whatever is unanswered. The
     /// last answers are among the events when this returns; who reads them must not stop meanwhile.
-    pub async fn close(self, deadline: Duration) {
-        let handles: Vec<Handle> = self.connections.into_iter().flatten().collect();
+    pub fn close(&mut self, deadline: Duration) -> impl Future<Output = ()> + Send + use<> {
+        let handles: Vec<Handle> = std::mem::take(&mut self.connections).into_iter().flatten().collect();
         for handle in &handles {
             // A task that has ended needs no command.
             let _ = handle.commands.try_send(Command::Close { deadline });
         }
-        let end = tokio::time::Instant::now() + deadline + GRACE;
-        for mut handle in handles {
-            if tokio::time::timeout_at(end, &mut handle.task).await.is_err() {
-                handle.task.abort();
+        async move {
+            let end = tokio::time::Instant::now() + deadline + GRACE;
+            for mut handle in handles {
+                if tokio::time::timeout_at(end, &mut handle.task).await.is_err() {
+                    handle.task.abort();
+                }
             }
         }
     }

@@ -113,9 +113,11 @@ impl Probe {
     }
 
     async fn close(self) {
-        let Self { pool, mut events } = self;
+        let Self { mut pool, mut events } = self;
+        let closing = pool.close(CLOSE_TIMEOUT);
+        drop(pool);
         let drain = async { while events.recv().await.is_some() {} };
-        tokio::join!(pool.close(CLOSE_TIMEOUT), drain);
+        tokio::join!(closing, drain);
     }
 }
 

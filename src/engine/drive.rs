@@ -6,7 +6,7 @@ use super::next::{FRAME_OVERHEAD, Next};
 use super::op::{ConnectionId, OpId, OpKind, Status};
 use super::outcome::{Answer, Outcome};
 use super::record::ResponseOutcome;
-use super::remember;
+use super::remember::{self, Memory};
 use super::response::Response;
 use super::settings::ReconcileWhen;
 use super::shared::{Shared, Weight};
@@ -22,7 +22,7 @@ impl Engine {
     pub(super) fn advance(&mut self, now: Time, id: SlotId, shared: &mut Shared, effects: &mut Effects) {
         let when = self.settings.reconcile.when;
         loop {
-            let Some(response) = self.responses.get_mut(id) else { return };
+            let Some(response) = self.responses.get_mut(id).filter(|response| !response.waiting) else { return };
             match response.next(now, when) {
                 Next::Nothing => break,
                 Next::At(time) => {
@@ -103,8 +103,11 @@ impl Engine {
                 effects.list.push(Effect::Notice(Notice::Rejected { channel, rejection }));
             }
         }
-        let reporter = Self::reporter(&self.settings, self.partition, now);
+        let reporter = Self::reporter(&self.settings, self.partition, self.epoch, now);
         reporter.operation(self.ledger.next_report(), response, &operation, &answer, &shared.flow, effects);
+        if operation.kind == OpKind::Update && matches!(answer.outcome, Outcome::Acked { .. }) {
+            response.takeover = None;
+        }
         if response.given_up.is_some() {
             let before = Weight::of(response);
             response.drop_text();
@@ -224,7 +227,7 @@ impl Engine {
         shared.flow.close(response.channel);
 
         let (outcome, reason) = verdict(&response, self.settings.reconcile.when);
-        let reporter = Self::reporter(&self.settings, self.partition, now);
+        let reporter = Self::reporter(&self.settings, self.partition, self.epoch, now);
         reporter.response(self.ledger.next_report(), &response, outcome, reason, effects);
         self.ledger.release_with_last_report(response.hold);
         if outcome == ResponseOutcome::Failed {
@@ -235,7 +238,9 @@ impl Engine {
 
         let key = remember::key(&response.head.response_id, response.head.part);
         response.drop_text();
-        self.remembered.insert(key, (outcome == ResponseOutcome::Abandoned).then(|| Box::new(response)));
+        let through = response.span.1;
+        let revival = (outcome == ResponseOutcome::Abandoned).then(|| Memory::Ours(Box::new(response)));
+        self.remembered.insert(key, through, revival);
     }
 }
 
@@ -254,6 +259,9 @@ fn verdict(response: &Response, when: ReconcileWhen) -> (ResponseOutcome, Option
     if when == ReconcileWhen::Never && response.repair.is_tainted() {
         return (ResponseOutcome::Failed, Some("not-reconciled"));
     }
+    if let Some(reason) = response.cut_off {
+        return (ResponseOutcome::Failed, Some(reason));
+    }
     if response.headless {
         return (ResponseOutcome::Failed, Some("headless"));
     }
@@ -265,6 +273,6 @@ fn verdict(response: &Response, when: ReconcileWhen) -> (ResponseOutcome, Option
         Some(Status::Cancelled) => (ResponseOutcome::Cancelled, None),
         Some(Status::Abandoned) => (ResponseOutcome::Abandoned, None),
         Some(Status::Error) => (delivered, Some("producer-error")),
-        Some(Status::Complete | Status::Streaming) | None => (delivered, None),
+        Some(Status::Complete | Status::Streaming | Status::Failed) | None => (delivered, None),
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::event::{Offset, Record};
+use super::inherit::Inheritance;
 use super::op::{ConnectionId, Head, OpId, OpKind, Operation};
 use super::outcome::{Answer, Class, Rejection, Serial};
 use super::record::{Cause, OperationOutcome, ResponseOutcome};
@@ -16,6 +17,8 @@ pub type ReportSeq = u64;
 /// Everything that can happen to a partition.
 #[derive(Debug, Clone)]
 pub enum Input<'a> {
+    /// An owner before us has left this; before anything else.
+    Inherited(Box<Inheritance>),
     /// A record was read and decoded.
     Record(Record<'a>),
     /// A record was read and could not be decoded.

@@ -3,7 +3,7 @@
 use super::effect::{Effect, Effects, Refusal};
 use super::event::{Event, Offset, Record};
 use super::op::{Head, OpId, Status};
-use super::remember;
+use super::remember::{self, Memory};
 use super::response::Response;
 use super::settings::RESPONSE_ID_BYTES_MAX;
 use super::shared::{Shared, Weight};
@@ -20,13 +20,15 @@ impl Engine {
         let mut refused = None;
         for event in record.events {
             match self.event(now, record, event, shared) {
-                Ok(id) => touched.push(id),
+                Ok(Some(id)) => touched.push(id),
+                Ok(None) => {}
                 Err(reason) => refused = Some(reason),
             }
         }
         if let Some(reason) = refused {
             self.dead_letter(record.offset, reason, effects);
         }
+        self.look_whether_read(now, shared, effects);
         for id in touched.drain(..) {
             self.advance(now, id, shared, effects);
         }
@@ -34,12 +36,17 @@ impl Engine {
     }
 
     /// A record that no decoder understands: its offset passes through the same ledger.
-    pub(super) fn undecodable(&mut self, offset: Offset, effects: &mut Effects) {
+    pub(super) fn undecodable(&mut self, now: Time, offset: Offset, shared: &mut Shared, effects: &mut Effects) {
         self.ledger.read(offset);
         self.dead_letter(offset, Refusal::Undecodable, effects);
+        self.look_whether_read(now, shared, effects);
     }
 
     fn dead_letter(&mut self, offset: Offset, reason: Refusal, effects: &mut Effects) {
+        if self.legacy.has_letter(offset) {
+            self.ledger.note_letter(offset);
+            return;
+        }
         self.ledger.hold_dead_letter(offset);
         effects.list.push(Effect::DeadLetter { offset, reason });
     }
@@ -50,7 +57,7 @@ impl Engine {
         record: &Record<'_>,
         event: &Event<'_>,
         shared: &mut Shared,
-    ) -> Result<SlotId, Refusal> {
+    ) -> Result<Option<SlotId>, Refusal> {
         match event.response_id.len() {
             0 => return Err(Refusal::NoResponseId),
             1..=RESPONSE_ID_BYTES_MAX => {}
@@ -58,7 +65,10 @@ impl Engine {
         }
         let id = match self.find(&event.response_id, event.part) {
             Some(id) => id,
-            None => self.open_response(now, record, event, shared)?,
+            None => match self.open_response(now, record, event, shared)? {
+                Some(id) => id,
+                None => return Ok(None),
+            },
         };
         let settings = self.settings.clone();
         let Some(response) = self.responses.get_mut(id).filter(|response| response.takes_events()) else {
@@ -74,47 +84,55 @@ impl Engine {
             None => self.responses.move_to_back(Order::Activity, id),
             Some(_) => self.responses.unlink(Order::Activity, id),
         }
-        Ok(id)
+        Ok(Some(id))
     }
 
-    /// A response that is not open: it is new, or abandoned and opens again, or over.
+    /// A response that is not open: it is new, or abandoned and opens again, or over; none if the record was part of what
+    /// is over.
     fn open_response(
         &mut self,
         now: Time,
         record: &Record<'_>,
         event: &Event<'_>,
         shared: &mut Shared,
-    ) -> Result<SlotId, Refusal> {
+    ) -> Result<Option<SlotId>, Refusal> {
         if !self.remembered.is_empty() {
             let key = remember::key(&event.response_id, event.part);
-            if self.remembered.contains(key) {
-                let mut response = *self.remembered.revive(key).ok_or(Refusal::AfterEnd)?;
+            if let Some(through) = self.remembered.through(key) {
+                if record.offset <= through {
+                    return Ok(None);
+                }
+                let mut response = match self.remembered.revive(key).ok_or(Refusal::AfterEnd)? {
+                    Memory::Ours(response) => *response,
+                    Memory::Past(past) => return self.revive(now, record, event, *past, shared).map(Some),
+                };
                 let channel = shared.flow.open(&response.head.channel);
                 let hold = self.ledger.hold(record.offset);
                 response.reopen(now, channel, hold, &self.settings);
                 shared.usage.add(Weight::of(&response));
-                return Ok(self.insert(response));
+                return Ok(Some(self.insert(response)));
             }
+        }
+        if let Some(id) = self.open_inherited(now, record, event, shared)? {
+            return Ok(Some(id));
         }
         let channel_name = self.settings.channels.resolve(event.channel.as_deref(), record.key)?;
         let channel = shared.flow.open(&channel_name);
-        let settings = &self.settings;
-        let (namespace, topic) = (&settings.id_namespace, &settings.topic);
         let head = Head {
             channel: channel_name,
             response_id: event.response_id.as_ref().into(),
             part: event.part,
             segment: 0,
-            create_id: format!("{namespace}.{topic}.{}.{}.{}.0", self.partition, record.offset, event.part).into(),
+            create_id: self.create_id(record.offset, event.part),
             supersedes: None,
         };
         let hold = self.ledger.hold(record.offset);
-        let mut response = Response::new(now, record, event, head, channel, hold);
-        if record.offset < self.begun_below {
-            response.doubt_create();
+        let mut response = Response::new(now, record, event.begins, head, channel, hold);
+        if self.legacy.may_have_begun(record.offset) {
+            self.legacy.doubt(&mut response);
         }
         shared.usage.add(Weight::of(&response));
-        Ok(self.insert(response))
+        Ok(Some(self.insert(response)))
     }
 
     /// Text that had been dropped from memory is here again.
@@ -148,8 +166,11 @@ impl Engine {
     }
 
     /// Idle time passes by the clock only while every record has been read.
-    pub(super) fn caught_up(&mut self, now: Time, caught_up: bool) {
+    pub(super) fn caught_up(&mut self, now: Time, caught_up: bool, shared: &mut Shared, effects: &mut Effects) {
         self.caught_up_since = caught_up.then(|| self.caught_up_since.unwrap_or(now));
+        if caught_up {
+            self.stop_waiting(now, shared, effects);
+        }
     }
 
     /// Ends responses of which nothing has come for too long.
@@ -184,6 +205,9 @@ impl Engine {
             let before = Weight::of(response);
             response.drop_text();
             shared.usage.change(before, Weight::of(response));
+        }
+        if shared.is_full() {
+            self.stop_waiting(now, shared, effects);
         }
         while shared.usage.stubs > shared.limits.stub_max {
             let Some(id) = self.responses.first(Order::Activity) else { break };

@@ -23,8 +23,12 @@ pub(super) struct Ledger {
     /// The first offset that has not been read.
     next: Offset,
     holds: BTreeSet<Hold>,
+    /// Holds that end with what has been asked for and is not durable yet.
+    settling: BTreeSet<Hold>,
     holds_made: u64,
     dead_letters: VecDeque<(Offset, Hold)>,
+    /// Records from the watermark on whose dead letters were asked for.
+    letters: Vec<(Offset, Offset)>,
     /// Holds that end when the report of that number is durable; reports are durable in order.
     ending: VecDeque<(ReportSeq, Hold)>,
     reports_made: ReportSeq,
@@ -36,8 +40,10 @@ impl Ledger {
         Self {
             next,
             holds: BTreeSet::new(),
+            settling: BTreeSet::new(),
             holds_made: 0,
             dead_letters: VecDeque::new(),
+            letters: Vec::new(),
             ending: VecDeque::new(),
             reports_made: 0,
         }
@@ -60,13 +66,18 @@ impl Ledger {
     /// A hold ends once the newest report is durable.
     pub(super) fn release_with_last_report(&mut self, hold: Hold) {
         assert!(self.reports_made > 0, "a response cannot settle without a report");
+        self.holds.remove(&hold);
+        self.settling.insert(hold);
         self.ending.push_back((self.reports_made - 1, hold));
     }
 
     /// Keeps the watermark at or below `offset` until its dead letter is durable.
     pub(super) fn hold_dead_letter(&mut self, offset: Offset) {
         let hold = self.hold(offset);
+        self.holds.remove(&hold);
+        self.settling.insert(hold);
         self.dead_letters.push_back((offset, hold));
+        self.note_letter(offset);
     }
 
     /// The dead letter of `offset` is durable. Telling it twice does no harm.
@@ -74,7 +85,7 @@ impl Ledger {
         if let Some(position) = self.dead_letters.iter().position(|(held, _)| *held == offset)
             && let Some((_, hold)) = self.dead_letters.remove(position)
         {
-            self.holds.remove(&hold);
+            self.settling.remove(&hold);
         }
     }
 
@@ -89,14 +100,47 @@ impl Ledger {
     pub(super) fn durable(&mut self, seq: ReportSeq) {
         while self.ending.front().is_some_and(|(after, _)| *after <= seq) {
             if let Some((_, hold)) = self.ending.pop_front() {
-                self.holds.remove(&hold);
+                self.settling.remove(&hold);
             }
         }
     }
 
     /// What may be committed: everything below is accounted for.
     pub(super) fn watermark(&self) -> Offset {
+        let settling = self.settling.first().map_or(self.next, |hold| hold.offset);
+        self.watermark_once_durable().min(settling)
+    }
+
+    /// What may be committed together with all that has been asked for.
+    pub(super) fn watermark_once_durable(&self) -> Offset {
         self.holds.first().map_or(self.next, |hold| hold.offset)
+    }
+
+    /// The dead letter of a record is written or asked for; records come in order.
+    pub(super) fn note_letter(&mut self, offset: Offset) {
+        match self.letters.last_mut() {
+            Some((_, last)) if *last + 1 == offset => *last = offset,
+            _ => {
+                let watermark = self.watermark();
+                let below = self.letters.partition_point(|(_, last)| *last < watermark);
+                if below > self.letters.len() / 2 {
+                    self.letters.drain(..below);
+                }
+                self.letters.push((offset, offset));
+            }
+        }
+    }
+
+    /// Records whose dead letters were asked for: all from the watermark on, and perhaps some below.
+    pub(super) fn letters(&self) -> &[(Offset, Offset)] {
+        &self.letters
+    }
+
+    /// Of these, those before the first that is not durable.
+    pub(super) fn letters_durable(&self) -> Vec<(Offset, Offset)> {
+        let end = self.dead_letters.front().map_or(Offset::MAX, |(offset, _)| *offset);
+        let durable = self.letters.iter().filter(|(first, _)| *first < end);
+        durable.map(|(first, last)| (*first, (*last).min(end - 1))).collect()
     }
 
     /// The first offset that has not been read.

@@ -167,7 +167,8 @@ impl Response {
     fn create_text(&self) -> &str {
         match (&self.create.text, self.create.bytes) {
             (Some(text), _) => text,
-            (None, Some(bytes)) => &self.text.from(0)[..bytes],
+            // What a former owner created may not be here any more in just those bytes.
+            (None, Some(bytes)) => self.text.from(0).get(..bytes).unwrap_or(self.text.from(0)),
             (None, None) => self.text.from(0),
         }
     }
@@ -177,7 +178,8 @@ impl Response {
         self.carry_pending();
         self.outdated = false;
         let tokens = u32::try_from(self.counts.tokens).unwrap_or(u32::MAX);
-        Carried { cause: Cause::Repair, span: self.span, tokens, since: now }
+        let cause = if self.takeover.is_some() { Cause::Takeover } else { Cause::Repair };
+        Carried { cause, span: self.span, tokens, since: now }
     }
 
     /// Everything that waits is on its way now. Without a record behind it (an idle end) it covers an empty range.

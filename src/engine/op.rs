@@ -50,6 +50,8 @@ pub enum Status {
     Error,
     /// Nothing came for too long. May open again.
     Abandoned,
+    /// The relay has given it up; there may have been more.
+    Failed,
 }
 
 impl Status {
@@ -62,6 +64,7 @@ impl Status {
             Self::Cancelled => "cancelled",
             Self::Error => "error",
             Self::Abandoned => "abandoned",
+            Self::Failed => "failed",
         }
     }
 

@@ -62,6 +62,12 @@ pub struct OperationRecord<'a> {
     /// The serial of the version that the operation made.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version_serial: Option<&'a str>,
+    /// The name of the message that a create makes; the message's header `createId` repeats it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub create_id: Option<&'a str>,
+    /// Its frame was written again after a connection was resumed: it may have been applied twice, or not at all.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub resent: bool,
     /// Why it was refused, or is unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorInfo<'a>>,
@@ -124,7 +130,7 @@ pub struct ResponseRecord<'a> {
     pub repairs: u32,
     /// How many messages it took.
     pub segments: u32,
-    /// SHA-256 of its text, in hexadecimal.
+    /// SHA-256 of its text, in hexadecimal; empty when the text could not be read again.
     pub text_sha256: &'a str,
     /// The message's serial, as far as it is known.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -5,6 +5,10 @@ use std::collections::{HashMap, VecDeque};
 use foldhash::fast::RandomState;
 use sha2::{Digest, Sha256};
 
+use super::event::Offset;
+use super::history::Past;
+use super::response::Response;
+
 /// What names a part of a response without keeping its id: half of a SHA-256, so that nobody can make two collide.
 pub(super) type Key = u128;
 
@@ -16,12 +20,28 @@ pub(super) fn key(response_id: &str, part: u32) -> Key {
     Key::from_le_bytes(half)
 }
 
+/// What it takes to open a response again.
+#[derive(Debug)]
+pub(super) enum Memory {
+    /// It was ours.
+    Ours(Box<Response>),
+    /// It was a former owner's.
+    Past(Box<Past>),
+}
+
+#[derive(Debug)]
+struct Entry<T> {
+    /// Its last record.
+    through: Offset,
+    revival: Option<T>,
+}
+
 /// The responses that settled last.
 #[derive(Debug)]
 pub(super) struct Remembered<T> {
     capacity: usize,
     order: VecDeque<Key>,
-    entries: HashMap<Key, Option<T>, RandomState>,
+    entries: HashMap<Key, Entry<T>, RandomState>,
 }
 
 impl<T> Remembered<T> {
@@ -30,12 +50,12 @@ impl<T> Remembered<T> {
         Self { capacity, order: VecDeque::new(), entries: HashMap::default() }
     }
 
-    /// Remembers a response that has settled, with what it takes to open it again if it may be.
-    pub(super) fn insert(&mut self, key: Key, revival: Option<T>) {
+    /// Remembers a response that has settled with its record `through`, and what it takes to open it again if it may be.
+    pub(super) fn insert(&mut self, key: Key, through: Offset, revival: Option<T>) {
         if self.capacity == 0 {
             return;
         }
-        if self.entries.insert(key, revival).is_none() {
+        if self.entries.insert(key, Entry { through, revival }).is_none() {
             self.order.push_back(key);
         }
         while self.order.len() > self.capacity {
@@ -45,14 +65,14 @@ impl<T> Remembered<T> {
         }
     }
 
-    /// Whether the response is over.
-    pub(super) fn contains(&self, key: Key) -> bool {
-        self.entries.contains_key(&key)
+    /// The last record of a response that is over.
+    pub(super) fn through(&self, key: Key) -> Option<Offset> {
+        self.entries.get(&key).map(|entry| entry.through)
     }
 
     /// Takes what it takes to open the response again, if it may be; it is not over then.
     pub(super) fn revive(&mut self, key: Key) -> Option<T> {
-        let revival = self.entries.get_mut(&key)?.take()?;
+        let revival = self.entries.get_mut(&key)?.revival.take()?;
         self.entries.remove(&key);
         self.order.retain(|other| *other != key);
         Some(revival)
@@ -72,20 +92,20 @@ mod tests {
     fn the_oldest_is_forgotten_first() {
         let mut remembered = Remembered::new(2);
         for id in ["a", "b", "b", "c"] {
-            remembered.insert(key(id, 0), None::<()>);
+            remembered.insert(key(id, 0), 7, None::<()>);
         }
-        assert!(!remembered.contains(key("a", 0)));
-        assert!(remembered.contains(key("b", 0)));
-        assert!(remembered.contains(key("c", 0)));
-        assert!(!remembered.contains(key("c", 1)));
+        assert_eq!(remembered.through(key("a", 0)), None);
+        assert_eq!(remembered.through(key("b", 0)), Some(7));
+        assert_eq!(remembered.through(key("c", 0)), Some(7));
+        assert_eq!(remembered.through(key("c", 1)), None);
     }
 
     #[test]
     fn what_is_revived_is_not_over() {
         let mut remembered = Remembered::new(2);
-        remembered.insert(key("a", 0), Some("its stub"));
+        remembered.insert(key("a", 0), 7, Some("its stub"));
         assert_eq!(remembered.revive(key("a", 0)), Some("its stub"));
-        assert!(!remembered.contains(key("a", 0)));
+        assert_eq!(remembered.through(key("a", 0)), None);
         assert_eq!(remembered.revive(key("a", 0)), None);
     }
 }

@@ -4,10 +4,11 @@
 
 use super::effect::{Effect, Effects, Fact, Report, ReportSeq};
 use super::flow::Flow;
+use super::op::OpKind;
 use super::outcome::{Answer, Doubt, Outcome};
 use super::record::{
-    Covered, ErrorClass, ErrorInfo, OperationOutcome, OperationRecord, ResponseOutcome, ResponseRecord, ResultRecord,
-    SCHEMA_VERSION, Stamp,
+    Cause, Covered, ErrorClass, ErrorInfo, OperationOutcome, OperationRecord, ResponseOutcome, ResponseRecord,
+    ResultRecord, SCHEMA_VERSION, Stamp,
 };
 use super::response::{InFlight, Response};
 use super::settings::Settings;
@@ -58,6 +59,8 @@ impl Reporter<'_> {
             segment: response.head.segment,
             serial: response.serial.as_deref(),
             version_serial,
+            create_id: (operation.kind == OpKind::Create).then_some(&*response.head.create_id),
+            resent: answer.resent,
             error,
             attempt: operation.attempt,
             sent_at: Stamp(operation.sent_at),
@@ -68,7 +71,7 @@ impl Reporter<'_> {
             relay_version: self.settings.relay_version,
             epoch: self.epoch,
             connection_id: flow.ably_id(answer.connection),
-            supersedes: None,
+            supersedes: self.superseded(response, operation),
         });
         let fact = Fact::Operation {
             op: operation.kind,
@@ -147,6 +150,15 @@ impl Reporter<'_> {
                 (OperationOutcome::Unknown, None, Some(error))
             }
         }
+    }
+
+    /// The records whose operations died with the former owner.
+    fn superseded(&self, response: &Response, operation: &InFlight) -> Option<Covered<'_>> {
+        let takeover = response.takeover.filter(|_| operation.cause == Cause::Takeover)?;
+        let (first, last) = operation.span;
+        let first = response.through.map_or(first, |through| first.max(through + 1));
+        let last = last.min(takeover.before - 1);
+        (first <= last).then(|| self.covered((first, last)))
     }
 
     fn covered(&self, (first, last): (i64, i64)) -> Covered<'_> {

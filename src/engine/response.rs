@@ -48,6 +48,14 @@ pub(super) struct Response {
     pub(super) reloading: bool,
     pub(super) looking_up: bool,
     pub(super) repair: Repair,
+    /// The last record that a former owner's operations are known to have carried.
+    pub(super) through: Option<Offset>,
+    /// A former owner did not leave in order: until a full text is taken, nobody knows what became of its last operations.
+    pub(super) takeover: Option<Takeover>,
+    /// Nothing is sent before all that a former owner had read has been read again.
+    pub(super) waiting: bool,
+    /// It ends as failed, with this reason, once readers can see it.
+    pub(super) cut_off: Option<&'static str>,
     /// What was said since makes the full text in flight wrong: when it is taken, the message is tainted all the same.
     pub(super) outdated: bool,
     pub(super) counts: Counts,
@@ -109,6 +117,12 @@ pub(super) struct InFlight {
     pub(super) queued: Duration,
 }
 
+/// A former owner may have sent what is below an offset.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Takeover {
+    pub(super) before: Offset,
+}
+
 /// What the response's record sums up.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Counts {
@@ -127,7 +141,7 @@ impl Response {
     pub(super) fn new(
         now: Time,
         record: &Record<'_>,
-        event: &Event<'_>,
+        begins: Option<bool>,
         head: Head,
         channel: ChannelKey,
         hold: Hold,
@@ -152,9 +166,13 @@ impl Response {
             reloading: false,
             looking_up: false,
             repair: Repair::default(),
+            through: None,
+            takeover: None,
+            waiting: false,
+            cut_off: None,
             outdated: false,
             counts: Counts::default(),
-            headless: event.begins == Some(false),
+            headless: begins == Some(false),
             expected_seq: None,
             started_at: record.time.min(now),
             last_event_at: record.time.min(now),
@@ -172,7 +190,7 @@ impl Response {
         match self.end {
             None => true,
             Some(Status::Abandoned) => self.given_up.is_none(),
-            Some(Status::Complete | Status::Cancelled | Status::Error | Status::Streaming) => false,
+            Some(Status::Complete | Status::Cancelled | Status::Error | Status::Failed | Status::Streaming) => false,
         }
     }
 
@@ -201,6 +219,10 @@ impl Response {
             }
             EventKind::Cancel => self.end = Some(Status::Cancelled),
             EventKind::Error => self.end = Some(Status::Error),
+        }
+        if self.through.is_some_and(|through| record.offset <= through) {
+            self.sent = self.text.len();
+            self.pending = Pending::default();
         }
     }
 
@@ -237,7 +259,7 @@ impl Response {
     /// An owner before us may have created its message, and appended to it.
     pub(super) fn doubt_create(&mut self) {
         self.create.doubtful = true;
-        self.create.sent_at = Some(self.started_at);
+        self.create.sent_at.get_or_insert(self.started_at);
     }
 
     /// The connection that carried it was lost and not resumed.
@@ -387,7 +409,8 @@ impl Response {
             return;
         }
         if let (Some(bytes), None, None, None) = (self.create.bytes, &self.create.text, &self.serial, &self.given_up) {
-            self.create.text = Some(self.text.from(0)[..bytes].into());
+            let text = self.text.from(0);
+            self.create.text = Some(text.get(..bytes).unwrap_or(text).into());
         }
         self.text.replace(text);
         self.sent = 0;
@@ -405,6 +428,13 @@ impl Response {
             None => {}
         }
         self.expected_seq = Some(self.expected_seq.unwrap_or(0).max(seq.saturating_add(1)));
+    }
+}
+
+impl Create {
+    /// A create that a former owner sent.
+    pub(super) fn first_sent(bytes: usize, span: (Offset, Offset), tokens: u32, sent_at: Time, remade: u32) -> Self {
+        Self { bytes: Some(bytes), span, tokens, sent_at: Some(sent_at), remade, ..Self::default() }
     }
 }
 

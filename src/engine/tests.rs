@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::*;
 
 mod found;
+mod inherited;
 
 /// One engine, one connection, and a channel that takes everything unless told otherwise.
 struct Story {
@@ -390,7 +391,7 @@ fn refusals_of_the_full_text_are_final_in_the_end() {
 #[test]
 fn what_an_owner_before_us_may_have_begun_is_mended_from_the_start() {
     let mut story = Story::new();
-    story.engine = Engine::new(settings().into(), 3, 0).begun_below(1);
+    story.inherit(1, false, &[]);
     let create = only(story.says(token("a")));
     story.ack(&create);
     let update = only(story.after(Duration::from_secs(1)));

@@ -13,12 +13,18 @@ pub(super) struct Text {
     dropped: usize,
     /// What came after them.
     tail: String,
-    hash: Sha256,
+    /// None when the dropped part was never ours to read.
+    hash: Option<Sha256>,
 }
 
 impl Text {
     pub(super) fn new() -> Self {
-        Self { dropped: 0, tail: String::new(), hash: Sha256::new() }
+        Self { dropped: 0, tail: String::new(), hash: Some(Sha256::new()) }
+    }
+
+    /// A text of which only about the length is known.
+    pub(super) fn unknown(bytes: usize) -> Self {
+        Self { dropped: bytes.max(1), tail: String::new(), hash: None }
     }
 
     /// Adds a token.
@@ -29,7 +35,9 @@ impl Text {
             self.tail.reserve_exact(missing.max(self.tail.len() / 4).max(64));
         }
         self.tail.push_str(token);
-        self.hash.update(token.as_bytes());
+        if let Some(hash) = &mut self.hash {
+            hash.update(token.as_bytes());
+        }
     }
 
     /// Puts another text in the place of this one.
@@ -40,7 +48,8 @@ impl Text {
 
     /// Whether this is the whole text's length and hash.
     pub(super) fn equals(&self, other: &str) -> bool {
-        self.len() == other.len() && self.hash.clone().finalize() == Sha256::digest(other.as_bytes())
+        let hash = self.hash.clone().map(Sha256::finalize);
+        self.len() == other.len() && hash == Some(Sha256::digest(other.as_bytes()))
     }
 
     /// Bytes of the whole text.
@@ -72,23 +81,26 @@ impl Text {
 
     /// Puts the dropped part back, or says that it is not that.
     pub(super) fn restore(&mut self, dropped: &str) -> bool {
-        if dropped.len() != self.dropped {
+        if self.hash.is_some() && dropped.len() != self.dropped {
             return false;
         }
-        let mut whole = String::with_capacity(self.len());
+        let mut whole = String::with_capacity(dropped.len() + self.tail.len());
         whole.push_str(dropped);
         whole.push_str(&self.tail);
-        if Sha256::digest(whole.as_bytes()) != self.hash.clone().finalize() {
+        let hash = Sha256::new_with_prefix(&whole);
+        if self.hash.as_ref().is_some_and(|known| known.clone().finalize() != hash.clone().finalize()) {
             return false;
         }
+        self.hash = Some(hash);
         self.tail = whole;
         self.dropped = 0;
         true
     }
 
-    /// SHA-256 of the whole text, in hexadecimal.
+    /// SHA-256 of the whole text, in hexadecimal; empty if the text was never read.
     pub(super) fn sha256(&self) -> String {
-        let digest = self.hash.clone().finalize();
+        let Some(hash) = self.hash.clone() else { return String::new() };
+        let digest = hash.finalize();
         digest.iter().fold(String::with_capacity(64), |mut hex, byte| {
             let _infallible = write!(hex, "{byte:02x}");
             hex

@@ -16,27 +16,83 @@ use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::error::Error;
-use super::handover::Handover;
+use super::handover::{Ending, Handover, Places};
 use crate::config::Start;
+use crate::engine::{History, Inheritance};
 
 /// How long one question to the brokers may take.
 pub(super) const QUESTION: Duration = Duration::from_secs(10);
 
 /// A partition that was given to us.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Assigned {
     /// The partition of the tokens topic.
     pub partition: i32,
     /// The offset to begin at.
     pub start: i64,
     /// What the owner before us committed with the offset.
-    pub metadata: String,
+    pub before: Before,
     /// The end of the partition at the time of asking: what is below is old.
     pub end: i64,
-    /// The owner before us may have begun to send what is below.
-    pub begun_below: i64,
     /// What was lost, if the committed offset is not in the topic.
     pub gap: Option<Gap>,
+    /// What the owner before us has left.
+    pub inheritance: Inheritance,
+    /// Where the results of what is read begin.
+    pub places: Places,
+}
+
+/// What is known of the owner before us.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Before {
+    /// There was none.
+    Nobody,
+    /// It has committed an offset without a word that we understand: a tool may have set it, or another version.
+    Somebody,
+    /// It has left this.
+    Left(Handover),
+}
+
+impl Before {
+    fn of(committed: Option<&Committed>) -> Self {
+        let Some((offset, metadata)) = committed else { return Self::Nobody };
+        Handover::parse(metadata, *offset).map_or(Self::Somebody, Self::Left)
+    }
+}
+
+impl Assigned {
+    /// A partition of which the results say nothing.
+    pub(super) fn new(partition: i32, start: i64, end: i64, before: Before, gap: Option<Gap>) -> Self {
+        let begun_below = match &before {
+            _ if gap.is_some() => end,
+            Before::Nobody => start,
+            Before::Somebody => end,
+            Before::Left(handover) => handover.begun_below(end),
+        };
+        let (epoch, letters, clean) = match &before {
+            Before::Left(handover) => (handover.epoch, handover.letters.clone(), handover.ending == Ending::Clean),
+            Before::Nobody | Before::Somebody => (0, Vec::new(), false),
+        };
+        let history = History::default();
+        let inheritance = Inheritance { epoch: epoch + 1, begun_below, clean, letters, history };
+        // A results partition that is not there yet begins at 0.
+        Self { partition, start, before, end, gap, inheritance, places: Places::new(start, 0) }
+    }
+
+    /// The results say this, from `from` to `end`; `whole` if nothing of it is missing.
+    pub(super) fn inherit(&mut self, history: History, from: i64, end: i64, whole: bool) {
+        let left = &mut self.inheritance;
+        left.epoch = left.epoch.max(history.epoch() + 1);
+        left.clean &= whole;
+        left.history = history;
+        let place = match &self.before {
+            Before::Left(Handover { results: Some(place), .. }) if whole => *place,
+            Before::Nobody => end,
+            Before::Left(_) | Before::Somebody => from,
+        };
+        self.places = Places::new(self.start, place);
+        self.places.note(self.inheritance.begun_below.max(self.start), end);
+    }
 }
 
 /// Records between the committed offset and the place where reading goes on.
@@ -128,7 +184,7 @@ impl Policy {
             let read = self.first(facts, true);
             let mut element = list.add_partition(&self.topic, facts.partition);
             element.set_offset(Offset::Offset(read)).map_err(Error::client("commit where the group begins"))?;
-            element.set_metadata(Handover { read, last: true }.to_string());
+            element.set_metadata(Handover::first(read).to_metadata(read));
         }
         tracing::info!(group = self.group, topic = self.topic, start = ?self.start, "a new group begins");
         consumer.commit(&list, CommitMode::Sync).map_err(Error::client("commit where the group begins"))
@@ -141,13 +197,12 @@ impl Policy {
     fn place(&self, facts: Facts, new_group: bool) -> Assigned {
         let first = self.first(&facts, new_group);
         let Facts { partition, committed, begins, end } = facts;
-        let fresh = || (first, Handover { read: first, last: true }.to_string());
-        let (committed, metadata) = committed.unwrap_or_else(fresh);
+        let before = Before::of(committed.as_ref());
+        let committed = committed.map_or(first, |(offset, _)| offset);
         let lost = committed < begins || committed > end;
         let gap = lost.then_some(Gap { committed, begins });
         let start = if lost { begins } else { committed };
-        let begun_below = if lost { end } else { Handover::begun_below(&metadata, end) };
-        Assigned { partition, start, metadata, end, begun_below, gap }
+        Assigned::new(partition, start, end, before, gap)
     }
 
     fn facts<C: ConsumerContext>(&self, consumer: &impl Consumer<C>, partitions: &[i32]) -> Result<Vec<Facts>, Error> {
@@ -240,7 +295,8 @@ mod tests {
     #[test]
     fn the_committed_offset_decides() {
         let assigned = policy(Start::Latest).place(facts(Some(15)), false);
-        assert_eq!((assigned.start, assigned.metadata.as_str(), assigned.gap), (15, "m", None));
+        assert_eq!((assigned.start, assigned.before, assigned.gap), (15, Before::Somebody, None));
+        assert_eq!(assigned.inheritance.begun_below, 20, "nobody knows how far it had read");
     }
 
     #[test]

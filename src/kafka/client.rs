@@ -112,11 +112,10 @@ impl Clients {
             config.set("fetch.min.bytes", WINDOW_BYTES).set("fetch.wait.max.ms", window.as_millis().max(1).to_string());
         }
         // Kafka 4's own group protocol (KIP-848): there the broker has these settings, and librdkafka refuses them here.
-        if self.settings.librdkafka.get("group.protocol").is_none_or(|protocol| protocol != "consumer") {
+        if self.is_classic() {
             let session = self.settings.session_timeout.as_millis();
             config
                 .set("partition.assignment.strategy", "cooperative-sticky")
-                .set("session.timeout.ms", session.to_string())
                 .set("heartbeat.interval.ms", (session / 10).max(1).to_string());
         }
         if !self.settings.group_instance_id.is_empty() {
@@ -138,7 +137,15 @@ impl Clients {
             .set("fetch.queue.backoff.ms", "20")
             .set("isolation.level", "read_committed")
             .set("queued.max.messages.kbytes", FETCHED_KIB);
+        if self.is_classic() {
+            // It must fit properties that are passed through, even without a group.
+            config.set("session.timeout.ms", self.settings.session_timeout.as_millis().to_string());
+        }
         self.pass_through(config)
+    }
+
+    fn is_classic(&self) -> bool {
+        self.settings.librdkafka.get("group.protocol").is_none_or(|protocol| protocol != "consumer")
     }
 
     /// The writer of results and dead letters.

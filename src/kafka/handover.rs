@@ -1,43 +1,191 @@
-//! What an owner of a partition leaves to the next one, in the metadata of the offset that it commits: how far it has read.
+//! What an owner of a partition leaves to the next one, in the metadata of the offset that it commits.
 //!
-//! Everything from the committed offset on is read again. What the former owner had read it may have begun to send; what it
-//! had not read it cannot have. The next owner treats the two differently.
+//! Everything from the committed offset on is read again. The metadata say how far the former owner had read (what it had not
+//! read it cannot have begun to send), where in the results partition the records of those responses begin, and which records
+//! have their dead letters already. A broker takes 4096 bytes: dead letters that do not fit are written again.
 
-use std::fmt;
+use std::collections::VecDeque;
+use std::fmt::Write as _;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+
+/// The longest metadata of an offset that brokers take by default.
+pub const METADATA_BYTES_MAX: usize = 4096;
+
+/// Bytes of the list of dead letters; in Base64 it is a third longer.
+const LETTERS_BYTES_MAX: usize = 2_900;
+/// Places in the results partition that are kept; with more, every second is forgotten, which costs reading a little more.
+const PLACES_MAX: usize = 1_024;
 
 /// What an owner leaves behind.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Handover {
+    /// Its number; each owner has a greater one than those before.
+    pub epoch: u64,
     /// The first offset that it has not read.
     pub read: i64,
-    /// It will read no more: `read` is exact, and not merely how far it was at the last commit.
-    pub last: bool,
+    /// Where in the results partition to begin to read; none if it does not know.
+    pub results: Option<i64>,
+    /// How it ended, if it did.
+    pub ending: Ending,
+    /// Records from the committed offset on whose dead letters are written, as ranges with both ends included.
+    pub letters: Vec<(i64, i64)>,
 }
 
-impl fmt::Display for Handover {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { read, last } = self;
-        write!(formatter, "v1 read={read} {}", if *last { "last" } else { "more" })
-    }
+/// Whether an owner was done when it committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// It went on: it may have read any record that there is.
+    None,
+    /// It read no more, but not everything that it had sent was answered.
+    Unanswered,
+    /// It read no more, and all was answered.
+    Clean,
 }
 
 impl Handover {
-    /// Reads it back. Metadata of another version, or of nobody of ours, say nothing.
+    /// What is said of a partition that nobody has owned.
     #[must_use]
-    pub fn parse(metadata: &str) -> Option<Self> {
-        let (read, last) = metadata.strip_prefix("v1 read=")?.split_once(' ')?;
-        let last = match last {
-            "last" => true,
-            "more" => false,
-            _ => return None,
+    pub fn first(read: i64) -> Self {
+        Self { epoch: 0, read, results: None, ending: Ending::Clean, letters: Vec::new() }
+    }
+
+    /// As metadata of the committed `offset`.
+    #[must_use]
+    pub fn to_metadata(&self, offset: i64) -> String {
+        let Self { epoch, read, results, ending, letters } = self;
+        let ending = match ending {
+            Ending::None => "more",
+            Ending::Unanswered => "last",
+            Ending::Clean => "clean",
         };
-        Some(Self { read: read.parse().ok()?, last })
+        let mut metadata = format!("v1 epoch={epoch} read={read} {ending}");
+        if let Some(results) = results {
+            let _infallible = write!(metadata, " results={results}");
+        }
+        let letters = pack(offset, letters);
+        if !letters.is_empty() {
+            metadata.push_str(" letters=");
+            BASE64.encode_string(&letters, &mut metadata);
+        }
+        metadata
+    }
+
+    /// Reads it back. Metadata of another version, or of nobody of ours, say nothing. Words of later versions are passed
+    /// over.
+    #[must_use]
+    pub fn parse(metadata: &str, offset: i64) -> Option<Self> {
+        let mut words = metadata.strip_prefix("v1 ")?.split(' ');
+        let epoch = words.next()?.strip_prefix("epoch=")?.parse().ok()?;
+        let read = words.next()?.strip_prefix("read=")?.parse().ok()?;
+        let mut handover = Self { epoch, read, results: None, ending: Ending::None, letters: Vec::new() };
+        for word in words {
+            match word.split_once('=') {
+                None if word == "clean" => handover.ending = Ending::Clean,
+                None if word == "last" => handover.ending = Ending::Unanswered,
+                Some(("results", place)) => handover.results = Some(place.parse().ok()?),
+                Some(("letters", packed)) => handover.letters = unpack(offset, &BASE64.decode(packed).ok()?),
+                _ => {}
+            }
+        }
+        Some(handover)
     }
 
     /// Below which offset a former owner may have begun to send, when the partition now ends at `end`.
     #[must_use]
-    pub fn begun_below(metadata: &str, end: i64) -> i64 {
-        Self::parse(metadata).filter(|handover| handover.last).map_or(end, |handover| handover.read.min(end))
+    pub fn begun_below(&self, end: i64) -> i64 {
+        if self.ending == Ending::None { end } else { self.read.min(end) }
+    }
+}
+
+/// The gap before each range and its length, as LEB128, for as many as fit.
+fn pack(offset: i64, ranges: &[(i64, i64)]) -> Vec<u8> {
+    let mut packed = Vec::new();
+    let mut at = offset;
+    for (first, last) in ranges.iter().filter(|(_, last)| *last >= offset) {
+        let first = (*first).max(offset);
+        let before = packed.len();
+        put(&mut packed, first.abs_diff(at));
+        put(&mut packed, last.abs_diff(first));
+        if packed.len() > LETTERS_BYTES_MAX {
+            packed.truncate(before);
+            break;
+        }
+        at = last + 1;
+    }
+    packed
+}
+
+fn unpack(offset: i64, mut packed: &[u8]) -> Vec<(i64, i64)> {
+    let mut ranges = Vec::new();
+    let mut at = offset;
+    while let (Some(gap), Some(length)) = (take(&mut packed), take(&mut packed)) {
+        let Some(first) = at.checked_add_unsigned(gap) else { break };
+        let Some(last) = first.checked_add_unsigned(length).filter(|last| *last < i64::MAX) else { break };
+        ranges.push((first, last));
+        at = last + 1;
+    }
+    ranges
+}
+
+fn put(bytes: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        bytes.push((number & 0x7f) as u8 | 0x80);
+        number >>= 7;
+    }
+    bytes.push(number as u8);
+}
+
+fn take(bytes: &mut &[u8]) -> Option<u64> {
+    let mut number = 0;
+    for shift in (0..u64::BITS).step_by(7) {
+        let (byte, rest) = bytes.split_first()?;
+        *bytes = rest;
+        number |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Some(number);
+        }
+    }
+    None
+}
+
+/// Where in a results partition the records of which responses begin.
+#[derive(Debug, Clone, Default)]
+pub struct Places {
+    /// All results of responses that begin at the first offset or later are at the second or later.
+    places: VecDeque<(i64, i64)>,
+}
+
+impl Places {
+    /// Places for a partition that is read from `next` on; its results begin at `results`.
+    #[must_use]
+    pub fn new(next: i64, results: i64) -> Self {
+        Self { places: VecDeque::from([(next, results)]) }
+    }
+
+    /// Nothing from `next` on has been read, and the results partition ends at `results`.
+    pub fn note(&mut self, next: i64, results: i64) {
+        match self.places.back_mut() {
+            Some((last, place)) if *last == next => *place = results,
+            Some((_, place)) if *place == results => {}
+            _ => self.places.push_back((next, results)),
+        }
+        if self.places.len() > PLACES_MAX {
+            let mut keep = false;
+            self.places.retain(|_| {
+                keep = !keep;
+                keep
+            });
+        }
+    }
+
+    /// Where the results of everything from `watermark` on begin.
+    pub fn results(&mut self, watermark: i64) -> Option<i64> {
+        while self.places.get(1).is_some_and(|(next, _)| *next <= watermark) {
+            self.places.pop_front();
+        }
+        self.places.front().map(|(_, place)| *place)
     }
 }
 
@@ -45,20 +193,51 @@ impl Handover {
 mod tests {
     use super::*;
 
+    fn handover(letters: Vec<(i64, i64)>) -> Handover {
+        Handover { epoch: 3, read: 170, results: Some(5_512), ending: Ending::Clean, letters }
+    }
+
     #[test]
     fn what_is_written_is_read_back() {
-        for handover in [Handover { read: 17, last: true }, Handover { read: 0, last: false }] {
-            assert_eq!(Handover::parse(&handover.to_string()), Some(handover));
+        for ending in [Ending::None, Ending::Unanswered, Ending::Clean] {
+            let handover = Handover { ending, ..handover(vec![(101, 101), (105, 300_000)]) };
+            assert_eq!(Handover::parse(&handover.to_metadata(100), 100), Some(handover));
         }
-        for other in ["", "v1 read=x last", "v1 read=1", "v2 read=1 last", "v1 read=1 maybe"] {
-            assert_eq!(Handover::parse(other), None, "{other:?}");
+        for other in ["", "v1 epoch=1", "v1 epoch=x read=1 clean", "v2 epoch=1 read=1 clean"] {
+            assert_eq!(Handover::parse(other, 0), None, "{other:?}");
         }
+        let later = Handover::parse("v1 epoch=3 read=170 clean results=5512 more=words here", 0);
+        assert_eq!(later, Some(handover(Vec::new())));
+    }
+
+    #[test]
+    fn metadata_fit_whatever_there_is_to_say() {
+        let many: Vec<_> = (0..100_000).map(|n| (n * 1_000, n * 1_000)).collect();
+        let metadata = handover(many.clone()).to_metadata(1_000);
+        assert!(metadata.len() <= METADATA_BYTES_MAX, "{}", metadata.len());
+        let letters = Handover::parse(&metadata, 1_000).expect("it is ours").letters;
+        assert!(letters.len() > 900, "{}", letters.len());
+        assert_eq!(letters[..], many[1..=letters.len()], "from the offset on, as many as fit");
     }
 
     #[test]
     fn only_the_last_word_of_an_owner_bounds_what_it_began() {
-        assert_eq!(Handover::begun_below("v1 read=17 last", 40), 17);
-        assert_eq!(Handover::begun_below("v1 read=17 more", 40), 40);
-        assert_eq!(Handover::begun_below("", 40), 40);
+        assert_eq!(Handover::first(17).begun_below(40), 17);
+        assert_eq!(Handover { ending: Ending::None, ..Handover::first(17) }.begun_below(40), 40);
+    }
+
+    #[test]
+    fn results_begin_where_they_were_when_the_watermark_was_read() {
+        let mut places = Places::new(10, 1_000);
+        places.note(20, 1_010);
+        places.note(30, 1_020);
+        assert_eq!(places.results(10), Some(1_000));
+        assert_eq!(places.results(29), Some(1_010));
+        assert_eq!(places.results(30), Some(1_020));
+        for n in 0..5_000 {
+            places.note(40 + n, 2_000 + n);
+        }
+        assert!(places.places.len() <= PLACES_MAX);
+        assert_eq!(places.results(31), Some(1_020));
     }
 }

@@ -40,6 +40,8 @@ pub const BATCHES_WAITING_MAX: usize = 8;
 pub struct Progress {
     /// For each partition, the last report up to which all are durable.
     pub durable: HashMap<Lane, ReportSeq>,
+    /// For each of these, where its results partition ended then: what is written later is there or behind.
+    pub ends: HashMap<Lane, i64>,
     /// The records whose dead letters are durable.
     pub letters: Vec<(Lane, Offset)>,
     /// What a person must mend before anything more can become durable.
@@ -146,6 +148,7 @@ impl Writer {
             || shared.counts != Counts::default()
             || trouble != progress.trouble;
         progress.durable.clear();
+        progress.ends.clear();
         progress.letters.clear();
         progress.counts = Counts::default();
         if news {

@@ -22,6 +22,7 @@ use tokio::task::JoinHandle;
 use super::assignment::{self, Assigned, Policy};
 use super::client::Clients;
 use super::error::Error;
+use super::handover::METADATA_BYTES_MAX;
 use group::Group;
 use held::Held;
 use offsets::Offsets;
@@ -31,9 +32,6 @@ mod group;
 mod held;
 mod offsets;
 mod poll;
-
-/// The longest metadata of an offset that brokers take by default.
-pub const METADATA_BYTES_MAX: usize = 4096;
 
 type Consuming = StreamConsumer<Group>;
 
@@ -82,6 +80,7 @@ pub struct Lag {
 pub struct Source {
     consumer: Arc<Consuming>,
     policy: Policy,
+    clients: Clients,
 }
 
 impl std::fmt::Debug for Source {
@@ -101,7 +100,7 @@ impl Source {
             clients.consumer().create_with_context(group).map_err(Error::client("make the consumer"))?;
         let policy = clients.policy();
         consumer.subscribe(&[&policy.topic]).map_err(Error::client("subscribe to the tokens topic"))?;
-        Ok(Self { consumer: Arc::new(consumer), policy })
+        Ok(Self { consumer: Arc::new(consumer), policy, clients: clients.clone() })
     }
 
     /// The one reader of this consumer.

@@ -1,10 +1,11 @@
 //! The end, in order: nothing new is read or sent, what is in flight is answered or declared unknown, what that gives is made
 //! durable, and then committed. All of it within `shutdown.drain`.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until};
 
 use super::relay::{Relay, mark};
 use super::{Error, Stop};
@@ -75,36 +76,36 @@ impl Relay<'_> {
     /// Closes the connections, makes durable what that tells us, and commits.
     async fn finish(mut self, deadline: Instant) -> Result<(), Error> {
         let left = deadline.saturating_duration_since(Instant::now());
-        let closing = tokio::spawn(self.pool.close(left.min(RESERVED)));
-        while let Ok(Some(event)) = timeout_at(deadline, self.events.recv()).await {
-            if let Event::Answers(answers) = event {
-                for answer in answers {
-                    let now = self.clock.now();
-                    self.partitions.apply(now, answer.op.partition, Input::Answer(answer), &mut self.out);
-                }
+        let mut closing = pin!(self.pool.close(left.min(RESERVED)));
+        loop {
+            tokio::select! {
+                biased;
+                Some(event) = self.events.recv() => self.last_answers(event),
+                () = &mut closing => break,
+                () = sleep_until(deadline) => break,
             }
         }
-        if closing.await.is_err() {
-            tracing::warn!("the connections were not closed in order");
+        while let Ok(event) = self.events.try_recv() {
+            self.last_answers(event);
         }
         while !self.writer.offer(&mut self.out.batch) {
             self.writer.progress(&mut self.progress).await?;
-            for (lane, seq) in self.progress.durable.drain() {
-                self.partitions.apply_in(self.clock.now(), lane, Input::Durable(seq), &mut self.out);
-            }
+            self.durable();
         }
         let flushed = self.writer.finish(deadline.saturating_duration_since(Instant::now())).await;
         self.writer.take(&mut self.progress);
-        let now = self.clock.now();
-        for (lane, seq) in self.progress.durable.drain() {
-            self.partitions.apply_in(now, lane, Input::Durable(seq), &mut self.out);
-        }
-        for (lane, offset) in self.progress.letters.drain(..) {
-            self.partitions.apply_in(now, lane, Input::DeadLetterDurable(offset), &mut self.out);
-        }
-        mark(&self.partitions, &mut self.intake, true)?;
+        self.durable();
+        mark(&mut self.partitions, &mut self.intake, true)?;
         self.intake.commit_now(&self.partitions.numbers()).await?;
         flushed?;
         Ok(())
+    }
+
+    fn last_answers(&mut self, event: Event) {
+        let Event::Answers(answers) = event else { return };
+        let now = self.clock.now();
+        for answer in answers {
+            self.partitions.apply(now, answer.op.partition, Input::Answer(answer), &mut self.out);
+        }
     }
 }

@@ -7,10 +7,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::engine::{
-    ConnectionId, Effect, Effects, Engine, Input, LookUp, Notice, Operation, Refusal, Reload, Settings, Shared, Time,
+    ConnectionId, Effect, Effects, Engine, Input, LookUp, Notice, Operation, Refusal, Reload, ReportSeq, Settings,
+    Shared, Time,
 };
 use crate::kafka::assignment::Assigned;
 use crate::kafka::results::{Batch, Lane};
+use crate::kafka::{Ending, Handover, Places};
 use crate::telemetry::Metrics;
 
 /// The partitions that are ours.
@@ -28,6 +30,35 @@ pub(super) struct Partitions {
 struct Owned {
     engine: Engine,
     lane: Lane,
+    epoch: u64,
+    /// Where in the results partition the results of which records begin.
+    places: Places,
+}
+
+/// An offset to be committed.
+#[derive(Debug)]
+pub(super) struct Mark {
+    pub(super) partition: i32,
+    pub(super) offset: i64,
+    pub(super) metadata: String,
+}
+
+impl Owned {
+    fn mark(&mut self, last: bool) -> Mark {
+        let offset = self.engine.watermark();
+        let handover = Handover {
+            epoch: self.epoch,
+            read: self.engine.next_offset(),
+            results: self.places.results(offset),
+            ending: match (last, self.engine.in_flight()) {
+                (false, _) => Ending::None,
+                (true, 0) => Ending::Clean,
+                (true, _) => Ending::Unanswered,
+            },
+            letters: self.engine.letters_durable(),
+        };
+        Mark { partition: self.lane.partition, offset, metadata: handover.to_metadata(offset) }
+    }
 }
 
 /// Effects, sorted by where they go.
@@ -52,13 +83,29 @@ impl Partitions {
     }
 
     /// A partition is ours.
-    pub(super) fn assign(&mut self, assigned: &Assigned) {
-        let partition = assigned.partition;
+    pub(super) fn assign(&mut self, now: Time, assigned: Assigned, out: &mut Outbox) {
+        let Assigned { partition, start, places, inheritance, .. } = assigned;
         self.lives += 1;
         let life = self.lives;
-        let engine = Engine::new(self.settings.clone(), partition, assigned.start).in_life(life);
-        let engine = engine.begun_below(assigned.begun_below);
-        self.owned.insert(partition, Owned { engine, lane: Lane { partition, life } });
+        let engine = Engine::new(self.settings.clone(), partition, start).in_life(life);
+        let (lane, epoch) = (Lane { partition, life }, inheritance.epoch);
+        self.owned.insert(partition, Owned { engine, lane, epoch, places });
+        self.apply(now, partition, Input::Inherited(Box::new(inheritance)), out);
+    }
+
+    /// All reports of a stay up to `seq` are durable, and the results partition ended at `end` then.
+    pub(super) fn durable(&mut self, now: Time, lane: Lane, seq: ReportSeq, end: Option<i64>, out: &mut Outbox) {
+        self.apply_in(now, lane, Input::Durable(seq), out);
+        if let (Some(owned), Some(end)) = (self.owned.get_mut(&lane.partition), end)
+            && owned.lane == lane
+        {
+            owned.places.note(owned.engine.next_offset(), end);
+        }
+    }
+
+    /// What may be committed of each partition. `last`: nothing more will be read.
+    pub(super) fn marks(&mut self, last: bool) -> impl Iterator<Item = Mark> {
+        self.owned.values_mut().map(move |owned| owned.mark(last))
     }
 
     /// A partition is not ours any more.

@@ -6,12 +6,12 @@ use std::time::Duration;
 use rdkafka::Message;
 use rdkafka::message::BorrowedMessage;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::again::{Again, Done};
 use super::clock::Clock;
 use super::notices::Notices;
-use super::partitions::{Outbox, Partitions};
+use super::partitions::{Mark, Outbox, Partitions};
 use super::start::{Rest, TICK};
 use super::{Error, Stop};
 use crate::ably::{Event, Pool};
@@ -19,15 +19,17 @@ use crate::config::Config;
 use crate::decode::{self, Decoder, Raw};
 use crate::engine::{self, Input, Record, Shared};
 use crate::kafka::assignment::{Assigned, Gap};
+use crate::kafka::header;
 use crate::kafka::results::{Progress, Writer};
 use crate::kafka::source::{Intake, Item, Lag};
-use crate::kafka::{Handover, header};
 use crate::telemetry::{Gauges, Health, Metrics};
 
 /// Records that are taken before operations leave.
 const BATCH: usize = 256;
 /// Intake that has been closed for so long is told to Kafka, too, so that nothing is fetched in vain.
 const PAUSE_AFTER: Duration = Duration::from_millis(500);
+/// How long a commit may hold everything else up.
+const COMMIT_MAX: Duration = Duration::from_secs(5);
 const LAG_EVERY: Duration = Duration::from_secs(5);
 /// Behind, and not a record read for so long: something is wrong.
 const STALLED_AFTER: Duration = Duration::from_secs(60);
@@ -230,12 +232,12 @@ impl<'a> Relay<'a> {
                 let caught_up = self.intake_closed.is_none();
                 self.partitions.apply(now, partition, Input::CaughtUp(caught_up), &mut self.out);
             }
-            Item::Assigned(assigned) => self.take(&assigned)?,
+            Item::Assigned(assigned) => self.take(assigned).await?,
             Item::Revoked(partitions) => {
                 self.metrics.rebalance();
                 tracing::info!(?partitions, "partitions revoked");
                 self.let_go(&partitions).await?;
-                mark(&self.partitions, &mut self.intake, true)?;
+                mark(&mut self.partitions, &mut self.intake, true)?;
                 if let Err(error) = self.intake.commit_now(&partitions).await {
                     tracing::warn!(%error, "the last commit before partitions leave has failed: the next owner repeats some work");
                 }
@@ -265,18 +267,28 @@ impl<'a> Relay<'a> {
         Ok(())
     }
 
-    fn take(&mut self, assigned: &[Assigned]) -> Result<(), Error> {
+    /// Partitions are ours. That there is a new owner, which may begin anything, is committed before it begins something.
+    async fn take(&mut self, assigned: Vec<Assigned>) -> Result<(), Error> {
         self.metrics.rebalance();
-        let mut starts = Vec::with_capacity(assigned.len());
-        for Assigned { partition, start, gap, .. } in assigned {
-            tracing::info!(partition, offset = start, "partition assigned");
+        let now = self.clock.now();
+        let starts: Vec<_> = assigned.iter().map(|assigned| (assigned.partition, assigned.start)).collect();
+        for assigned in assigned {
+            let Assigned { partition, start, gap, inheritance, .. } = &assigned;
+            let (epoch, responses) = (inheritance.epoch, inheritance.history.len());
+            tracing::info!(partition, offset = start, epoch, responses, "partition assigned");
             if let Some(Gap { committed, begins }) = gap {
                 tracing::error!(partition, committed, begins, "records are gone from the topic");
             }
-            starts.push((*partition, *start));
+            self.partitions.assign(now, assigned, &mut self.out);
         }
-        assigned.iter().for_each(|partition| self.partitions.assign(partition));
         self.intake.start(&starts)?;
+        mark(&mut self.partitions, &mut self.intake, false)?;
+        let numbers: Vec<i32> = starts.iter().map(|(partition, _)| *partition).collect();
+        match timeout(COMMIT_MAX, self.intake.commit_now(&numbers)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the first commit of a new owner has failed"),
+            Err(_) => tracing::warn!("the first commit of a new owner takes long"),
+        }
         self.health.clear("partitions");
         Ok(())
     }
@@ -334,7 +346,7 @@ impl<'a> Relay<'a> {
             None => self.health.clear("results"),
         }
         for (lane, seq) in self.progress.durable.drain() {
-            self.partitions.apply_in(now, lane, Input::Durable(seq), &mut self.out);
+            self.partitions.durable(now, lane, seq, self.progress.ends.remove(&lane), &mut self.out);
         }
         for (lane, offset) in self.progress.letters.drain(..) {
             self.partitions.apply_in(now, lane, Input::DeadLetterDurable(offset), &mut self.out);
@@ -359,7 +371,7 @@ impl<'a> Relay<'a> {
         let now = Instant::now();
         if now >= self.next_commit {
             self.next_commit = now + self.config.results.commit_interval;
-            mark(&self.partitions, &mut self.intake, false)?;
+            mark(&mut self.partitions, &mut self.intake, false)?;
             self.intake.commit();
         }
         if now >= self.next_tick {
@@ -431,10 +443,9 @@ impl<'a> Relay<'a> {
 }
 
 /// Notes what may be committed. `last`: nothing more will be read.
-pub(super) fn mark(partitions: &Partitions, intake: &mut Intake<'_>, last: bool) -> Result<(), Error> {
-    for engine in partitions.engines() {
-        let handover = Handover { read: engine.next_offset(), last };
-        intake.mark(engine.partition(), engine.watermark(), &handover.to_string())?;
+pub(super) fn mark(partitions: &mut Partitions, intake: &mut Intake<'_>, last: bool) -> Result<(), Error> {
+    for Mark { partition, offset, metadata } in partitions.marks(last) {
+        intake.mark(partition, offset, &metadata)?;
     }
     Ok(())
 }

@@ -58,6 +58,7 @@ struct Deliveries {
 #[derive(Debug)]
 struct Delivery {
     slot: usize,
+    offset: i64,
     refused: Option<(RDKafkaErrorCode, Record)>,
 }
 
@@ -80,7 +81,8 @@ impl ProducerContext for Deliveries {
         let refused = result.as_ref().err().map(|(error, message)| {
             (error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown), Record::of(message))
         });
-        lock(&self.done).push(Delivery { slot, refused });
+        let offset = result.as_ref().map_or(-1, |message| message.offset());
+        lock(&self.done).push(Delivery { slot, offset, refused });
     }
 }
 
@@ -156,18 +158,18 @@ impl Outbox {
         }
     }
 
-    /// What has come to an end since it was last asked: durable, or refused.
-    pub(super) fn delivered(&mut self) -> Vec<Result<Sent, Kept>> {
+    /// What has come to an end since it was last asked: durable, at an offset, or refused.
+    pub(super) fn delivered(&mut self) -> Vec<Result<(Sent, i64), Kept>> {
         let deliveries = std::mem::take(&mut *lock(&self.producer.context().done));
         deliveries.into_iter().filter_map(|delivery| self.end(delivery)).collect()
     }
 
-    fn end(&mut self, Delivery { slot, refused }: Delivery) -> Option<Result<Sent, Kept>> {
+    fn end(&mut self, Delivery { slot, offset, refused }: Delivery) -> Option<Result<(Sent, i64), Kept>> {
         let mut sent = self.slots.get_mut(slot)?.take()?;
         self.free.push(slot);
         let Some((code, came_back)) = refused else {
             self.producer.context().log.well();
-            return Some(Ok(sent));
+            return Some(Ok((sent, offset)));
         };
         if let Some((_, reason)) = self.producer.client().fatal_error() {
             self.fatal = Some(reason);
@@ -232,7 +234,7 @@ fn send(producer: &BaseProducer<Deliveries>, mut record: BaseRecord<'_, [u8], [u
                 value: back.payload.unwrap_or_default().to_vec(),
                 headers: back.headers.unwrap_or_default(),
             };
-            let delivery = Delivery { slot: back.delivery_opaque, refused: Some((code, record)) };
+            let delivery = Delivery { slot: back.delivery_opaque, offset: -1, refused: Some((code, record)) };
             lock(&producer.context().done).push(delivery);
             return;
         }

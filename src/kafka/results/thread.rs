@@ -144,13 +144,15 @@ impl Thread {
         let mut progress = lock(&self.shared.progress);
         for delivery in deliveries {
             match delivery {
-                Ok(Sent::Report { lane, seq, .. }) => {
+                Ok((Sent::Report { lane, seq, .. }, offset)) => {
                     progress.counts.results += 1;
                     if let Some(last) = self.lanes.durable(lane, seq) {
                         progress.durable.insert(lane, last);
+                        let end = progress.ends.entry(lane).or_default();
+                        *end = (*end).max(offset + 1);
                     }
                 }
-                Ok(Sent::Letter(letter)) => {
+                Ok((Sent::Letter(letter), _)) => {
                     progress.counts.letters += 1;
                     progress.counts.bare += u64::from(letter.form == Form::Bare);
                     progress.counts.pointers += u64::from(letter.form == Form::Pointer);

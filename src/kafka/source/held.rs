@@ -64,9 +64,10 @@ impl Held {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kafka::assignment::Before;
 
     fn assigned(partition: i32) -> Assigned {
-        Assigned { partition, start: 0, metadata: String::new(), end: 0, begun_below: 0, gap: None }
+        Assigned::new(partition, 0, 0, Before::Nobody, None)
     }
 
     fn numbers(assigned: &[Assigned]) -> Vec<i32> {

@@ -18,6 +18,7 @@ use super::group::Rebalanced;
 use super::{Intake, Item};
 use crate::kafka::assignment::{Assigned, edges};
 use crate::kafka::error::Error;
+use crate::kafka::restore;
 
 /// How long to wait before a question is asked again that no broker answered.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
@@ -169,10 +170,12 @@ impl<'a> Intake<'a> {
     }
 
     fn ask_start(&mut self, partitions: Vec<i32>) {
-        let policy = self.source.policy.clone();
+        let (policy, clients) = (self.source.policy.clone(), self.source.clients.clone());
         self.ask(move |consumer| {
-            let assigned = policy.decide(consumer, &partitions)?;
-            Ok(Answer::Assigned(assigned, policy.results_partitions(consumer)?))
+            let mut assigned = policy.decide(consumer, &partitions)?;
+            let results = policy.results_partitions(consumer)?;
+            restore::complete(&clients, &mut assigned, results)?;
+            Ok(Answer::Assigned(assigned, results))
         });
     }
 

@@ -51,6 +51,13 @@ impl Relay {
         format!("{:?}", self.health.reasons())
     }
 
+    /// Ends it in the middle of whatever it is doing.
+    pub(super) async fn kill(self) {
+        self.task.abort();
+        let ended = self.task.await;
+        assert!(ended.is_err_and(|error| error.is_cancelled()), "it was alive");
+    }
+
     /// Stops it in order.
     pub(super) async fn stop(self) {
         self.stop.send(Stop::Drain).expect("alive");

@@ -1,6 +1,8 @@
 //! Several members of a group: partitions move only when their owner lets go.
 
 use rdkafka::Message;
+use tokenrelay::kafka::Handover;
+use tokenrelay::kafka::assignment::Before;
 use tokenrelay::kafka::source::{Intake, Item, Source};
 
 use crate::world::{World, next, start, take};
@@ -33,7 +35,8 @@ async fn a_partition_is_nobody_elses_until_it_is_released() {
 
     // Before the answer: what is done can be committed, nothing more of the partition comes, and it is still ours alone.
     world.produce(leaving, 10, 10);
-    first_intake.mark(leaving, 7, "handed over").expect("marked");
+    let left = Handover::first(7);
+    first_intake.mark(leaving, 7, &left.to_metadata(7)).expect("marked");
     first_intake.commit_now(&[leaving]).await.expect("confirmed");
     for _ in 0..20 {
         tokio::select! {
@@ -53,7 +56,7 @@ async fn a_partition_is_nobody_elses_until_it_is_released() {
             item = first_intake.next() => assert!(matches!(item, Item::End(_)), "{item:?}"),
         }
     };
-    assert_eq!((assigned[0].partition, assigned[0].start, assigned[0].metadata.as_str()), (leaving, 7, "handed over"));
+    assert_eq!((assigned[0].partition, assigned[0].start, &assigned[0].before), (leaving, 7, &Before::Left(left)));
     second_intake.start(&[(leaving, 7)]).expect("started");
     assert!(take(&mut second_intake, 13).await.into_iter().map(|(_, offset, _)| offset).eq(7..20));
 

@@ -1,0 +1,257 @@
+//! What the results topic tells a new owner of a partition: its records, oldest first, folded into what is known of each
+//! response. Records that were seen before change nothing, so reading too much does no harm.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use foldhash::fast::RandomState;
+use jiff::Timestamp;
+use serde::Deserialize;
+
+use super::event::Offset;
+use super::op::OpKind;
+use super::outcome::Serial;
+use super::remember::{self, Key};
+use super::time::Time;
+
+/// What a partition's results say of its responses.
+#[derive(Debug, Clone, Default)]
+pub struct History {
+    parts: HashMap<Key, Past, RandomState>,
+    epoch: u64,
+    unreadable: u64,
+}
+
+/// What is known of one part of a response.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Past {
+    pub(super) response_id: Box<str>,
+    pub(super) part: u32,
+    pub(super) channel: Box<str>,
+    /// The first and the last record that any operation carried.
+    pub(super) span: Option<(Offset, Offset)>,
+    /// The last record that a taken operation carried.
+    pub(super) through: Option<Offset>,
+    /// One more than the greatest number of an operation.
+    pub(super) operations: u32,
+    pub(super) rejected: u32,
+    pub(super) unknown: u32,
+    pub(super) repairs: u32,
+    pub(super) serial: Option<Serial>,
+    pub(super) version: String,
+    pub(super) create: Option<PastCreate>,
+    /// The text on the channel may differ from what was sent.
+    pub(super) tainted: bool,
+    pub(super) ever_tainted: bool,
+    pub(super) first_ack_at: Option<Time>,
+    pub(super) settled: Option<Settled>,
+}
+
+/// The create of the response's latest message, as it was first sent.
+#[derive(Debug, Clone)]
+pub(super) struct PastCreate {
+    pub(super) id: Box<str>,
+    pub(super) bytes: usize,
+    pub(super) span: (Offset, Offset),
+    pub(super) tokens: u32,
+    pub(super) sent_at: Time,
+    pub(super) doubtful: bool,
+}
+
+/// How a response ended.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Settled {
+    /// It may open again.
+    pub(super) abandoned: bool,
+    /// From its first record to its last.
+    pub(super) span: (Offset, Offset),
+    pub(super) tokens: u64,
+    pub(super) bytes: usize,
+    pub(super) reopened: u32,
+    pub(super) started_at: Time,
+}
+
+/// A record as far as it matters here. Fields of later versions are passed over.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Line<'a> {
+    #[serde(borrow)]
+    kind: Cow<'a, str>,
+    #[serde(borrow)]
+    response_id: Cow<'a, str>,
+    part: u32,
+    #[serde(borrow)]
+    channel: Cow<'a, str>,
+    #[serde(borrow)]
+    outcome: Cow<'a, str>,
+    covered: Range,
+    tokens: u64,
+    bytes: usize,
+    epoch: u64,
+    #[serde(borrow)]
+    settled_at: Cow<'a, str>,
+    #[serde(borrow, default)]
+    serial: Option<Cow<'a, str>>,
+    op: Option<OpKind>,
+    op_seq: Option<u32>,
+    #[serde(borrow, default)]
+    version_serial: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    create_id: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    sent_at: Option<Cow<'a, str>>,
+    #[serde(default)]
+    resent: bool,
+    #[serde(borrow, default)]
+    started_at: Option<Cow<'a, str>>,
+    #[serde(default)]
+    reopened: u32,
+}
+
+#[derive(Deserialize)]
+struct Range {
+    first: Offset,
+    last: Offset,
+}
+
+impl History {
+    /// Takes in a record's value. What cannot be read is counted: then nothing is known for sure.
+    pub fn add(&mut self, value: &[u8]) {
+        let read = serde_json::from_slice::<Line<'_>>(value).ok().and_then(|line| self.line(&line));
+        self.unreadable += u64::from(read.is_none());
+    }
+
+    /// The greatest epoch of any record.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Records that are not of a shape that we know.
+    #[must_use]
+    pub fn unreadable(&self) -> u64 {
+        self.unreadable
+    }
+
+    /// How many responses it knows.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.parts.len()
+    }
+
+    /// Whether it knows none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
+    pub(super) fn into_parts(self) -> HashMap<Key, Past, RandomState> {
+        self.parts
+    }
+
+    fn line(&mut self, line: &Line<'_>) -> Option<()> {
+        self.epoch = self.epoch.max(line.epoch);
+        let past = self.parts.entry(remember::key(&line.response_id, line.part)).or_insert_with(|| Past {
+            response_id: line.response_id.as_ref().into(),
+            part: line.part,
+            ..Past::default()
+        });
+        if *past.channel != *line.channel {
+            past.channel = line.channel.as_ref().into();
+        }
+        match &*line.kind {
+            "operation" => past.operation(line),
+            "response" => past.response(line),
+            _ => None,
+        }
+    }
+}
+
+impl Past {
+    fn operation(&mut self, line: &Line<'_>) -> Option<()> {
+        let (op, seq) = (line.op?, line.op_seq?);
+        if seq < self.operations {
+            return Some(());
+        }
+        self.operations = seq + 1;
+        if line.covered.first <= line.covered.last {
+            let (first, last) = self.span.unwrap_or((line.covered.first, line.covered.last));
+            self.span = Some((first.min(line.covered.first), last.max(line.covered.last)));
+        }
+        self.repairs += u32::from(op == OpKind::Update);
+        if op == OpKind::Create {
+            self.created(line)?;
+        }
+        match &*line.outcome {
+            "acked" => self.acked(op, line),
+            "rejected" => self.rejected += 1,
+            "unknown" => self.unknown += 1,
+            _ => return None,
+        }
+        let doubtful = line.resent || &*line.outcome != "acked";
+        if doubtful && let Some(create) = self.create.as_mut().filter(|_| op == OpKind::Create) {
+            create.doubtful = true;
+        }
+        self.tainted |= doubtful;
+        self.ever_tainted |= self.tainted;
+        Some(())
+    }
+
+    fn created(&mut self, line: &Line<'_>) -> Option<()> {
+        let id = line.create_id.as_deref()?;
+        if self.create.as_ref().is_some_and(|create| *create.id == *id) {
+            return Some(());
+        }
+        // Another message takes the place of one that is gone.
+        (self.serial, self.through, self.tainted) = (None, None, false);
+        self.version.clear();
+        self.create = Some(PastCreate {
+            id: id.into(),
+            bytes: line.bytes,
+            span: (line.covered.first, line.covered.last),
+            tokens: u32::try_from(line.tokens).unwrap_or(u32::MAX),
+            sent_at: time(line.sent_at.as_deref()?)?,
+            doubtful: false,
+        });
+        Some(())
+    }
+
+    fn acked(&mut self, op: OpKind, line: &Line<'_>) {
+        if self.first_ack_at.is_none() {
+            self.first_ack_at = time(&line.settled_at);
+        }
+        if line.covered.first <= line.covered.last {
+            self.through = self.through.max(Some(line.covered.last));
+        }
+        if let Some(serial) = &line.serial {
+            self.serial = Some(serial.as_ref().into());
+        }
+        let version = line.version_serial.as_deref().unwrap_or_default();
+        let newest = version > self.version.as_str();
+        if newest {
+            version.clone_into(&mut self.version);
+        }
+        match op {
+            OpKind::Create => self.tainted |= self.create.as_ref().is_some_and(|create| create.doubtful),
+            OpKind::Append => {}
+            OpKind::Update => self.tainted = !newest,
+        }
+    }
+
+    fn response(&mut self, line: &Line<'_>) -> Option<()> {
+        self.settled = Some(Settled {
+            abandoned: line.outcome == "abandoned",
+            span: (line.covered.first, line.covered.last),
+            tokens: line.tokens,
+            bytes: line.bytes,
+            reopened: line.reopened,
+            started_at: time(line.started_at.as_deref()?)?,
+        });
+        Some(())
+    }
+}
+
+fn time(text: &str) -> Option<Time> {
+    let micros = text.parse::<Timestamp>().ok()?.as_microsecond();
+    Some(Time(u64::try_from(micros).ok()?))
+}

@@ -1,0 +1,262 @@
+//! Taking over from an owner before us: what it has settled is over, what it left open goes on.
+//!
+//! Records from the watermark on are read again. Those that are known to be taken only rebuild the text; those of responses
+//! that are over are passed over. A response that was open begins with its full text (its connection has changed, whatever
+//! else has), and nothing is sent for it before everything that the former owner may have read has been read again: the text
+//! on the channel must not shrink.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+
+use super::Engine;
+use super::effect::{Effects, Refusal};
+use super::event::{Event, Offset, Record};
+use super::flow::ChannelKey;
+use super::history::{History, Past, Settled};
+use super::op::{Head, Status};
+use super::reconcile::settling_time;
+use super::remember::{self, Key, Memory};
+use super::response::{Create, Response, Takeover};
+use super::settings::Settings;
+use super::shared::{Shared, Weight};
+use super::slots::{Order, SlotId};
+use super::text::Text;
+use super::time::Time;
+
+/// What an owner before us has left behind.
+#[derive(Debug, Clone)]
+pub struct Inheritance {
+    /// Our own number, greater than that of any owner before.
+    pub epoch: u64,
+    /// A former owner may have begun to send what is below this offset, and nothing else.
+    pub begun_below: Offset,
+    /// It left in order: everything that it sent was answered, and the answers are in the results.
+    pub clean: bool,
+    /// Records at or above the watermark whose dead letters are written, as ranges with both ends included.
+    pub letters: Vec<(Offset, Offset)>,
+    /// What the results say.
+    pub history: History,
+}
+
+/// What is left of an inheritance while records are read again.
+#[derive(Debug, Default)]
+pub(super) struct Legacy {
+    begun_below: Offset,
+    clean: bool,
+    letters: Vec<(Offset, Offset)>,
+    /// What is known of responses that were open, until they are read again.
+    open: HashMap<Key, Past, RandomState>,
+    /// Responses that wait until all of it has been read again.
+    waiting: bool,
+}
+
+impl Legacy {
+    /// Whether a former owner may have begun to send this record.
+    pub(super) fn may_have_begun(&self, offset: Offset) -> bool {
+        offset < self.begun_below
+    }
+
+    /// A former owner may have begun this response, and nothing is known of it.
+    pub(super) fn doubt(&self, response: &mut Response) {
+        response.doubt_create();
+        response.takeover = Some(Takeover { before: self.begun_below });
+        response.waiting = self.waiting;
+    }
+
+    /// Whether the record's dead letter is written.
+    pub(super) fn has_letter(&self, offset: Offset) -> bool {
+        let after = self.letters.partition_point(|(first, _)| *first <= offset);
+        after.checked_sub(1).is_some_and(|index| offset <= self.letters[index].1)
+    }
+}
+
+impl Engine {
+    /// An owner before us has left this. Comes before any record.
+    pub(super) fn inherit(&mut self, now: Time, left: Inheritance, shared: &mut Shared, effects: &mut Effects) {
+        let next = self.ledger.next();
+        self.epoch = left.epoch;
+        let clean = left.clean && left.history.unreadable() == 0;
+        let mut legacy = Legacy {
+            begun_below: left.begun_below,
+            clean,
+            waiting: left.begun_below > next,
+            letters: left.letters,
+            open: HashMap::default(),
+        };
+        let mut passed = Vec::new();
+        for (key, past) in left.history.into_parts() {
+            match (past.settled, past.span) {
+                (Some(settled), _) => {
+                    let revival = settled.abandoned.then(|| Memory::Past(Box::new(past)));
+                    self.remembered.insert(key, settled.span.1, revival);
+                }
+                (None, Some((first, _))) if first < next => passed.push(past),
+                (None, _) => {
+                    legacy.open.insert(key, past);
+                }
+            }
+        }
+        self.legacy = legacy;
+        for past in passed {
+            self.cut_off(now, past, shared, effects);
+        }
+    }
+
+    /// What a former owner may have read has been read again, or there is no room to wait for the rest of it: its responses
+    /// go on.
+    pub(super) fn stop_waiting(&mut self, now: Time, shared: &mut Shared, effects: &mut Effects) {
+        if !std::mem::take(&mut self.legacy.waiting) {
+            return;
+        }
+        self.legacy.open = HashMap::default();
+        let ids: Vec<SlotId> = self.responses.ids().collect();
+        for id in ids {
+            if self.responses.get_mut(id).is_some_and(|response| std::mem::take(&mut response.waiting)) {
+                self.advance(now, id, shared, effects);
+            }
+        }
+    }
+
+    /// Looks whether what a former owner may have read has been read again.
+    pub(super) fn look_whether_read(&mut self, now: Time, shared: &mut Shared, effects: &mut Effects) {
+        if self.legacy.waiting && self.ledger.next() >= self.legacy.begun_below {
+            self.stop_waiting(now, shared, effects);
+        }
+    }
+
+    /// Opens a response that a former owner may have begun; none if nothing is known of it.
+    pub(super) fn open_inherited(
+        &mut self,
+        now: Time,
+        record: &Record<'_>,
+        event: &Event<'_>,
+        shared: &mut Shared,
+    ) -> Result<Option<SlotId>, Refusal> {
+        if self.legacy.open.is_empty() {
+            return Ok(None);
+        }
+        let Some(past) = self.legacy.open.remove(&remember::key(&event.response_id, event.part)) else {
+            return Ok(None);
+        };
+        let (head, channel) = self.head_of(record.offset, &past, shared)?;
+        let hold = self.ledger.hold(record.offset);
+        let mut response = Response::new(now, record, event.begins, head, channel, hold);
+        let takeover = (!self.legacy.clean).then_some(Takeover { before: self.legacy.begun_below });
+        response.inherit(now, past, takeover, &self.settings);
+        response.waiting = self.legacy.waiting;
+        shared.usage.add(Weight::of(&response));
+        Ok(Some(self.insert(response)))
+    }
+
+    /// Opens a response again that a former owner had abandoned.
+    pub(super) fn revive(
+        &mut self,
+        now: Time,
+        record: &Record<'_>,
+        event: &Event<'_>,
+        past: Past,
+        shared: &mut Shared,
+    ) -> Result<SlotId, Refusal> {
+        let Some(settled) = past.settled else { return Err(Refusal::AfterEnd) };
+        let first = settled.span.0;
+        let (head, channel) = self.head_of(first, &past, shared)?;
+        let hold = self.ledger.hold(record.offset);
+        let mut response = Response::new(now, record, event.begins, head, channel, hold);
+        response.remember(settled);
+        let takeover =
+            self.legacy.may_have_begun(record.offset).then_some(Takeover { before: self.legacy.begun_below });
+        response.inherit(now, past, takeover, &self.settings);
+        response.reopen(now, channel, hold, &self.settings);
+        response.waiting = self.legacy.waiting;
+        shared.usage.add(Weight::of(&response));
+        Ok(self.insert(response))
+    }
+
+    /// Somebody has moved the offset past a response that was open, or its records are gone: it ends so that readers see it.
+    fn cut_off(&mut self, now: Time, past: Past, shared: &mut Shared, effects: &mut Effects) {
+        let (Some((first, last)), Some(_)) = (past.span, &past.serial) else { return };
+        let Ok((head, channel)) = self.head_of(first, &past, shared) else { return };
+        let next = self.ledger.next();
+        let hold = self.ledger.hold(next);
+        let record = Record { offset: first, time: now, key: "", traceparent: None, events: &[] };
+        let mut response = Response::new(now, &record, None, head, channel, hold);
+        response.span = (first, last);
+        response.dropped_through = last;
+        response.text = Text::unknown(1);
+        response.end = Some(Status::Failed);
+        response.cut_off = Some("skipped");
+        response.inherit(now, past, Some(Takeover { before: next }), &self.settings);
+        shared.usage.add(Weight::of(&response));
+        let id = self.insert(response);
+        self.responses.unlink(Order::Activity, id);
+        self.advance(now, id, shared, effects);
+    }
+
+    fn head_of(&self, first: Offset, past: &Past, shared: &mut Shared) -> Result<(Head, ChannelKey), Refusal> {
+        let channel: Arc<str> = self.settings.channels.resolve(Some(&past.channel), "")?;
+        let key = shared.flow.open(&channel);
+        let create_id = match &past.create {
+            Some(create) => create.id.clone(),
+            None => self.create_id(first, past.part),
+        };
+        let (response_id, part) = (past.response_id.clone(), past.part);
+        let head = Head { channel, response_id, part, segment: 0, create_id, supersedes: None };
+        Ok((head, key))
+    }
+
+    pub(super) fn create_id(&self, first: Offset, part: u32) -> Box<str> {
+        let Settings { id_namespace, topic, .. } = &*self.settings;
+        format!("{id_namespace}.{topic}.{}.{first}.{part}.0", self.partition).into()
+    }
+}
+
+impl Response {
+    /// Takes in what is known of it from before.
+    fn inherit(&mut self, now: Time, past: Past, takeover: Option<Takeover>, settings: &Settings) {
+        self.counts.operations = past.operations;
+        self.counts.rejected = past.rejected;
+        self.counts.unknown = past.unknown;
+        self.counts.repairs = past.repairs;
+        self.first_ack_at = past.first_ack_at;
+        self.through = past.through;
+        self.takeover = takeover;
+        self.version = past.version;
+        if let Some(create) = past.create {
+            let remade = create.id.split_once('~').and_then(|(_, n)| n.parse().ok()).unwrap_or(0);
+            self.create = Create::first_sent(create.bytes, create.span, create.tokens, create.sent_at, remade);
+        }
+        self.serial = past.serial;
+        if self.serial.is_none() {
+            self.doubt_create();
+            return;
+        }
+        let wait = settling_time(settings.reconcile.debounce, settings.append_rollup);
+        self.repair.moved(now, wait);
+        if past.ever_tainted {
+            self.repair.taint(now, wait);
+            if !past.tainted {
+                self.repair.cleaned(now);
+                self.repair.moved(now, wait);
+            }
+        }
+        if takeover.is_some() {
+            self.repair.taint(now, wait);
+        }
+    }
+
+    /// It had ended; its text is not in memory.
+    fn remember(&mut self, settled: Settled) {
+        self.span.0 = settled.span.0;
+        self.dropped_through = settled.span.1;
+        self.text = Text::unknown(settled.bytes);
+        self.sent = settled.bytes;
+        self.counts.tokens = settled.tokens;
+        self.counts.reopened = settled.reopened;
+        self.started_at = settled.started_at;
+        self.headless = false;
+        self.end = Some(Status::Abandoned);
+        self.terminal_sent = true;
+    }
+}

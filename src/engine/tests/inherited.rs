@@ -1,0 +1,155 @@
+//! What a new owner does with what a former one has left.
+
+use super::*;
+
+impl Story {
+    /// Puts a new owner in the place of the one before, at the start of the partition.
+    pub(super) fn inherit(&mut self, begun_below: Offset, clean: bool, letters: &[(Offset, Offset)]) {
+        let from = self.engine.watermark();
+        let mut history = History::default();
+        for report in &self.reports {
+            history.add(report.to_string().as_bytes());
+        }
+        let epoch = history.epoch() + 1;
+        let former = std::mem::replace(&mut self.engine, Engine::new(settings().into(), 3, from));
+        former.leave(&mut self.shared);
+        self.offset = from;
+        let left = Inheritance { epoch, begun_below, clean, letters: letters.to_vec(), history };
+        assert!(self.apply(Input::Inherited(Box::new(left))).is_empty());
+    }
+
+    fn last_report(&self) -> &serde_json::Value {
+        self.reports.last().expect("something was reported")
+    }
+}
+
+/// A response with a create and an append that are taken, and then the process is gone.
+fn begun() -> Story {
+    let mut story = Story::new();
+    let create = only(story.says(token("a")));
+    story.ack(&create);
+    let append = only(story.says(token("b")));
+    story.ack(&append);
+    story
+}
+
+#[test]
+fn a_response_that_was_left_open_is_taken_over_with_its_full_text() {
+    let mut story = begun();
+    only(story.says(token("c")));
+    story.inherit(3, false, &[]);
+    for text in ["a", "b"] {
+        assert!(story.says(token(text)).is_empty());
+        assert!(story.after(Duration::from_secs(1)).is_empty(), "the text on the channel must not shrink");
+    }
+    let update = only(story.says(token("c")));
+    assert_eq!((update.kind, &*update.data, update.id.seq), (OpKind::Update, "abc", 2));
+    assert_eq!(update.serial.as_deref(), Some("00000001"));
+    story.ack(&update);
+    let report = story.last_report();
+    assert_eq!((&report["cause"], &report["epoch"]), (&"takeover".into(), &1.into()));
+    let lost = &report["supersedes"];
+    assert_eq!((&lost["first"], &lost["last"]), (&2.into(), &2.into()), "the append that nobody answered");
+    let end = only(story.says(END));
+    story.ack(&end);
+    let report = story.last_report();
+    assert_eq!((&report["outcome"], &report["operations"]), (&"reconciled".into(), &4.into()));
+    assert_eq!((&report["tokens"], &report["repairs"]), (&3.into(), &1.into()));
+}
+
+#[test]
+fn a_response_that_was_handed_over_in_order_is_not_mended() {
+    let mut story = begun();
+    story.inherit(2, true, &[]);
+    story.says(token("a"));
+    story.says(token("b"));
+    assert!(story.after(Duration::from_secs(1)).is_empty(), "all of it is on the channel");
+    let update = only(story.says(token("c")));
+    assert_eq!((update.kind, &*update.data), (OpKind::Update, "abc"), "its connection has changed");
+    story.ack(&update);
+    let end = only(story.says(END));
+    story.ack(&end);
+    assert_eq!(story.last_report()["outcome"], "delivered");
+}
+
+#[test]
+fn what_was_doubtful_when_it_was_handed_over_is_mended() {
+    let mut story = begun();
+    let append = only(story.says(token("c")));
+    story.reject(&append, Class::Transient, 50003);
+    story.inherit(3, true, &[]);
+    for text in ["a", "b", "c"] {
+        story.says(token(text));
+    }
+    let update = only(story.after(Duration::from_secs(1)));
+    assert_eq!((update.kind, &*update.data), (OpKind::Update, "abc"));
+}
+
+#[test]
+fn what_is_over_stays_over() {
+    let mut story = Story::new();
+    let open = only(story.events(&[Event { response_id: "open".into(), ..event(token("x")) }]));
+    story.ack(&open);
+    let create = only(story.events(&[event(token("a")), event(END)]));
+    story.ack(&create);
+    story.says(token("late"));
+    assert_eq!(story.dead_letters, [(2, Refusal::AfterEnd)]);
+    story.settle_reports();
+    assert_eq!(story.engine.watermark(), 0);
+
+    story.inherit(3, false, story.engine.letters().to_vec().as_slice());
+    story.events(&[Event { response_id: "open".into(), ..event(token("x")) }]);
+    assert!(story.events(&[event(token("a")), event(END)]).is_empty(), "its records are passed over");
+    story.says(token("late"));
+    assert_eq!(story.dead_letters.len(), 1, "its dead letter is written");
+    story.says(token("later"));
+    assert_eq!(story.dead_letters.last(), Some(&(3, Refusal::AfterEnd)), "a new one is not");
+}
+
+#[test]
+fn a_response_that_somebody_skipped_ends_so_that_readers_see_it() {
+    let mut story = begun();
+    let former = std::mem::replace(&mut story.engine, Engine::new(settings().into(), 3, 10));
+    former.leave(&mut story.shared);
+    story.inherit(10, false, &[]);
+    let op = story.engine.op_id(story.engine.find("r", 0).expect("it is open"), 0);
+    story.apply(Input::Reloaded { id: op, text: Some("ab") });
+    let update = only(story.after(Duration::from_secs(1)));
+    assert_eq!((update.kind, &*update.data, update.status), (OpKind::Update, "ab", Status::Failed));
+    story.ack(&update);
+    let report = story.last_report();
+    assert_eq!((&report["outcome"], &report["reason"]), (&"failed".into(), &"skipped".into()));
+}
+
+#[test]
+fn what_was_abandoned_opens_again_under_a_new_owner() {
+    let mut story = begun();
+    story.apply(Input::CaughtUp(true));
+    let end = only(story.after(Duration::from_secs(601)));
+    story.ack(&end);
+    assert_eq!(story.last_report()["outcome"], "abandoned");
+    story.settle_reports();
+    story.inherit(2, true, &[]);
+    assert!(story.says(token("c")).is_empty());
+    let op = story.engine.op_id(story.engine.find("r", 0).expect("it is open"), 0);
+    story.apply(Input::Reloaded { id: op, text: Some("ab") });
+    let update = only(story.after(Duration::from_secs(1)));
+    assert_eq!((update.kind, &*update.data), (OpKind::Update, "abc"));
+    assert_eq!(update.serial.as_deref(), Some("00000001"), "in the same message");
+}
+
+#[test]
+fn a_create_that_was_recorded_is_repeated_unchanged() {
+    let mut story = Story::new();
+    let create = only(story.says(token("a")));
+    story.says(token("b"));
+    story.answer(&create, Outcome::Unknown(Doubt::ConnectionLost));
+    story.inherit(2, true, &[]);
+    story.says(token("a"));
+    let mut sent = story.says(token("b"));
+    sent.extend(story.after(Duration::from_secs(1)));
+    let again = only(sent);
+    assert_eq!((again.kind, &*again.data, &again.head), (OpKind::Create, "a", &create.head));
+    story.ack(&again);
+    assert_eq!(only(story.after(Duration::from_secs(1))).kind, OpKind::Update);
+}
