@@ -261,7 +261,7 @@ pub struct Reconcile {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Results {
-    /// `at-least-once`.
+    /// `exactly-once`: results, dead letters and offsets in one transaction; `at-least-once`: without transactions.
     pub delivery: Delivery,
     /// How often offsets are committed.
     #[serde(with = "humantime_serde")]
@@ -418,7 +418,7 @@ impl Default for Reconcile {
 impl Default for Results {
     fn default() -> Self {
         Self {
-            delivery: Delivery::AtLeastOnce,
+            delivery: Delivery::ExactlyOnce,
             commit_interval: Duration::from_millis(150),
             transaction_timeout: Duration::from_secs(10),
         }

@@ -6,6 +6,7 @@
 
 mod again;
 mod clock;
+mod commit;
 mod drain;
 mod notices;
 mod partitions;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use config::{File, FileFormat, builder::DefaultState};
 
-use super::{Config, Delivery, Format, NoMutable, Pattern, Secret, Transport};
+use super::{Config, Format, NoMutable, Pattern, Secret, Transport};
 
 /// The environment variables that are read begin with this.
 const PREFIX: &str = "TOKENRELAY__";
@@ -133,8 +133,6 @@ fn check(config: &Config) -> Result<(), Error> {
         if bad { Err(Error::Value { key, value: value.to_string(), problem }) } else { Ok(()) }
     };
     let (ably, reconcile) = (&config.ably, &config.reconcile);
-    let later = config.results.delivery == Delivery::ExactlyOnce;
-    refuse(later, "results.delivery", &"exactly-once", "not available yet; use at-least-once")?;
     let later = ably.transport == Transport::Rest;
     refuse(later, "ably.transport", &"rest", "not available yet; use realtime")?;
     let later = config.input.pattern == Pattern::MessagePerToken;
@@ -211,7 +209,7 @@ mod tests {
         for (toml, named) in [
             ("[kafka]\ngroup = 'x'", "group"),
             ("[kafka]\nsession_timeout = 'soon'", "session_timeout"),
-            ("[results]\ndelivery = 'exactly-once'", "results.delivery"),
+            ("[results]\ndelivery = 'twice'", "delivery"),
             ("[ably]\nconnections.rate = 0", "ably.connections.rate"),
             ("[ably]\nkey_file = '/nowhere/key'", "ably.key_file"),
             ("[reconcile]\nlate_check = '9s'", "reconcile.late_check"),

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use super::Error;
 use super::broker::{DEAD_LETTERS, RESULTS, TOKENS, client_settings};
 use super::world::Site;
-use crate::config::{Config, Secret, Start};
+use crate::config::{Config, Delivery, Secret, Start};
 use crate::pipeline::{self, Stop};
 use crate::telemetry::{Health, Metrics};
 
@@ -27,6 +27,8 @@ pub(super) fn config(asked: &Config, site: &Site, headless: bool) -> Config {
     // The mock balances the newer kind of group at once; the older kind takes it three seconds to begin.
     kafka.librdkafka.insert("group.protocol".to_owned(), "consumer".to_owned());
     kafka.librdkafka.extend(client_settings());
+    // The mock has no transactions.
+    config.results.delivery = Delivery::AtLeastOnce;
     config.input.channel = "demo:{key}".to_owned();
     let ably = &mut config.ably;
     ably.key = Some(Secret::new(site.ably_key.clone()));

@@ -61,6 +61,15 @@ const RECORD_BYTES_MAX: &str = "134217728";
 pub struct Clients {
     settings: config::Kafka,
     shared: ClientConfig,
+    transactions: Option<Transactions>,
+}
+
+/// How results are written in transactions.
+#[derive(Debug, Clone)]
+struct Transactions {
+    /// Two processes must not share it: a new one ends what the other has open.
+    id: String,
+    timeout: Duration,
 }
 
 impl Clients {
@@ -86,7 +95,24 @@ impl Clients {
                 shared.set_log_level(RDKafkaLogLevel::Debug);
             }
         }
-        Ok(Self { settings: settings.clone(), shared })
+        Ok(Self { settings: settings.clone(), shared, transactions: None })
+    }
+
+    /// Results, dead letters and offsets are committed in transactions, under the group's and this process's name. A broker
+    /// ends one that is open for longer than `timeout`.
+    #[must_use]
+    pub fn in_transactions(mut self, instance: &str, timeout: Duration) -> Self {
+        let id = format!("{}-{instance}", self.settings.group_id);
+        self.transactions = Some(Transactions { id, timeout });
+        self
+    }
+
+    pub(super) fn is_transactional(&self) -> bool {
+        self.transactions.is_some()
+    }
+
+    pub(super) fn transactional_id(&self) -> String {
+        self.transactions.as_ref().map(|transactions| transactions.id.clone()).unwrap_or_default()
     }
 
     /// The settings that these come from.
@@ -153,11 +179,17 @@ impl Clients {
         let mut config = self.shared.clone();
         config
             .set("enable.idempotence", "true")
-            .set("linger.ms", "10")
             .set("message.max.bytes", RECORD_BYTES_MAX)
-            // As long as it takes: giving up on a record is our decision, not a timer's.
-            .set("message.timeout.ms", "0")
             .set("queue.buffering.max.kbytes", UNSENT_KIB);
+        match &self.transactions {
+            // The whole of a transaction is produced at once and then waited for.
+            Some(Transactions { id, timeout }) => config
+                .set("linger.ms", "1")
+                .set("transactional.id", id)
+                .set("transaction.timeout.ms", timeout.as_millis().to_string()),
+            // As long as it takes: giving up on a record is our decision, not a timer's.
+            None => config.set("linger.ms", "10").set("message.timeout.ms", "0"),
+        };
         self.pass_through(config)
     }
 

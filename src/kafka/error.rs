@@ -137,6 +137,16 @@ pub enum Error {
         /// How many.
         records: usize,
     },
+    /// Another process writes under our name.
+    #[error(
+        "another process has the transactional id {name} ({reason}); give every process a kafka.group_instance_id of its own"
+    )]
+    Fenced {
+        /// The name.
+        name: String,
+        /// The broker's words.
+        reason: String,
+    },
     /// A client of ours is beyond help: the process must start anew.
     #[error("the Kafka client for {role} cannot go on: {reason}")]
     Fatal {
@@ -182,6 +192,7 @@ impl Error {
             | Self::File { .. }
             | Self::TopicMissing { .. }
             | Self::TooFewPartitions { .. }
+            | Self::Fenced { .. }
             | Self::NoStart { .. } => Kind::Configuration,
             Self::Unwelcome { .. } | Self::TopicForbidden { .. } | Self::GroupForbidden { .. } => Kind::Refused,
             Self::Unreachable { .. }

@@ -10,13 +10,14 @@
 //! tried again until somebody has mended it ([`Progress::trouble`] says what). Dead letters that are too long get shorter
 //! instead, because one of them must not stop a partition: first our headers go, then a pointer takes their place.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rdkafka::consumer::ConsumerGroupMetadata;
 use tokio::sync::Notify;
 
 use super::client::Clients;
@@ -29,6 +30,7 @@ mod lanes;
 mod letter;
 mod outbox;
 mod thread;
+mod transaction;
 
 pub use batch::{BATCH_BYTES_MAX, Batch, Lane};
 
@@ -46,6 +48,8 @@ pub struct Progress {
     pub letters: Vec<(Lane, Offset)>,
     /// What a person must mend before anything more can become durable.
     pub trouble: Option<String>,
+    /// The last job that is committed with its offsets; none while every record stands for itself.
+    pub committed: u64,
     /// What was done since it was last asked.
     pub counts: Counts,
 }
@@ -65,6 +69,38 @@ pub struct Counts {
     pub refused: u64,
 }
 
+/// An offset that is committed with what was offered before it.
+#[derive(Debug, Clone)]
+pub struct Mark {
+    /// Whose.
+    pub lane: Lane,
+    /// Everything below is done with.
+    pub offset: Offset,
+    /// For the next owner.
+    pub metadata: String,
+}
+
+/// Records and offsets that become durable together.
+#[derive(Debug)]
+struct Job {
+    batch: Batch,
+    marks: Vec<Mark>,
+    number: u64,
+}
+
+/// Who we are in the group, and which stays of partitions with us are over. Always read and written together.
+#[derive(Clone, Default)]
+struct Membership {
+    group: Option<Arc<ConsumerGroupMetadata>>,
+    gone: HashSet<Lane>,
+}
+
+impl std::fmt::Debug for Membership {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Membership").field("gone", &self.gone).finish_non_exhaustive()
+    }
+}
+
 /// What the pipeline and the thread share.
 #[derive(Debug, Default)]
 struct Shared {
@@ -77,12 +113,49 @@ struct Shared {
     /// When the thread is to end even if not all is durable.
     deadline: Mutex<Option<Instant>>,
     abandoned: AtomicBool,
+    membership: Mutex<Membership>,
+}
+
+impl Shared {
+    fn is_over(&self) -> bool {
+        self.abandoned.load(Ordering::Acquire)
+            || lock(&self.deadline).is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    fn end(&self, ended: Result<(), Error>) {
+        *lock(&self.ended) = Some(ended);
+        self.changed.notify_one();
+    }
+
+    /// Its memory is used again.
+    fn give_back(&self, mut batch: Batch) {
+        batch.clear();
+        let mut empties = lock(&self.empties);
+        if empties.len() <= BATCHES_WAITING_MAX {
+            empties.push(batch);
+        }
+    }
+
+    fn tell_trouble(&self, trouble: Option<String>) {
+        let mut progress = lock(&self.progress);
+        if progress.trouble != trouble {
+            match &trouble {
+                Some(trouble) => tracing::error!("kafka: {trouble}; trying again until that is mended"),
+                None => tracing::info!("kafka: records are taken again"),
+            }
+            progress.trouble = trouble;
+        }
+        drop(progress);
+        self.changed.notify_one();
+    }
 }
 
 /// The pipeline's end of the thread.
 #[derive(Debug)]
 pub struct Writer {
-    batches: Option<SyncSender<Batch>>,
+    jobs: Option<SyncSender<Job>>,
+    offered: AtomicU64,
+    transactional: bool,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
@@ -93,32 +166,60 @@ impl Writer {
     /// # Errors
     /// When librdkafka does not accept the settings, or there is no thread to be had.
     pub fn start(clients: &Clients) -> Result<Self, Error> {
+        let transactional = clients.is_transactional();
         let shared = Arc::new(Shared::default());
-        let (batches, waiting) = sync_channel(BATCHES_WAITING_MAX);
-        let thread = thread::Thread::new(clients, Arc::clone(&shared))?;
-        let thread = std::thread::Builder::new()
-            .name("kafka-results".to_owned())
-            .spawn(move || thread.run(&waiting))
-            .map_err(|_| Error::Ended { role: "results" })?;
-        Ok(Self { batches: Some(batches), shared, thread: Some(thread) })
+        let (jobs, waiting) = sync_channel(BATCHES_WAITING_MAX);
+        let builder = std::thread::Builder::new().name("kafka-results".to_owned());
+        let thread = if transactional {
+            let thread = transaction::Thread::new(clients, Arc::clone(&shared))?;
+            builder.spawn(move || thread.run(&waiting))
+        } else {
+            let thread = thread::Thread::new(clients, Arc::clone(&shared))?;
+            builder.spawn(move || thread.run(&waiting))
+        };
+        let thread = thread.map_err(|_| Error::Ended { role: "results" })?;
+        Ok(Self { jobs: Some(jobs), offered: AtomicU64::new(0), transactional, shared, thread: Some(thread) })
     }
 
     /// Hands the batch over and leaves an empty one in its place. When too many batches wait already, nothing happens
     /// and the batch can go on being filled until it is full.
     pub fn offer(&self, batch: &mut Batch) -> bool {
-        let Some(batches) = &self.batches else { return false };
-        if batch.is_empty() {
-            return true;
-        }
+        batch.is_empty() || self.commit(batch, Vec::new()).is_some()
+    }
+
+    /// The same, with offsets that are committed in one transaction with it. The number by which
+    /// [`Progress::committed`] tells that it is done.
+    pub fn commit(&self, batch: &mut Batch, marks: Vec<Mark>) -> Option<u64> {
+        let jobs = self.jobs.as_ref()?;
         let empty = lock(&self.shared.empties).pop().unwrap_or_default();
-        match batches.try_send(std::mem::replace(batch, empty)) {
-            Ok(()) => true,
+        let number = self.offered.load(Ordering::Relaxed) + 1;
+        match jobs.try_send(Job { batch: std::mem::replace(batch, empty), marks, number }) {
+            Ok(()) => {
+                self.offered.store(number, Ordering::Relaxed);
+                Some(number)
+            }
             // The thread is behind, or gone; if gone, `progress` says so.
             Err(TrySendError::Full(back) | TrySendError::Disconnected(back)) => {
-                *batch = back;
-                false
+                *batch = back.batch;
+                None
             }
         }
+    }
+
+    /// Whether offsets are committed here, in transactions.
+    #[must_use]
+    pub fn is_transactional(&self) -> bool {
+        self.transactional
+    }
+
+    /// Who we are in the group now. To be told whenever it may have changed, and after [`Writer::forget`].
+    pub fn member(&self, group: Option<ConsumerGroupMetadata>) {
+        lock(&self.shared.membership).group = group.map(Arc::new);
+    }
+
+    /// These stays are over: nothing of theirs that is not committed will be.
+    pub fn forget(&self, lanes: impl IntoIterator<Item = Lane>) {
+        lock(&self.shared.membership).gone.extend(lanes);
     }
 
     /// Waits until something has become durable, or trouble has come or gone. May be dropped before: nothing is lost.
@@ -146,6 +247,7 @@ impl Writer {
         let news = !shared.durable.is_empty()
             || !shared.letters.is_empty()
             || shared.counts != Counts::default()
+            || shared.committed != progress.committed
             || trouble != progress.trouble;
         progress.durable.clear();
         progress.ends.clear();
@@ -154,6 +256,7 @@ impl Writer {
         if news {
             std::mem::swap(progress, &mut shared);
             shared.trouble.clone_from(&trouble);
+            shared.committed = progress.committed;
             progress.trouble = trouble;
         }
         news
@@ -165,7 +268,7 @@ impl Writer {
     /// When it was not all durable in time.
     pub async fn finish(&mut self, within: Duration) -> Result<(), Error> {
         *lock(&self.shared.deadline) = Instant::now().checked_add(within);
-        self.batches = None;
+        self.jobs = None;
         let Some(thread) = self.thread.take() else { return Ok(()) };
         let joined = tokio::task::spawn_blocking(move || thread.join()).await;
         if !matches!(joined, Ok(Ok(()))) {

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::task::{Context as Waking, Poll, Waker};
 
 use rdkafka::consumer::stream_consumer::MessageStream;
-use rdkafka::consumer::{CommitMode, Consumer, StreamConsumer};
+use rdkafka::consumer::{CommitMode, Consumer, ConsumerGroupMetadata, StreamConsumer};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::task::JoinHandle;
@@ -247,6 +247,13 @@ impl<'a> Intake<'a> {
             self.source.consumer.resume(&list).map_err(Error::client("resume the partitions"))?;
         }
         Ok(())
+    }
+
+    /// Who we are in the group, for offsets that are committed elsewhere. A rebalance that was not answered yet does not show
+    /// in it.
+    #[must_use]
+    pub fn group_metadata(&self) -> Option<ConsumerGroupMetadata> {
+        self.source.consumer.group_metadata()
     }
 
     /// Whether intake is paused.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use super::relay::{Relay, mark};
+use super::relay::Relay;
 use super::{Error, Stop};
 use crate::ably::Event;
 use crate::engine::Input;
@@ -88,17 +88,20 @@ impl Relay<'_> {
         while let Ok(event) = self.events.try_recv() {
             self.last_answers(event);
         }
+        let (left, numbers) = (deadline.saturating_duration_since(Instant::now()), self.partitions.numbers());
+        if self.writer.is_transactional() {
+            self.commit_now(&numbers, true, left).await?;
+            return Ok(self.writer.finish(left).await?);
+        }
         while !self.writer.offer(&mut self.out.batch) {
             self.writer.progress(&mut self.progress).await?;
             self.durable();
         }
-        let flushed = self.writer.finish(deadline.saturating_duration_since(Instant::now())).await;
+        let flushed = self.writer.finish(left).await;
         self.writer.take(&mut self.progress);
         self.durable();
-        mark(&mut self.partitions, &mut self.intake, true)?;
-        self.intake.commit_now(&self.partitions.numbers()).await?;
-        flushed?;
-        Ok(())
+        self.commit_now(&numbers, true, deadline.saturating_duration_since(Instant::now())).await?;
+        Ok(flushed?)
     }
 
     fn last_answers(&mut self, event: Event) {

@@ -11,7 +11,7 @@ use crate::engine::{
     Shared, Time,
 };
 use crate::kafka::assignment::Assigned;
-use crate::kafka::results::{Batch, Lane};
+use crate::kafka::results::{Batch, Lane, Mark};
 use crate::kafka::{Ending, Handover, Places};
 use crate::telemetry::Metrics;
 
@@ -35,17 +35,13 @@ struct Owned {
     places: Places,
 }
 
-/// An offset to be committed.
-#[derive(Debug)]
-pub(super) struct Mark {
-    pub(super) partition: i32,
-    pub(super) offset: i64,
-    pub(super) metadata: String,
-}
-
 impl Owned {
-    fn mark(&mut self, last: bool) -> Mark {
-        let offset = self.engine.watermark();
+    fn mark(&mut self, last: bool, with_all: bool) -> Mark {
+        let engine = &self.engine;
+        let (offset, letters) = match with_all {
+            true => (engine.watermark_once_durable(), engine.letters().to_vec()),
+            false => (engine.watermark(), engine.letters_durable()),
+        };
         let handover = Handover {
             epoch: self.epoch,
             read: self.engine.next_offset(),
@@ -55,9 +51,9 @@ impl Owned {
                 (true, 0) => Ending::Clean,
                 (true, _) => Ending::Unanswered,
             },
-            letters: self.engine.letters_durable(),
+            letters,
         };
-        Mark { partition: self.lane.partition, offset, metadata: handover.to_metadata(offset) }
+        Mark { lane: self.lane, offset, metadata: handover.to_metadata(offset) }
     }
 }
 
@@ -103,9 +99,15 @@ impl Partitions {
         }
     }
 
-    /// What may be committed of each partition. `last`: nothing more will be read.
-    pub(super) fn marks(&mut self, last: bool) -> impl Iterator<Item = Mark> {
-        self.owned.values_mut().map(move |owned| owned.mark(last))
+    /// What may be committed of each partition. `last`: nothing more will be read. `with_all`: together with everything that
+    /// the engines have asked for, else alone.
+    pub(super) fn marks(&mut self, last: bool, with_all: bool) -> impl Iterator<Item = Mark> {
+        self.owned.values_mut().map(move |owned| owned.mark(last, with_all))
+    }
+
+    /// The stay of a partition with us.
+    pub(super) fn lane(&self, partition: i32) -> Option<Lane> {
+        self.owned.get(&partition).map(|owned| owned.lane)
     }
 
     /// A partition is not ours any more.

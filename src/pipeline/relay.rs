@@ -6,12 +6,13 @@ use std::time::Duration;
 use rdkafka::Message;
 use rdkafka::message::BorrowedMessage;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
 use super::again::{Again, Done};
 use super::clock::Clock;
+use super::commit::Committing;
 use super::notices::Notices;
-use super::partitions::{Mark, Outbox, Partitions};
+use super::partitions::{Outbox, Partitions};
 use super::start::{Rest, TICK};
 use super::{Error, Stop};
 use crate::ably::{Event, Pool};
@@ -45,6 +46,7 @@ pub(super) struct Relay<'a> {
     pub(super) intake: Intake<'a>,
     pub(super) writer: Writer,
     pub(super) progress: Progress,
+    pub(super) committing: Committing,
     pub(super) pool: Pool,
     pub(super) events: mpsc::Receiver<Event>,
     pub(super) again: Again,
@@ -73,6 +75,7 @@ impl<'a> Relay<'a> {
             intake,
             writer: rest.writer,
             progress: Progress::default(),
+            committing: Committing::default(),
             pool: rest.pool,
             events: rest.events,
             again: rest.again,
@@ -153,7 +156,7 @@ impl<'a> Relay<'a> {
         for notice in self.out.notices.drain(..) {
             self.notices.say(notice);
         }
-        self.writer.offer(&mut self.out.batch);
+        self.offer();
         self.gate();
     }
 
@@ -237,8 +240,7 @@ impl<'a> Relay<'a> {
                 self.metrics.rebalance();
                 tracing::info!(?partitions, "partitions revoked");
                 self.let_go(&partitions).await?;
-                mark(&mut self.partitions, &mut self.intake, true)?;
-                if let Err(error) = self.intake.commit_now(&partitions).await {
+                if let Err(error) = self.commit_now(&partitions, true, COMMIT_MAX).await {
                     tracing::warn!(%error, "the last commit before partitions leave has failed: the next owner repeats some work");
                 }
                 self.intake.release(&partitions)?;
@@ -282,25 +284,12 @@ impl<'a> Relay<'a> {
             self.partitions.assign(now, assigned, &mut self.out);
         }
         self.intake.start(&starts)?;
-        mark(&mut self.partitions, &mut self.intake, false)?;
         let numbers: Vec<i32> = starts.iter().map(|(partition, _)| *partition).collect();
-        match timeout(COMMIT_MAX, self.intake.commit_now(&numbers)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "the first commit of a new owner has failed"),
-            Err(_) => tracing::warn!("the first commit of a new owner takes long"),
+        if let Err(error) = self.commit_now(&numbers, false, COMMIT_MAX).await {
+            tracing::warn!(%error, "the first commit of a new owner has failed");
         }
         self.health.clear("partitions");
         Ok(())
-    }
-
-    fn forget(&mut self, partitions: &[i32]) {
-        for partition in partitions {
-            self.partitions.revoke(*partition);
-            self.metrics.forget_partition(*partition);
-        }
-        if self.partitions.numbers().is_empty() {
-            self.health.set("partitions", "no partition is assigned to this process".to_owned());
-        }
     }
 
     /// Takes what happened on connections, all that waits.
@@ -371,8 +360,7 @@ impl<'a> Relay<'a> {
         let now = Instant::now();
         if now >= self.next_commit {
             self.next_commit = now + self.config.results.commit_interval;
-            mark(&mut self.partitions, &mut self.intake, false)?;
-            self.intake.commit();
+            self.commit()?;
         }
         if now >= self.next_tick {
             self.next_tick = now + TICK;
@@ -440,14 +428,6 @@ impl<'a> Relay<'a> {
         let own = self.next_commit.min(self.next_tick);
         engines.map_or(own, |engines| engines.min(own))
     }
-}
-
-/// Notes what may be committed. `last`: nothing more will be read.
-pub(super) fn mark(partitions: &mut Partitions, intake: &mut Intake<'_>, last: bool) -> Result<(), Error> {
-    for Mark { partition, offset, metadata } in partitions.marks(last) {
-        intake.mark(partition, offset, &metadata)?;
-    }
-    Ok(())
 }
 
 /// The same memory, for events that borrow from another record.

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use super::Error;
 use super::again::Again;
 use crate::ably::{self, Pool};
-use crate::config::{self, Config};
+use crate::config::{self, Config, Delivery};
 use crate::decode::{self, Decoder};
 use crate::engine::{ChannelRules, Limits, ReconcileSettings, ReconcileWhen, Settings, Template};
 use crate::kafka::client::Clients;
@@ -49,7 +49,7 @@ pub(super) async fn start(config: &Config, health: &Health) -> Result<Parts, Err
         );
     }
 
-    let clients = Clients::new(&config.kafka)?;
+    let clients = clients(config)?;
     let layout = check_topics(clients.clone()).await?;
     let settings = engine_settings(config, topic, channels, &layout);
     let ably = ably::Settings::from_config(&config.ably)?;
@@ -68,6 +68,14 @@ pub(super) async fn start(config: &Config, health: &Health) -> Result<Parts, Err
         events,
     };
     Ok(Parts { source: Source::open(&clients)?, rest })
+}
+
+fn clients(config: &Config) -> Result<Clients, Error> {
+    let clients = Clients::new(&config.kafka)?;
+    Ok(match config.results.delivery {
+        Delivery::ExactlyOnce => clients.in_transactions(&instance(config), config.results.transaction_timeout),
+        Delivery::AtLeastOnce => clients,
+    })
 }
 
 async fn check_topics(clients: Clients) -> Result<Layout, Error> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use tokenrelay::config::{Config, Secret, Start};
+use tokenrelay::config::{Config, Delivery, Secret, Start};
 use tokenrelay::pipeline::{self, Stop};
 use tokenrelay::telemetry::{Health, Metrics};
 use tokio::sync::watch;
@@ -52,6 +52,7 @@ pub(crate) fn run(options: &Options) {
     config.kafka.results_topic = format!("{}.results", options.prefix);
     config.kafka.dead_letters_topic = format!("{}.dead-letters", options.prefix);
     config.kafka.start = Start::Earliest;
+    config.results.delivery = Delivery::AtLeastOnce;
     config.ably.key = Some(Secret::new("app.key:secret".to_owned()));
     config.ably.endpoint = "127.0.0.1".to_owned();
     config.ably.port = options.port;

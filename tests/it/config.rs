@@ -9,6 +9,7 @@ const REFERENCE: &str = include_str!("../../deploy/config.toml");
 
 /// Keys whose values are words or have bounds of their own, and another value that they take.
 const OTHERS: &[(&str, &str)] = &[
+    ("results.delivery", "at-least-once"),
     ("ably.append_rollup", "100ms"),
     ("ably.encoding", "json"),
     ("admin.listen", "0.0.0.0:1"),
@@ -27,7 +28,6 @@ const TO_COME: &[(&str, &str)] = &[
     ("ably.transport", "rest"),
     ("input.format", "anthropic"),
     ("input.pattern", "message-per-token"),
-    ("results.delivery", "exactly-once"),
 ];
 
 fn file(text: &str) -> NamedTempFile {

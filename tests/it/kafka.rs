@@ -8,3 +8,4 @@ mod results;
 mod security;
 mod source;
 mod topics;
+mod transactions;

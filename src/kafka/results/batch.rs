@@ -73,7 +73,11 @@ impl Batch {
     /// Whether no more should be put into it.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.bytes.len() + self.letter_bytes >= BATCH_BYTES_MAX
+        self.bytes() >= BATCH_BYTES_MAX
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes.len() + self.letter_bytes
     }
 
     pub(super) fn clear(&mut self) {

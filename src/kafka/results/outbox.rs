@@ -6,7 +6,9 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
+use rdkafka::TopicPartitionList;
 use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedHeaders, BorrowedMessage, DeliveryResult, Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
@@ -18,6 +20,9 @@ use crate::engine::{ReportSeq, SCHEMA_VERSION};
 use crate::kafka::client::Clients;
 use crate::kafka::context::{Log, lock, speaks_through};
 use crate::kafka::error::Error;
+
+/// In the place of a letter that was taken.
+const NOBODY: Lane = Lane { partition: -1, life: 0 };
 
 /// Records that may be on their way at once.
 const ON_ITS_WAY_MAX: usize = 50_000;
@@ -125,6 +130,33 @@ impl Outbox {
         self.producer.poll(Duration::ZERO);
     }
 
+    /// Makes our name known to the brokers, and ends what another of that name has left open.
+    pub(super) fn introduce(&self, within: Duration) -> Result<(), KafkaError> {
+        self.producer.init_transactions(within)
+    }
+
+    pub(super) fn begin(&self) -> Result<(), KafkaError> {
+        self.producer.begin_transaction()
+    }
+
+    pub(super) fn add_offsets(
+        &self,
+        offsets: &TopicPartitionList,
+        group: &ConsumerGroupMetadata,
+        within: Duration,
+    ) -> Result<(), KafkaError> {
+        self.producer.send_offsets_to_transaction(offsets, group, within)
+    }
+
+    /// To be called with nothing on its way: rdkafka would wait for it in steps of a tenth of a second.
+    pub(super) fn commit(&self, within: Duration) -> Result<(), KafkaError> {
+        self.producer.commit_transaction(within)
+    }
+
+    pub(super) fn abort(&self, within: Duration) -> Result<(), KafkaError> {
+        self.producer.abort_transaction(within)
+    }
+
     pub(super) fn report(&mut self, report: &Reported, bytes: &[u8]) {
         let slot = self.put(Sent::Report { lane: report.lane, seq: report.seq, record: None });
         let record = BaseRecord::with_opaque_to(&self.results, slot)
@@ -193,6 +225,23 @@ impl Outbox {
 impl Kept {
     pub(super) fn is_too_long(&self) -> bool {
         is_too_long(self.code)
+    }
+
+    /// Whether it is a dead letter, or was one that has been taken.
+    pub(super) fn is_letter(&self) -> bool {
+        matches!(self.sent, Sent::Letter(_) | Sent::Report { lane: NOBODY, .. })
+    }
+
+    pub(super) fn take_letter(&mut self) -> Option<Box<Letter>> {
+        match &mut self.sent {
+            Sent::Report { .. } => None,
+            sent @ Sent::Letter(_) => {
+                match std::mem::replace(sent, Sent::Report { lane: NOBODY, seq: 0, record: None }) {
+                    Sent::Letter(letter) => Some(letter),
+                    Sent::Report { .. } => None,
+                }
+            }
+        }
     }
 
     /// Results of a partition are sent again in the order in which they were made.

@@ -13,7 +13,7 @@ use super::batch::{Batch, Reported};
 use super::lanes::Lanes;
 use super::letter::Form;
 use super::outbox::{Kept, Outbox, Sent};
-use super::{BATCHES_WAITING_MAX, Shared};
+use super::{Job, Shared};
 use crate::kafka::client::Clients;
 use crate::kafka::context::lock;
 use crate::kafka::error::Error;
@@ -50,25 +50,24 @@ impl Thread {
         })
     }
 
-    pub(super) fn run(mut self, batches: &Receiver<Batch>) {
-        let ended = self.work(batches);
+    pub(super) fn run(mut self, jobs: &Receiver<Job>) {
+        let ended = self.work(jobs);
         if let Err(error) = &ended {
             tracing::error!(%error, "kafka: the writer of results has ended");
         }
-        *lock(&self.shared.ended) = Some(ended);
-        self.shared.changed.notify_one();
+        self.shared.end(ended);
     }
 
-    fn work(&mut self, batches: &Receiver<Batch>) -> Result<(), Error> {
+    fn work(&mut self, jobs: &Receiver<Job>) -> Result<(), Error> {
         loop {
             if self.kept.is_empty() {
-                self.take(batches);
+                self.take(jobs);
             }
             let left = self.outbox.on_its_way() + self.kept.len();
             if left == 0 && self.closing {
                 return Ok(());
             }
-            if self.is_over() {
+            if self.shared.is_over() {
                 return Err(Error::NotDurable { records: left });
             }
             self.outbox.wait(LOOK);
@@ -83,24 +82,20 @@ impl Thread {
     }
 
     /// Produces every batch that is there; waits for one while nothing is on its way.
-    fn take(&mut self, batches: &Receiver<Batch>) {
+    fn take(&mut self, jobs: &Receiver<Job>) {
         loop {
-            let batch = match batches.try_recv() {
-                Err(TryRecvError::Empty) if self.outbox.on_its_way() == 0 => match batches.recv_timeout(IDLE) {
+            let job = match jobs.try_recv() {
+                Err(TryRecvError::Empty) if self.outbox.on_its_way() == 0 => match jobs.recv_timeout(IDLE) {
                     Err(RecvTimeoutError::Timeout) => return self.outbox.look(),
                     Err(RecvTimeoutError::Disconnected) => Err(TryRecvError::Disconnected),
-                    Ok(batch) => Ok(batch),
+                    Ok(job) => Ok(job),
                 },
                 other => other,
             };
-            match batch {
-                Ok(mut batch) => {
+            match job {
+                Ok(Job { mut batch, .. }) => {
                     self.produce(&mut batch);
-                    batch.clear();
-                    let mut empties = lock(&self.shared.empties);
-                    if empties.len() <= BATCHES_WAITING_MAX {
-                        empties.push(batch);
-                    }
+                    self.shared.give_back(batch);
                 }
                 Err(TryRecvError::Empty) => return,
                 Err(TryRecvError::Disconnected) => {
@@ -129,7 +124,7 @@ impl Thread {
 
     /// Waits while librdkafka holds as much as it may.
     fn make_room(&mut self) {
-        while self.outbox.is_full() && !self.is_over() {
+        while self.outbox.is_full() && !self.shared.is_over() {
             self.outbox.wait(LOOK);
             self.settle();
         }
@@ -229,7 +224,7 @@ impl Thread {
 
     /// Waits until nothing is on its way.
     fn drain(&mut self) {
-        while self.outbox.on_its_way() > 0 && !self.is_over() {
+        while self.outbox.on_its_way() > 0 && !self.shared.is_over() {
             self.outbox.wait(LOOK);
             self.settle();
         }
@@ -243,21 +238,7 @@ impl Thread {
         } else {
             self.backoff = RETRY.0;
         }
-        let mut progress = lock(&self.shared.progress);
-        if progress.trouble != trouble {
-            match &trouble {
-                Some(trouble) => tracing::error!("kafka: {trouble}; trying again until that is mended"),
-                None => tracing::info!("kafka: records are taken again"),
-            }
-            progress.trouble = trouble;
-        }
-        drop(progress);
-        self.shared.changed.notify_one();
-    }
-
-    fn is_over(&self) -> bool {
-        self.shared.abandoned.load(std::sync::atomic::Ordering::Acquire)
-            || lock(&self.shared.deadline).is_some_and(|deadline| Instant::now() >= deadline)
+        self.shared.tell_trouble(trouble);
     }
 }
 

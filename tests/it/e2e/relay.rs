@@ -25,12 +25,17 @@ pub(super) struct Relay {
 
 impl Relay {
     pub(super) fn start(kafka: &Kafka, ably: SocketAddr) -> Self {
+        Self::with(kafka, ably, "exactly-once")
+    }
+
+    pub(super) fn with(kafka: &Kafka, ably: SocketAddr, delivery: &str) -> Self {
         // Only the first of several tests gets to install it.
         let _installed = rustls::crypto::ring::default_provider().install_default();
         let folder = TempDir::new().expect("a folder");
         let path = |name: &str| folder.path().join(name);
         std::fs::write(path("key"), KEY).expect("written");
-        std::fs::write(path("config.toml"), config(kafka, ably, &path("key").display().to_string())).expect("written");
+        std::fs::write(path("config.toml"), config(kafka, ably, &path("key").display().to_string(), delivery))
+            .expect("written");
         let source = config::Source { file: Some(path("config.toml")), ..Default::default() };
         let config = config::load(&source).expect("config");
         let (stop, stopped) = watch::channel(Stop::No);
@@ -67,7 +72,7 @@ impl Relay {
     }
 }
 
-fn config(kafka: &Kafka, ably: SocketAddr, key_file: &str) -> String {
+fn config(kafka: &Kafka, ably: SocketAddr, key_file: &str, delivery: &str) -> String {
     let Kafka { bootstrap_servers, group_id, tokens_topic, results_topic, dead_letters_topic, .. } = kafka;
     let (host, port) = (ably.ip(), ably.port());
     format!(
@@ -90,7 +95,7 @@ fn config(kafka: &Kafka, ably: SocketAddr, key_file: &str) -> String {
         connections.max = 4
         ack_timeout = "2s"
         [results]
-        delivery = "at-least-once"
+        delivery = "{delivery}"
         [admin]
         listen = "127.0.0.1:0"
         [log]

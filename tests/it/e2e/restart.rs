@@ -16,14 +16,15 @@ fn say(world: &World, key: &str, value: &str) {
     world.flush();
 }
 
+const DELIVERIES: [&str; 2] = ["exactly-once", "at-least-once"];
 const END: &str = r#"{"type":"end"}"#;
 
 /// Two processes, one after the other, and a response that goes on under the second; gives its record.
-async fn hand_over(in_order: bool) -> serde_json::Value {
+async fn hand_over(in_order: bool, delivery: &str) -> serde_json::Value {
     let world = World::new(1, 1, 1).await;
     let config = emulator::Config { keys: vec![KEY.to_owned()], ..emulator::Config::default() };
     let ably = emulator::start(config).await.expect("an emulator");
-    let first = Relay::start(&world.settings, ably.local_addr());
+    let first = Relay::with(&world.settings, ably.local_addr(), delivery);
     for text in ["one ", "two "] {
         say(&world, "r", &event(text));
     }
@@ -41,7 +42,7 @@ async fn hand_over(in_order: bool) -> serde_json::Value {
     say(&world, "r", END);
     say(&world, "new", &event("y"));
     say(&world, "new", END);
-    let mut second = Relay::start(&world.settings, ably.local_addr());
+    let mut second = Relay::with(&world.settings, ably.local_addr(), delivery);
     let results = results::wait(&world, &mut second, 3).await;
     for (id, text) in [("r", "one two three"), ("over", "x"), ("new", "y")] {
         assert_eq!(relay::message(ably.local_addr(), &format!("ai:{id}")).await.text, text);
@@ -56,14 +57,18 @@ async fn hand_over(in_order: bool) -> serde_json::Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_response_outlives_a_restart_in_order_without_a_repair() {
-    let record = hand_over(true).await;
-    assert_eq!(record["outcome"], "delivered");
-    assert_eq!(record["epoch"], 2);
+    for delivery in DELIVERIES {
+        let record = hand_over(true, delivery).await;
+        assert_eq!(record["outcome"], "delivered");
+        assert_eq!(record["epoch"], 2);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_response_outlives_a_process_that_was_killed() {
-    let record = hand_over(false).await;
-    assert_eq!(record["outcome"], "reconciled");
-    assert_eq!(record["tokens"], 3);
+    for delivery in DELIVERIES {
+        let record = hand_over(false, delivery).await;
+        assert_eq!(record["outcome"], "reconciled");
+        assert_eq!(record["tokens"], 3);
+    }
 }

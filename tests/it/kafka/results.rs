@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokenrelay::engine::{Fact, Refusal, Report, ReportSeq, ResponseOutcome};
 use tokenrelay::kafka::Error;
+use tokenrelay::kafka::client::Clients;
 use tokenrelay::kafka::results::{BATCHES_WAITING_MAX, Batch, Lane, Progress, Writer};
 use tokenrelay::kafka::source::{Item, Source};
 
@@ -11,7 +12,11 @@ use crate::world::{PATIENCE, Seen, World, next, start};
 
 const LANE: Lane = Lane { partition: 0, life: 1 };
 
-fn report(batch: &mut Batch, lane: Lane, seq: ReportSeq, value: &str) {
+pub(super) fn in_transactions(world: &World, name: &str) -> Clients {
+    world.clients().in_transactions(name, Duration::from_secs(10))
+}
+
+pub(super) fn report(batch: &mut Batch, lane: Lane, seq: ReportSeq, value: &str) {
     let bytes = format!("key{value}");
     let fact = Fact::Response { outcome: ResponseOutcome::Reconciled, headless: false, gaps: 0, duplicates: 0 };
     let report = Report { seq, key: 0..3, value: 3..bytes.len(), fact, traceparent: Some("00-trace".into()) };
@@ -65,11 +70,11 @@ async fn results_become_durable_in_order_in_the_partition_of_their_tokens() {
 }
 
 /// Takes each record of the tokens topic to the dead-letter topic, and waits until that is durable.
-async fn bury(world: &World, count: usize) -> Progress {
+async fn bury(world: &World, clients: &Clients, count: usize) -> Progress {
     let source = Source::open(&world.clients()).expect("open");
     let mut intake = source.intake();
     start(&mut intake).await;
-    let writer = Writer::start(&world.clients()).expect("started");
+    let writer = Writer::start(clients).expect("started");
     let mut batch = Batch::default();
     for _ in 0..count {
         let Item::Record(record) = next(&mut intake).await else { panic!("a record was expected") };
@@ -102,7 +107,7 @@ async fn a_dead_letter_is_the_record_byte_for_byte_and_says_why() {
     for (key, value, headers) in &records {
         world.produce_raw(*key, *value, headers);
     }
-    let progress = bury(&world, records.len()).await;
+    let progress = bury(&world, &world.clients(), records.len()).await;
     assert_eq!((progress.counts.letters, progress.counts.bare, progress.counts.pointers), (5, 0, 0));
     let mut offsets: Vec<_> = progress.letters.iter().map(|(lane, offset)| (*lane, *offset)).collect();
     offsets.sort_by_key(|(_, offset)| *offset);
@@ -124,13 +129,20 @@ async fn a_dead_letter_is_the_record_byte_for_byte_and_says_why() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_letter_that_is_too_long_gets_shorter_and_takes_no_other_with_it() {
-    let world = World::new(1, 1, 0).await;
+    for transactional in [false, true] {
+        let world = World::new(1, 1, 0).await;
+        let clients = if transactional { in_transactions(&world, "one") } else { world.clients() };
+        bury_long_ones(&world, &clients).await;
+    }
+}
+
+async fn bury_long_ones(world: &World, clients: &Clients) {
     let topic = world.settings.dead_letters_topic.clone();
     world.create(&topic, 1, &[("max.message.bytes", "20000")]).await;
     for length in [100, 19_700, 50_000, 200, 15_000] {
         world.produce_raw(Some(b"k"), Some(&vec![b'x'; length]), &[("own", Some(b"header"))]);
     }
-    let progress = bury(&world, 5).await;
+    let progress = bury(world, clients, 5).await;
     assert_eq!((progress.counts.letters, progress.counts.bare, progress.counts.pointers), (5, 1, 1));
     let letters = world.read(&topic, 5);
     let with_length = |length| letters.iter().find(|seen| seen.value.as_ref().map(Vec::len) == Some(length));
@@ -148,10 +160,17 @@ async fn a_dead_letter_that_is_too_long_gets_shorter_and_takes_no_other_with_it(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_topic_refuses_is_tried_until_somebody_mends_the_topic() {
-    let world = World::new(1, 0, 1).await;
+    for transactional in [false, true] {
+        let world = World::new(1, 0, 1).await;
+        let clients = if transactional { in_transactions(&world, "one") } else { world.clients() };
+        mend(&world, &clients).await;
+    }
+}
+
+async fn mend(world: &World, clients: &Clients) {
     let topic = &world.settings.results_topic;
     world.create(topic, 1, &[("max.message.bytes", "500")]).await;
-    let writer = Writer::start(&world.clients()).expect("started");
+    let writer = Writer::start(clients).expect("started");
     let mut batch = Batch::default();
     for (seq, length) in [10, 1_000, 20].into_iter().enumerate() {
         report(&mut batch, LANE, seq as ReportSeq, &"v".repeat(length));

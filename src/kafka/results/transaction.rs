@@ -1,0 +1,398 @@
+//! The thread of `results.delivery = "exactly-once"`: results, dead letters and offsets in one transaction.
+//!
+//! What was offered is gathered and then written at once: begin, produce, wait for every delivery, add the offsets, commit. So
+//! a transaction is open for milliseconds, and a process that is killed seldom leaves one behind for others to wait for.
+//!
+//! Records stay here until the commit is known. An aborted transaction is written again whole, less what belongs to
+//! partitions that have left since: their next owner has begun without it. The broker refuses offsets of a stale generation,
+//! but it does not check whether a partition is ours; so the group's metadata are taken before it is looked which partitions
+//! have left ([`Membership`]), and no offset of those goes in.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use rdkafka::error::KafkaError;
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::batch::{Batch, Lane};
+use super::letter::{Form, Letter};
+use super::outbox::{Kept, Outbox, Sent};
+use super::{Job, Mark, Membership, Shared};
+use crate::engine::ReportSeq;
+use crate::kafka::client::Clients;
+use crate::kafka::context::lock;
+use crate::kafka::error::Error;
+
+/// How long the thread sleeps between two looks while something is on its way.
+const LOOK: Duration = Duration::from_millis(1);
+/// How long it sleeps while there is nothing to write.
+const IDLE: Duration = Duration::from_secs(1);
+/// How long one call may take before it is made again.
+const CALL: Duration = Duration::from_secs(5);
+/// How long after a failure it is tried again, at first and at most.
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+/// A producer that was fenced is made anew, but not twice within this time: then another process has its name.
+const FENCED_TWICE: Duration = Duration::from_secs(60);
+/// Bytes that are gathered while nothing can be written.
+const PENDING_BYTES_MAX: usize = 16 << 20;
+
+/// What of each stay a transaction holds: up to which report, and where the results partition ends then.
+type Written = HashMap<Lane, (ReportSeq, i64)>;
+
+/// See the module.
+pub(super) struct Thread {
+    clients: Clients,
+    outbox: Outbox,
+    shared: Arc<Shared>,
+    batches: Vec<Batch>,
+    letters: Vec<Letter>,
+    marks: HashMap<Lane, Mark>,
+    /// The last job that was taken.
+    number: u64,
+    /// Something was taken that is not committed.
+    pending: bool,
+    /// Records are produced one at a time, so that it shows which one is too long.
+    carefully: bool,
+    retry_at: Instant,
+    backoff: Duration,
+    fenced_at: Option<Instant>,
+    closing: bool,
+}
+
+/// Why a transaction did not come to its end.
+enum Failure {
+    /// It was aborted; later, again.
+    Aborted(String),
+    /// It was aborted and can be written again at once.
+    AtOnce,
+    /// A newer producer has our name, or the broker has lost sight of us.
+    Fenced(String),
+    /// The process must end.
+    Fatal(Error),
+}
+
+impl Thread {
+    pub(super) fn new(clients: &Clients, shared: Arc<Shared>) -> Result<Self, Error> {
+        Ok(Self {
+            clients: clients.clone(),
+            outbox: Outbox::new(clients)?,
+            shared,
+            batches: Vec::new(),
+            letters: Vec::new(),
+            marks: HashMap::new(),
+            number: 0,
+            pending: false,
+            carefully: false,
+            retry_at: Instant::now(),
+            backoff: RETRY.0,
+            fenced_at: None,
+            closing: false,
+        })
+    }
+
+    pub(super) fn run(mut self, jobs: &Receiver<Job>) {
+        let ended = self.work(jobs);
+        if let Err(error) = &ended {
+            tracing::error!(%error, "kafka: the writer of results has ended");
+        }
+        self.shared.end(ended);
+    }
+
+    fn work(&mut self, jobs: &Receiver<Job>) -> Result<(), Error> {
+        self.introduce()?;
+        loop {
+            self.take(jobs);
+            if self.pending && Instant::now() >= self.retry_at {
+                self.write()?;
+            }
+            if !self.pending && self.closing {
+                return Ok(());
+            }
+            if self.shared.is_over() {
+                return if self.pending { Err(self.not_durable()) } else { Ok(()) };
+            }
+        }
+    }
+
+    /// Ends what a former process of our name has left open, and fences it.
+    fn introduce(&mut self) -> Result<(), Error> {
+        loop {
+            match self.outbox.introduce(CALL) {
+                Ok(()) => return Ok(()),
+                Err(KafkaError::Transaction(error)) if error.is_retriable() && !self.shared.is_over() => {
+                    self.tell_trouble(Some(format!("transactions cannot begin yet: {error}")));
+                    std::thread::sleep(self.backoff);
+                }
+                Err(source) => return Err(Error::client("begin with transactions")(source)),
+            }
+        }
+    }
+
+    /// Takes what was offered; waits for it while there is nothing to write.
+    fn take(&mut self, jobs: &Receiver<Job>) {
+        let wait = match self.pending {
+            true => self.retry_at.saturating_duration_since(Instant::now()),
+            false => IDLE,
+        };
+        let bytes: usize = self.batches.iter().map(Batch::bytes).sum();
+        if bytes >= PENDING_BYTES_MAX || self.closing {
+            std::thread::sleep(wait.min(RETRY.0));
+            return;
+        }
+        match jobs.recv_timeout(wait) {
+            Ok(job) => {
+                self.add(job);
+                while let Ok(job) = jobs.try_recv() {
+                    self.add(job);
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => self.outbox.look(),
+            Err(RecvTimeoutError::Disconnected) => self.closing = true,
+        }
+    }
+
+    fn add(&mut self, Job { mut batch, marks, number }: Job) {
+        self.letters.append(&mut batch.letters);
+        self.batches.push(batch);
+        self.marks.extend(marks.into_iter().map(|mark| (mark.lane, mark)));
+        self.number = number;
+        self.pending = true;
+    }
+
+    fn write(&mut self) -> Result<(), Error> {
+        match self.transaction() {
+            Ok(written) => {
+                self.committed(&written);
+                self.backoff = RETRY.0;
+                self.tell_trouble(None);
+            }
+            Err(Failure::AtOnce) => {}
+            Err(Failure::Aborted(reason)) => {
+                self.retry_at = Instant::now() + self.backoff;
+                self.backoff = (self.backoff * 2).min(RETRY.1);
+                self.tell_trouble(Some(reason));
+            }
+            Err(Failure::Fenced(reason)) => {
+                let again = self.fenced_at.replace(Instant::now()).is_some_and(|at| at.elapsed() < FENCED_TWICE);
+                if again {
+                    return Err(Error::Fenced { name: self.clients.transactional_id(), reason });
+                }
+                tracing::warn!(reason, "kafka: our transactions were fenced off; beginning anew");
+                self.outbox = Outbox::new(&self.clients)?;
+                self.introduce()?;
+            }
+            Err(Failure::Fatal(error)) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// One transaction with all that is pending. What of each partition it holds, up to which report and offset.
+    fn transaction(&mut self) -> Result<Written, Failure> {
+        let Membership { group, gone } = lock(&self.shared.membership).clone();
+        self.letters.retain(|letter| !gone.contains(&letter.lane));
+        self.marks.retain(|lane, _| !gone.contains(lane));
+        self.outbox.begin().map_err(|error| self.failure(error))?;
+        let mut written = HashMap::new();
+        self.produce_reports(&gone, &mut written)?;
+        self.produce_letters(&mut written)?;
+        self.delivered(&mut written)?;
+        if let Some(group) = group.filter(|_| !self.marks.is_empty()) {
+            let offsets = self.offsets();
+            self.outbox.add_offsets(&offsets, &group, CALL).map_err(|error| self.failure(error))?;
+        }
+        if lock(&self.shared.membership).gone.iter().any(|lane| written.contains_key(lane)) {
+            return Err(self.abort(None));
+        }
+        self.commit()?;
+        Ok(written)
+    }
+
+    fn produce_reports(&mut self, gone: &HashSet<Lane>, written: &mut Written) -> Result<(), Failure> {
+        let batches = std::mem::take(&mut self.batches);
+        let mut produced = Ok(());
+        let reports = batches.iter().flat_map(|batch| batch.reports.iter().map(|report| (report, &batch.bytes)));
+        for (report, bytes) in reports.filter(|(report, _)| !gone.contains(&report.lane)) {
+            while self.outbox.is_full() {
+                self.outbox.wait(LOOK);
+            }
+            self.outbox.report(report, bytes);
+            if self.carefully {
+                produced = self.delivered(written);
+                if produced.is_err() {
+                    break;
+                }
+            }
+        }
+        self.batches = batches;
+        produced
+    }
+
+    fn produce_letters(&mut self, written: &mut Written) -> Result<(), Failure> {
+        self.letters.sort_by_key(|letter| (letter.lane.partition, letter.offset));
+        let mut letters = std::mem::take(&mut self.letters).into_iter();
+        while let Some(letter) = letters.next() {
+            self.outbox.resend(Sent::Letter(Box::new(letter)));
+            if self.carefully
+                && let Err(failure) = self.delivered(written)
+            {
+                self.letters.extend(letters);
+                return Err(failure);
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until everything that was produced is delivered.
+    fn delivered(&mut self, written: &mut Written) -> Result<(), Failure> {
+        let alone = self.carefully;
+        let mut refused: Option<Kept> = None;
+        while self.outbox.on_its_way() > 0 {
+            self.outbox.wait(LOOK);
+            for delivery in self.outbox.delivered() {
+                match delivery {
+                    Ok((Sent::Report { lane, seq, .. }, offset)) => {
+                        let last: &mut (ReportSeq, i64) = written.entry(lane).or_default();
+                        *last = (last.0.max(seq), last.1.max(offset + 1));
+                    }
+                    Ok((Sent::Letter(letter), _)) => self.letters.push(*letter),
+                    Err(kept) => refused = Some(self.keep(kept, refused, alone)),
+                }
+            }
+            if self.shared.is_over() {
+                return Err(Failure::Fatal(self.not_durable()));
+            }
+        }
+        match refused {
+            None => Ok(()),
+            // By itself, or with others? A dead letter that is too long by itself is shorter the next time.
+            Some(kept) if kept.is_too_long() && (!alone || kept.is_letter()) => Err(self.abort(None)),
+            Some(kept) => Err(self.abort(Some(kept.trouble(&self.outbox)))),
+        }
+    }
+
+    /// A record was refused: a dead letter that is too long, and was alone, gets shorter.
+    fn keep(&mut self, mut kept: Kept, before: Option<Kept>, alone: bool) -> Kept {
+        let too_long = kept.is_too_long();
+        if let Some(mut letter) = kept.take_letter() {
+            if too_long
+                && alone
+                && let Some(form) = letter.form.shorter()
+            {
+                tracing::warn!(
+                    partition = letter.lane.partition,
+                    offset = letter.offset,
+                    ?form,
+                    "kafka: the dead-letter topic does not take a record of this length"
+                );
+                letter.form = form;
+            }
+            self.letters.push(*letter);
+        }
+        self.carefully |= too_long;
+        before.filter(Kept::is_too_long).unwrap_or(kept)
+    }
+
+    fn commit(&mut self) -> Result<(), Failure> {
+        loop {
+            let error = match self.outbox.commit(CALL) {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            match &error {
+                KafkaError::Transaction(reason) if reason.txn_requires_abort() => return Err(self.failure(error)),
+                // Whether it was committed nobody can tell here; a new process reads it from the topics.
+                KafkaError::Transaction(reason) if reason.is_fatal() => {
+                    return Err(Failure::Fatal(Error::Fatal { role: "results", reason: reason.to_string() }));
+                }
+                _ if self.shared.is_over() => return Err(Failure::Fatal(self.not_durable())),
+                _ => self.tell_trouble(Some(format!("a commit is not confirmed: {error}"))),
+            }
+        }
+    }
+
+    fn failure(&mut self, error: KafkaError) -> Failure {
+        match &error {
+            KafkaError::Transaction(reason) if reason.is_fatal() => {
+                self.recover_letters();
+                Failure::Fenced(reason.to_string())
+            }
+            _ => self.abort(Some(error.to_string())),
+        }
+    }
+
+    /// Aborts, and takes back what was on its way.
+    fn abort(&mut self, reason: Option<String>) -> Failure {
+        loop {
+            match self.outbox.abort(CALL) {
+                Ok(()) => break,
+                Err(KafkaError::Transaction(error)) if error.is_fatal() => {
+                    self.recover_letters();
+                    return Failure::Fenced(error.to_string());
+                }
+                Err(_) if self.shared.is_over() => return Failure::Fatal(self.not_durable()),
+                Err(error) => tracing::debug!(%error, "kafka: a transaction cannot be aborted yet"),
+            }
+        }
+        self.recover_letters();
+        reason.map_or(Failure::AtOnce, Failure::Aborted)
+    }
+
+    fn recover_letters(&mut self) {
+        while self.outbox.on_its_way() > 0 && !self.shared.is_over() {
+            self.outbox.wait(LOOK);
+            for delivery in self.outbox.delivered() {
+                match delivery {
+                    Ok((Sent::Letter(letter), _)) => self.letters.push(*letter),
+                    Ok((Sent::Report { .. }, _)) => {}
+                    Err(mut kept) => self.letters.extend(kept.take_letter().map(|letter| *letter)),
+                }
+            }
+        }
+    }
+
+    fn offsets(&self) -> TopicPartitionList {
+        let mut list = TopicPartitionList::with_capacity(self.marks.len());
+        for mark in self.marks.values() {
+            let mut element = list.add_partition(&self.clients.settings().tokens_topic, mark.lane.partition);
+            if element.set_offset(Offset::Offset(mark.offset)).is_ok() {
+                element.set_metadata(&mark.metadata);
+            }
+        }
+        list
+    }
+
+    fn committed(&mut self, written: &Written) {
+        let mut progress = lock(&self.shared.progress);
+        for (lane, (seq, end)) in written {
+            progress.durable.insert(*lane, *seq);
+            progress.ends.insert(*lane, *end);
+        }
+        progress.counts.results += self.batches.iter().map(|batch| batch.reports.len() as u64).sum::<u64>();
+        for letter in self.letters.drain(..) {
+            progress.counts.letters += 1;
+            progress.counts.bare += u64::from(letter.form == Form::Bare);
+            progress.counts.pointers += u64::from(letter.form == Form::Pointer);
+            progress.letters.push((letter.lane, letter.offset));
+        }
+        progress.committed = self.number;
+        drop(progress);
+        for batch in self.batches.drain(..) {
+            self.shared.give_back(batch);
+        }
+        self.marks.clear();
+        self.pending = false;
+        self.carefully = false;
+        self.shared.changed.notify_one();
+    }
+
+    fn tell_trouble(&self, trouble: Option<String>) {
+        self.shared.tell_trouble(trouble);
+    }
+
+    fn not_durable(&self) -> Error {
+        let reports: usize = self.batches.iter().map(|batch| batch.reports.len()).sum();
+        Error::NotDurable { records: reports + self.letters.len() + self.outbox.on_its_way() }
+    }
+}

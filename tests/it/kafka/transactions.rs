@@ -1,0 +1,107 @@
+//! Results and offsets in one transaction: all of it or nothing, and nothing of partitions that have left.
+
+use tokenrelay::kafka::Error;
+use tokenrelay::kafka::results::{Batch, Lane, Mark, Progress, Writer};
+use tokenrelay::kafka::source::Source;
+
+use super::results::{in_transactions, report};
+use crate::world::{PATIENCE, World, start};
+
+async fn committed(writer: &Writer, number: u64) -> Result<Progress, Error> {
+    let mut progress = Progress::default();
+    while progress.committed < number {
+        tokio::time::timeout(PATIENCE, writer.progress(&mut progress)).await.expect("in time")?;
+    }
+    Ok(progress)
+}
+
+fn mark(lane: Lane, offset: i64) -> Mark {
+    Mark { lane, offset, metadata: format!("at {offset}") }
+}
+
+/// A batch with one report of each lane.
+fn batch(lanes: &[Lane], value: &str) -> Batch {
+    let mut batch = Batch::default();
+    for lane in lanes {
+        report(&mut batch, *lane, 0, value);
+    }
+    batch
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn results_and_offsets_are_committed_together() {
+    let world = World::new(2, 2, 1).await;
+    world.produce(0, 0, 20);
+    world.produce(1, 0, 20);
+    let source = Source::open(&world.clients()).expect("open");
+    let mut intake = source.intake();
+    start(&mut intake).await;
+    let writer = Writer::start(&in_transactions(&world, "one")).expect("started");
+    let lanes = [Lane { partition: 0, life: 1 }, Lane { partition: 1, life: 2 }];
+    writer.member(intake.group_metadata());
+    let marks = vec![mark(lanes[0], 7), mark(lanes[1], 9)];
+    let number = writer.commit(&mut batch(&lanes, "first"), marks).expect("taken");
+    let progress = committed(&writer, number).await.expect("committed");
+    assert_eq!(progress.durable.len(), 2);
+    assert!(progress.ends.values().all(|end| *end == 1), "{progress:?}");
+    assert_eq!(world.committed(), [(0, 7, 20), (1, 9, 20)]);
+
+    // What has left is left out: its next owner goes on from what was committed before.
+    writer.forget([lanes[0]]);
+    let marks = vec![mark(lanes[0], 15), mark(lanes[1], 16)];
+    let number = writer.commit(&mut batch(&lanes, "second"), marks).expect("taken");
+    let progress = committed(&writer, number).await.expect("committed");
+    assert!(progress.durable.keys().eq([&lanes[1]]), "{progress:?}");
+    assert_eq!(world.committed(), [(0, 7, 20), (1, 16, 20)]);
+    let seen = world.read(&world.settings.results_topic, 3);
+    let mut seen: Vec<_> =
+        seen.iter().map(|seen| (seen.partition, String::from_utf8_lossy(seen.value.as_ref().expect("it")))).collect();
+    seen.sort();
+    assert_eq!(seen, [(0, "first".into()), (1, "first".into()), (1, "second".into())]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_processes_of_one_name_find_out() {
+    let world = World::new(1, 1, 1).await;
+    let clients = in_transactions(&world, "same");
+    let writers = [Writer::start(&clients).expect("started"), Writer::start(&clients).expect("started")];
+    let lane = Lane { partition: 0, life: 1 };
+    let mut results = Vec::new();
+    for round in 0..6 {
+        let writer = &writers[round % 2];
+        let Some(number) = writer.commit(&mut batch(&[lane], &round.to_string()), Vec::new()) else { break };
+        results.push(committed(writer, number).await);
+    }
+    let error = results.into_iter().find_map(Result::err).expect("one of them gives up");
+    assert!(matches!(error, Error::Fenced { .. }), "{error}");
+    assert!(error.to_string().contains("kafka.group_instance_id"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn offsets_of_a_stale_generation_take_nothing_with_them() {
+    let world = World::new(1, 1, 1).await;
+    world.produce(0, 0, 20);
+    let source = Source::open(&world.clients()).expect("open");
+    let mut intake = source.intake();
+    start(&mut intake).await;
+    let stale = intake.group_metadata();
+    drop(intake);
+    source.close().await;
+    let source = Source::open(&world.clients()).expect("open");
+    let mut intake = source.intake();
+    start(&mut intake).await;
+
+    let writer = Writer::start(&in_transactions(&world, "one")).expect("started");
+    let lane = Lane { partition: 0, life: 1 };
+    writer.member(stale);
+    let number = writer.commit(&mut batch(&[lane], "once"), vec![mark(lane, 5)]).expect("taken");
+    let mut progress = Progress::default();
+    while progress.trouble.is_none() {
+        tokio::time::timeout(PATIENCE, writer.progress(&mut progress)).await.expect("in time").expect("alive");
+        assert_eq!(progress.committed, 0);
+    }
+    writer.member(intake.group_metadata());
+    committed(&writer, number).await.expect("committed");
+    assert_eq!(world.read(&world.settings.results_topic, 1).len(), 1);
+    assert_eq!(world.committed(), [(0, 5, 20)]);
+}
