@@ -124,7 +124,10 @@ async fn dispatch(cli: Cli, out: &mut (dyn Write + Send)) -> Result<Exit, Failur
         let flags = extra.into_iter().chain(set.clone()).collect();
         let environment = std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
         let source = Source { file: file.clone(), environment: environment.collect(), flags };
-        config::load(&source).map_err(|error| Failure::new(Exit::Configuration, error.into()))
+        config::load(&source).map_err(|error| {
+            let exit = if matches!(error, config::Error::Flag { .. }) { Exit::Usage } else { Exit::Configuration };
+            Failure::new(exit, error.into())
+        })
     };
     match cli.command {
         Command::Run => run::run(Arc::new(load(Vec::new())?)).await,
@@ -206,7 +209,12 @@ impl Failure {
     }
 }
 
-/// One line that names the thing and the remedy.
+/// One line that names the thing and the remedy. Most errors have their causes in their own words: those are not said again.
 fn complain(failure: &Failure) {
-    let _nobody_reads = writeln!(std::io::stderr(), "tokenrelay: {:#}", failure.error);
+    let said = failure.error.chain().fold(String::new(), |said, cause| match cause.to_string() {
+        cause if said.is_empty() => cause,
+        cause if said.contains(&cause) => said,
+        cause => format!("{said}: {cause}"),
+    });
+    let _nobody_reads = writeln!(std::io::stderr(), "tokenrelay: {said}");
 }

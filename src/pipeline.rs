@@ -47,6 +47,9 @@ pub enum Error {
     /// The channel rules are none.
     #[error(transparent)]
     Channels(#[from] engine::ChannelRulesError),
+    /// No event could ever be sent; as dead letters all of them would have to be produced again.
+    #[error("ably.channels.allow is empty: nothing can be sent; list the channels, as in [\"ai:*\"]")]
+    NoChannels,
     /// Work in flight was not answered within `shutdown.drain`; the next owner mends it.
     #[error(
         "{operations} operations had no answer within shutdown.drain; the next owner of their partitions takes them over"
@@ -87,7 +90,7 @@ impl Error {
             },
             Self::Ably(error) if error.is_fatal() => Exit::Refused,
             Self::Ably(_) => Exit::Unavailable,
-            Self::Channels(_) => Exit::Configuration,
+            Self::Channels(_) | Self::NoChannels => Exit::Configuration,
             Self::Undrained { .. } => Exit::TryAgain,
             Self::Ended(_) => Exit::Bug,
         }

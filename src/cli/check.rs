@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::engine::{ChannelRules, Template};
 use crate::kafka::client::Clients;
 use crate::kafka::{self, topics};
+use crate::pipeline;
 
 /// What `tokenrelay check` can be told.
 #[derive(Debug, clap::Args)]
@@ -67,8 +68,7 @@ fn channels(options: &Options, config: &Config) -> Vec<Finding> {
         Err(error) => return vec![Finding::bad("channels", Exit::Configuration, error.to_string())],
     };
     if allow.is_empty() {
-        let message = "ably.channels.allow is empty: nothing can be sent; list the channels, as in [\"ai:*\"]";
-        return vec![Finding::bad("channels", Exit::Configuration, message.to_owned())];
+        return vec![Finding::bad("channels", Exit::Configuration, pipeline::Error::NoChannels.to_string())];
     }
     let sample = "00000000-0000-4000-8000-000000000000";
     let mut wanted: Vec<(Option<&str>, String)> = vec![(None, format!("input.channel = {:?}", config.input.channel))];

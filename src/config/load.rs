@@ -28,7 +28,7 @@ pub struct Source {
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A file is unreadable, malformed, or says something that we do not understand.
+    /// Something is said that we do not understand.
     #[error("{0}")]
     Layer(#[from] config::ConfigError),
     /// The file is not there.
@@ -38,6 +38,16 @@ pub enum Error {
         path: PathBuf,
         /// Why.
         source: std::io::Error,
+    },
+    /// The file is no TOML. Its lines are not shown: they may hold secrets.
+    #[error("{path}: line {line}: {problem}")]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// Where in it.
+        line: usize,
+        /// What is wrong there.
+        problem: String,
     },
     /// A flag is no `key=value`.
     #[error("--set {flag}: expected key=value, for example --set kafka.group_id=mine")]
@@ -65,9 +75,6 @@ pub enum Error {
         /// What is wrong with that, and what would do.
         problem: &'static str,
     },
-    /// There is no way to show Ably who we are.
-    #[error("no Ably credentials: set ably.key_file (or ably.token_file) to a file that holds them")]
-    NoCredentials,
 }
 
 /// Loads the configuration.
@@ -77,9 +84,7 @@ pub enum Error {
 pub fn load(source: &Source) -> Result<Config, Error> {
     let mut builder = config::Config::builder();
     if let Some(path) = &source.file {
-        let text = std::fs::read_to_string(path).map_err(|error| Error::File { path: path.clone(), source: error })?;
-        let named = format!("# {}\n{text}", path.display());
-        builder = builder.add_source(File::from_str(&named, FileFormat::Toml));
+        builder = builder.add_source(File::from_str(&read_toml(path)?, FileFormat::Toml));
     }
     for (name, value) in &source.environment {
         if let Some(rest) = name.strip_prefix(PREFIX) {
@@ -94,6 +99,19 @@ pub fn load(source: &Source) -> Result<Config, Error> {
     read_secrets(&mut config)?;
     check(&config)?;
     Ok(config)
+}
+
+/// The text of a file that is TOML.
+fn read_toml(path: &Path) -> Result<String, Error> {
+    let text = std::fs::read_to_string(path).map_err(|source| Error::File { path: path.to_owned(), source })?;
+    match toml::from_str::<toml::Table>(&text) {
+        Ok(_) => Ok(text),
+        Err(error) => {
+            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+            let (line, problem) = (before.matches('\n').count() + 1, error.message().to_owned());
+            Err(Error::Syntax { path: path.to_owned(), line, problem })
+        }
+    }
 }
 
 type Builder = config::ConfigBuilder<DefaultState>;

@@ -44,9 +44,7 @@ pub(super) async fn start(config: &Config, health: &Health) -> Result<Parts, Err
     let topic: Arc<str> = config.kafka.tokens_topic.as_str().into();
     let channels = ChannelRules::new(template.clone(), topic.clone(), &config.ably.channels.allow)?;
     if config.ably.channels.allow.is_empty() {
-        tracing::warn!(
-            "ably.channels.allow is empty: no event can reach a channel, every record becomes a dead letter"
-        );
+        return Err(Error::NoChannels);
     }
 
     let clients = clients(config)?;
