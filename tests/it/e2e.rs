@@ -10,13 +10,13 @@ use tokenrelay::emulator::{self, Emulator, Faults};
 use crate::world::World;
 
 mod hostile;
-mod relay;
+pub(crate) mod relay;
 mod restart;
 mod results;
 mod story;
 
 /// The emulator's only key.
-const KEY: &str = "app.key:secret";
+pub(crate) const KEY: &str = "app.key:secret";
 
 /// Topics, an Ably, and a relay between them.
 struct Stage {

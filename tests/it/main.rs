@@ -2,6 +2,7 @@
 #![expect(clippy::expect_used, clippy::panic, reason = "that is how a test fails, also in what tests share")]
 
 mod ably;
+mod cli;
 mod config;
 mod demo;
 mod deploy;

@@ -1,6 +1,7 @@
 //! The relay with its configuration file, and Ably's REST API as any reader uses it.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,19 +26,20 @@ pub(super) struct Relay {
 
 impl Relay {
     pub(super) fn start(kafka: &Kafka, ably: SocketAddr) -> Self {
-        Self::with(kafka, ably, "exactly-once")
+        Self::set(kafka, ably, &[])
     }
 
     pub(super) fn with(kafka: &Kafka, ably: SocketAddr, delivery: &str) -> Self {
+        Self::set(kafka, ably, &[&format!("results.delivery={delivery}")])
+    }
+
+    /// With settings of its own, as flags give them.
+    pub(super) fn set(kafka: &Kafka, ably: SocketAddr, flags: &[&str]) -> Self {
         // Only the first of several tests gets to install it.
         let _installed = rustls::crypto::ring::default_provider().install_default();
-        let folder = TempDir::new().expect("a folder");
-        let path = |name: &str| folder.path().join(name);
-        std::fs::write(path("key"), KEY).expect("written");
-        std::fs::write(path("config.toml"), config(kafka, ably, &path("key").display().to_string(), delivery))
-            .expect("written");
-        let source = config::Source { file: Some(path("config.toml")), ..Default::default() };
-        let config = config::load(&source).expect("config");
+        let (folder, file) = settings(kafka, ably, KEY);
+        let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let config = config::load(&config::Source { file: Some(file), flags, ..Default::default() }).expect("config");
         let (stop, stopped) = watch::channel(Stop::No);
         let health = Health::new();
         let task = tokio::spawn(pipeline::run(Arc::new(config), Metrics::new(), health.clone(), stopped));
@@ -72,7 +74,17 @@ impl Relay {
     }
 }
 
-fn config(kafka: &Kafka, ably: SocketAddr, key_file: &str, delivery: &str) -> String {
+/// A folder with a configuration file and the key that it names.
+pub(crate) fn settings(kafka: &Kafka, ably: SocketAddr, key: &str) -> (TempDir, PathBuf) {
+    let folder = TempDir::new().expect("a folder");
+    let path = |name: &str| folder.path().join(name);
+    std::fs::write(path("key"), key).expect("written");
+    std::fs::write(path("config.toml"), config(kafka, ably, &path("key").display().to_string())).expect("written");
+    let file = path("config.toml");
+    (folder, file)
+}
+
+fn config(kafka: &Kafka, ably: SocketAddr, key_file: &str) -> String {
     let Kafka { bootstrap_servers, group_id, tokens_topic, results_topic, dead_letters_topic, .. } = kafka;
     let (host, port) = (ably.ip(), ably.port());
     format!(
@@ -94,8 +106,6 @@ fn config(kafka: &Kafka, ably: SocketAddr, key_file: &str, delivery: &str) -> St
         channels.allow = ["ai:*"]
         connections.max = 4
         ack_timeout = "2s"
-        [results]
-        delivery = "{delivery}"
         [admin]
         listen = "127.0.0.1:0"
         [log]
@@ -105,12 +115,12 @@ fn config(kafka: &Kafka, ably: SocketAddr, key_file: &str, delivery: &str) -> St
 }
 
 /// What a reader finds on a channel with one message.
-pub(super) struct OnChannel {
-    pub(super) text: String,
-    pub(super) status: String,
+pub(crate) struct OnChannel {
+    pub(crate) text: String,
+    pub(crate) status: String,
 }
 
-pub(super) async fn message(ably: SocketAddr, channel: &str) -> OnChannel {
+pub(crate) async fn message(ably: SocketAddr, channel: &str) -> OnChannel {
     let messages = messages(ably, channel).await;
     let [message] = &messages[..] else { panic!("one message on {channel}, not {}", messages.len()) };
     OnChannel {
@@ -119,7 +129,7 @@ pub(super) async fn message(ably: SocketAddr, channel: &str) -> OnChannel {
     }
 }
 
-pub(super) async fn messages(ably: SocketAddr, channel: &str) -> Vec<serde_json::Value> {
+pub(crate) async fn messages(ably: SocketAddr, channel: &str) -> Vec<serde_json::Value> {
     let (name, secret) = KEY.split_once(':').expect("a key");
     let channel = utf8_percent_encode(channel, NON_ALPHANUMERIC);
     let request = reqwest::Client::new()
