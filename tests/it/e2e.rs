@@ -10,6 +10,7 @@ use tokenrelay::emulator::{self, Emulator, Faults};
 use crate::world::World;
 
 mod hostile;
+mod limits;
 pub(crate) mod relay;
 mod restart;
 mod results;
@@ -27,15 +28,25 @@ struct Stage {
 
 impl Stage {
     async fn new(world: World, faults: Faults) -> Self {
+        Self::set(world, faults, &[]).await
+    }
+
+    /// With settings of its own for the relay.
+    async fn set(world: World, faults: Faults, flags: &[&str]) -> Self {
         let config = emulator::Config { keys: vec![KEY.to_owned()], faults, ..emulator::Config::default() };
         let ably = emulator::start(config).await.expect("an emulator");
-        let relay = Relay::start(&world.settings, ably.local_addr());
+        let relay = Relay::set(&world.settings, ably.local_addr(), flags);
         Self { world, ably, relay }
     }
 
     /// Plays the story and checks everything that was promised of it.
-    async fn play(mut self, story: &Story) -> results::Summary {
+    async fn play(self, story: &Story) -> results::Summary {
         story.produce(&self.world).await;
+        self.judge(story).await
+    }
+
+    /// Waits until all that was produced is over, and checks everything that was promised of it.
+    async fn judge(mut self, story: &Story) -> results::Summary {
         let results = results::wait(&self.world, &mut self.relay, story.responses().len()).await;
         let summary = results.check(story.responses());
         for response in story.responses() {

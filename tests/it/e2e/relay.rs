@@ -25,10 +25,6 @@ pub(super) struct Relay {
 }
 
 impl Relay {
-    pub(super) fn start(kafka: &Kafka, ably: SocketAddr) -> Self {
-        Self::set(kafka, ably, &[])
-    }
-
     pub(super) fn with(kafka: &Kafka, ably: SocketAddr, delivery: &str) -> Self {
         Self::set(kafka, ably, &[&format!("results.delivery={delivery}")])
     }

@@ -61,7 +61,7 @@ enum Ending {
 
 pub(super) struct Response {
     pub(super) id: String,
-    tokens: Vec<&'static str>,
+    tokens: Vec<String>,
     ending: Ending,
     starts: bool,
 }
@@ -76,10 +76,23 @@ impl Response {
         let count = rng.usize(1..60);
         Self {
             id: format!("resp-{number}-é"),
-            tokens: (0..count).map(|_| PIECES[rng.usize(..PIECES.len())]).collect(),
+            tokens: (0..count).map(|_| PIECES[rng.usize(..PIECES.len())].to_owned()).collect(),
             ending: if rng.u8(..10) == 0 { Ending::Cancel } else { Ending::End },
             starts: rng.bool(),
         }
+    }
+
+    /// Of so many tokens of about so many bytes.
+    fn sized(rng: &mut Rng, number: usize, tokens: usize, bytes: usize) -> Self {
+        let mut token = || {
+            let mut token = format!("{number} ");
+            while token.len() < bytes {
+                token += PIECES[rng.usize(..PIECES.len())];
+            }
+            token
+        };
+        let tokens = (0..tokens).map(|_| token()).collect();
+        Self { id: format!("resp-{number}"), tokens, ending: Ending::End, starts: false }
     }
 
     pub(super) fn channel(&self) -> String {
@@ -121,6 +134,34 @@ impl Story {
     pub(super) fn new(seed: u64, count: usize) -> Self {
         let mut rng = Rng::with_seed(seed);
         Self { responses: (0..count).map(|number| Response::new(&mut rng, number)).collect(), seed }
+    }
+
+    /// Responses of so many tokens of about so many bytes each.
+    pub(super) fn sized(seed: u64, count: usize, tokens: usize, bytes: usize) -> Self {
+        let mut rng = Rng::with_seed(seed);
+        let responses = (0..count).map(|number| Response::sized(&mut rng, number, tokens, bytes)).collect();
+        Self { responses, seed }
+    }
+
+    /// Produces the first event of every response, then the second of every response, and so on, as fast as it goes: when
+    /// they are of one length, all of them are open until the end.
+    pub(super) fn produce_in_turns(&self, world: &World) {
+        let partitions = world.partitions(&world.settings.tokens_topic);
+        let mut events: Vec<_> = self.responses.iter().map(|response| response.events().into_iter()).collect();
+        loop {
+            let mut any = false;
+            for (number, (response, events)) in self.responses.iter().zip(&mut events).enumerate() {
+                if let Some(event) = events.next() {
+                    let partition = number as i32 % partitions;
+                    world.send(partition, Some(response.id.as_bytes()), Some(event.as_bytes()), &[]);
+                    any = true;
+                }
+            }
+            world.flush();
+            if !any {
+                return;
+            }
+        }
     }
 
     pub(super) fn responses(&self) -> &[Response] {
