@@ -15,6 +15,7 @@ pub(crate) mod relay;
 mod restart;
 mod results;
 mod story;
+mod vllm;
 
 /// The emulator's only key.
 pub(crate) const KEY: &str = "app.key:secret";

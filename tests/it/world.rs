@@ -200,6 +200,16 @@ impl World {
         elements.collect()
     }
 
+    /// How many records a topic holds, markers of transactions among them.
+    pub(crate) fn count(&self, topic: &str) -> i64 {
+        let observer = self.observer();
+        let length = |partition| {
+            let (begin, end) = observer.fetch_watermarks(topic, partition, PATIENCE).expect("its ends");
+            end - begin
+        };
+        (0..self.partitions(topic)).map(length).sum()
+    }
+
     /// A consumer that is no member of any group.
     fn observer(&self) -> BaseConsumer {
         client()

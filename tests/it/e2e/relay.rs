@@ -126,13 +126,22 @@ pub(crate) async fn message(ably: SocketAddr, channel: &str) -> OnChannel {
 }
 
 pub(crate) async fn messages(ably: SocketAddr, channel: &str) -> Vec<serde_json::Value> {
+    get(ably, &format!("{}/messages", utf8_percent_encode(channel, NON_ALPHANUMERIC))).await
+}
+
+/// Everything that a message has ever been.
+pub(crate) async fn versions(ably: SocketAddr, channel: &str, serial: &str) -> Vec<serde_json::Value> {
+    let [channel, serial] = [channel, serial].map(|part| utf8_percent_encode(part, NON_ALPHANUMERIC));
+    get(ably, &format!("{channel}/messages/{serial}/versions")).await
+}
+
+async fn get(ably: SocketAddr, path: &str) -> Vec<serde_json::Value> {
     let (name, secret) = KEY.split_once(':').expect("a key");
-    let channel = utf8_percent_encode(channel, NON_ALPHANUMERIC);
     let request = reqwest::Client::new()
-        .get(format!("http://{ably}/channels/{channel}/messages"))
+        .get(format!("http://{ably}/channels/{path}"))
         .basic_auth(name, Some(secret))
         .header("accept", "application/json");
     let response = request.send().await.expect("an answer");
-    assert!(response.status().is_success(), "{channel}: {}", response.status());
+    assert!(response.status().is_success(), "{path}: {}", response.status());
     response.json().await.expect("messages")
 }
