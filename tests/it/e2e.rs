@@ -11,6 +11,7 @@ use crate::world::World;
 
 mod hostile;
 mod limits;
+mod outage;
 pub(crate) mod relay;
 mod restart;
 mod results;

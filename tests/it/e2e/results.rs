@@ -49,6 +49,11 @@ impl Results {
         self.of("response").map(|(_, value)| value)
     }
 
+    /// The `operation` records.
+    pub(super) fn of_operations(&self) -> impl Iterator<Item = &Value> {
+        self.of("operation").map(|(_, value)| value)
+    }
+
     fn of(&self, kind: &str) -> impl Iterator<Item = &(Seen, Value)> {
         self.records.iter().filter(move |(_, value)| value["kind"] == kind)
     }

@@ -122,7 +122,7 @@ impl Response {
         }
     }
 
-    fn events(&self) -> Vec<String> {
+    pub(super) fn events(&self) -> Vec<String> {
         let start = self.starts.then(|| json!({"type": "start"}));
         let tokens = self.tokens.iter().map(|text| json!({"type": "token", "text": text}));
         let end = json!({"type": if self.ending == Ending::End { "end" } else { "cancel" }});
