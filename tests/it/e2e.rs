@@ -12,6 +12,7 @@ use crate::world::World;
 mod hostile;
 mod limits;
 mod outage;
+mod reader;
 pub(crate) mod relay;
 mod restart;
 mod results;
