@@ -3,10 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokenrelay::emulator::Faults;
 
-use super::story::Story;
+use super::story::{Response, Story};
 use super::{KEY, Stage, results};
 use crate::sdk::subscriber::Subscriber;
 use crate::world::World;
@@ -42,47 +42,89 @@ impl Held {
     }
 }
 
-/// Plays the story before a reader. Gives how many events brought something, and how many texts came whole.
-async fn play(story: &Story, faults: Faults, format: &str) -> (usize, BTreeSet<String>) {
-    let Stage { world, ably, mut relay } = Stage::set(World::new(2, 2, 1).await, faults, &FAST).await;
-    let channels: Vec<String> = story.responses().iter().map(|response| response.channel()).collect();
+/// So many tokens are produced of each response before the reader must have them.
+const PORTION: usize = 15;
+
+/// Produces this portion of each response, all of them by turns.
+fn produce(world: &World, story: &Story, portion: std::ops::Range<usize>) {
+    for number in portion {
+        for response in story.responses() {
+            let event = &response.events()[number];
+            world.send(0, Some(response.id.as_bytes()), Some(event.as_bytes()), &[]);
+        }
+        world.flush();
+    }
+}
+
+/// Plays the story before a reader, who must have each portion before the next is produced: what fails is mended while it
+/// streams. Gives what kinds of events there were.
+async fn play(story: &Story, faults: Faults, format: &str) -> BTreeSet<String> {
+    let Stage { world, ably, mut relay } = Stage::set(World::new(1, 1, 1).await, faults, &FAST).await;
+    let channels: Vec<String> = story.responses().iter().map(Response::channel).collect();
     let names: Vec<&str> = channels.iter().map(String::as_str).collect();
     let mut reader = Subscriber::start(ably.local_addr(), KEY, format, &names).await;
-    story.produce(&world).await;
-    results::wait(&world, &mut relay, story.responses().len()).await.check(story.responses());
-
-    // Nothing more will be sent; what is on its way to the reader is waited for.
     let mut held: BTreeMap<String, Held> = BTreeMap::new();
     let mut actions = BTreeSet::new();
-    let right = |held: &BTreeMap<String, Held>| {
-        story.responses().iter().all(|response| {
+    let tokens = story.responses()[0].tokens();
+    for from in (0..=tokens).step_by(PORTION) {
+        let to = (from + PORTION).min(tokens);
+        let ends = from == tokens;
+        produce(&world, story, if ends { from..from + 1 } else { from..to });
+        let has = |held: &BTreeMap<String, Held>, response: &Response| {
             let message = held.get(&response.channel());
-            message.is_some_and(|message| message.text == response.text() && message.status == response.status())
-        })
-    };
-    while !right(&held) {
-        let event = reader.next().await;
-        actions.insert(event["action"].as_str().unwrap_or_default().to_owned());
-        held.entry(event["channel"].as_str().expect("a channel").to_owned()).or_default().take(&event);
+            let status = if ends { response.status() } else { "streaming" };
+            message.is_some_and(|message| message.text == response.beginning(to) && message.status == status)
+        };
+        while !story.responses().iter().all(|response| has(&held, response)) {
+            let event = reader.next().await;
+            actions.insert(event["action"].as_str().unwrap_or_default().to_owned());
+            held.entry(event["channel"].as_str().expect("a channel").to_owned()).or_default().take(&event);
+        }
     }
+    results::wait(&world, &mut relay, story.responses().len()).await.check(story.responses());
+
     let texts = reader.finish().await;
     for response in story.responses() {
         let held = &held[&response.channel()];
-        assert!(held.pieces > 1, "all at once: {held:?}");
+        assert!(held.pieces >= tokens / PORTION, "{held:?}");
         let messages = texts[&response.channel()].as_object().expect("messages");
         assert_eq!(messages.len(), 1, "{messages:?}");
         assert_eq!(messages[&held.serial]["text"], response.text(), "{messages:?}");
     }
     relay.stop().await;
-    (held.values().map(|held| held.pieces).sum(), actions)
+    actions
+}
+
+/// The next event on the channel that brings something.
+async fn piece(reader: &mut Subscriber) -> Value {
+    loop {
+        let event = reader.next().await;
+        if event["data"].as_str().is_some_and(|data| !data.is_empty()) {
+            return event;
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tokens_come_one_by_one() {
-    let story = Story::sized(9, 12, 40, 8);
-    let (pieces, actions) = play(&story, Faults::default(), "msgpack").await;
-    assert!(pieces > 12 * 40 / 2, "most tokens have an event of their own: {pieces}");
-    assert_eq!(actions, ["message.append", "message.create"].map(str::to_owned).into());
+    let Stage { world, ably, relay } = Stage::set(World::new(1, 1, 1).await, Faults::default(), &FAST).await;
+    let mut reader = Subscriber::start(ably.local_addr(), KEY, "msgpack", &["ai:r"]).await;
+    let tokens = ["The ", "answer", " is", " 42", ".", "\n\n", "Größe", " 日本語", " 👩‍👩‍👧", "e\u{301}", "!"];
+    let say = |event: Value| world.produce_raw(Some(b"r"), Some(event.to_string().as_bytes()), &[]);
+    // No token is produced before the reader has the one before it.
+    for (number, token) in tokens.into_iter().enumerate() {
+        say(json!({"type": "token", "text": token}));
+        let event = piece(&mut reader).await;
+        let action = if number == 0 { "message.create" } else { "message.append" };
+        assert_eq!((&event["action"], &event["data"]), (&json!(action), &json!(token)), "{event}");
+    }
+    say(json!({"type": "end"}));
+    while reader.next().await["headers"]["status"] != "complete" {}
+    let texts = reader.finish().await;
+    let messages = texts["ai:r"].as_object().expect("messages");
+    let texts: Vec<&Value> = messages.values().map(|message| &message["text"]).collect();
+    assert_eq!(texts, [&json!(tokens.concat())]);
+    relay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -99,8 +141,7 @@ async fn whatever_fails_the_reader_has_the_text_in_the_end() {
             seed: 10,
             ..Faults::default()
         };
-        let (pieces, actions) = play(&Story::sized(10, 12, 60, 8), faults, format).await;
-        assert!(pieces > 12 * 3, "texts come in pieces: {pieces}");
+        let actions = play(&Story::sized(10, 12, 60, 8), faults, format).await;
         assert!(actions.contains("message.update"), "texts were mended: {actions:?}");
     }
 }

@@ -103,6 +103,11 @@ impl Response {
         self.tokens.concat()
     }
 
+    /// The text of so many tokens.
+    pub(super) fn beginning(&self, tokens: usize) -> String {
+        self.tokens[..tokens].concat()
+    }
+
     pub(super) fn tokens(&self) -> usize {
         self.tokens.len()
     }
