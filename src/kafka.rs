@@ -6,7 +6,8 @@
 //! - [`assignment`]: where a partition that was just given to us is to be read from;
 //! - `restore`: what former owners have left in the results topic;
 //! - [`results`]: the thread that makes results and dead letters durable;
-//! - [`reader`]: reads a range of records once more.
+//! - [`reader`]: reads a range of records once more;
+//! - [`scan`]: reads any topic from outside.
 //!
 //! librdkafka does the protocol. What it does at the edges was read in its source or seen on a broker, and is said in
 //! the comments where code depends on it.
@@ -20,6 +21,7 @@ mod headers;
 pub mod reader;
 mod restore;
 pub mod results;
+pub mod scan;
 pub mod source;
 pub mod topics;
 
