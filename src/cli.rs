@@ -1,5 +1,6 @@
 //! The command line: what there is, what each command is told, and what the process ends with.
 
+mod audit;
 mod check;
 mod exit;
 mod run;
@@ -23,6 +24,7 @@ Examples:
   tokenrelay demo                                  a page on which tokens stream, break and heal; nothing else needed
   tokenrelay check --config relay.toml             is everything in place? says what to change if not
   tokenrelay run --config relay.toml               the service
+  tokenrelay audit --config relay.toml --ably      is every text right, and every result there? names what is not
   tokenrelay config --reference                    every key, its default and its meaning
   tokenrelay emulator --key app.key:secret         a local server for Ably's SDKs, with faults on demand
 
@@ -58,6 +60,8 @@ enum Command {
     Run,
     /// Check configuration, topics, credentials and the channel rule, and say what to change.
     Check(check::Options),
+    /// Compare results, dead letters and channels with the tokens topic, as anybody could, and name what differs.
+    Audit(audit::Options),
     /// Print the settings in force, secrets redacted.
     Config(show::Options),
     /// Everything in one process: Kafka, Ably's emulator, realistic responses, and a page to break and watch it.
@@ -135,6 +139,11 @@ async fn dispatch(cli: Cli, out: &mut (dyn Write + Send)) -> Result<Exit, Failur
             let config = load(Vec::new())?;
             quiet_log(&config);
             check::run(&options, &config, out).await
+        }
+        Command::Audit(options) => {
+            let config = load(Vec::new())?;
+            quiet_log(&config);
+            audit::run(options, &config, out).await
         }
         Command::Config(options) => show::run(&options, &load(Vec::new())?, out),
         Command::Demo(options) => demonstrate(&options, &load(options.settings())?, out).await,

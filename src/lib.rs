@@ -6,6 +6,7 @@
 //! [`ably`] with its `session` (which answer belongs to which operation).
 
 pub mod ably;
+pub mod audit;
 pub mod cli;
 pub mod config;
 pub mod decode;

@@ -19,9 +19,17 @@ use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::telemetry::{Health, Metrics};
-use crate::{ably, engine, kafka};
+use crate::{ably, decode, engine, kafka};
 
 pub use clock::Clock;
+
+/// What makes events of records, as the settings say.
+///
+/// # Errors
+/// When the channel template is none.
+pub fn decoder(config: &Config) -> Result<decode::Decoder, engine::ChannelRulesError> {
+    Ok(start::decoder(config, engine::Template::parse(&config.input.channel)?))
+}
 
 /// How the process is asked to stop.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -72,7 +72,7 @@ impl Auth {
     }
 
     /// Signs a REST request.
-    pub(super) fn sign(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
+    pub fn sign(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
         let encoded = STANDARD.encode(self.secret.expose());
         let scheme = match self.kind {
             Kind::Key => "Basic",

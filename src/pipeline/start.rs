@@ -147,7 +147,7 @@ fn limits(config: &Config) -> Limits {
     }
 }
 
-fn decoder(config: &Config, template: Template) -> Decoder {
+pub(super) fn decoder(config: &Config, template: Template) -> Decoder {
     let include = |what| config.input.include.contains(&what);
     Decoder {
         format: match config.input.format {

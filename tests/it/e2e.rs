@@ -9,6 +9,7 @@ use tokenrelay::emulator::{self, Emulator, Faults};
 
 use crate::world::World;
 
+mod audit;
 mod hostile;
 mod limits;
 mod outage;
