@@ -29,7 +29,10 @@ use store::Store;
 pub(super) struct State {
     config: Config,
     faults: Faults,
+    /// Decides which fault strikes: a seed repeats it.
     random: fastrand::Rng,
+    /// Makes ids, keys and serials. Not from the seed: who comes back after a restart must not hold the key of another.
+    names: fastrand::Rng,
     serials: Serials,
     pub(super) auth: Auth,
     store: Store,
@@ -51,11 +54,12 @@ pub(super) enum When {
 impl State {
     pub(super) fn new(config: Config) -> Result<Self, Error> {
         let auth = Auth::new(&config.keys).ok_or(Error::Key)?;
-        let mut random = fastrand::Rng::with_seed(config.faults.seed);
+        let mut names = fastrand::Rng::new();
         Ok(Self {
             faults: config.faults.clone(),
-            serials: Serials::new(&mut random),
-            random,
+            serials: Serials::new(&mut names),
+            random: fastrand::Rng::with_seed(config.faults.seed),
+            names,
             auth,
             store: Store::default(),
             connections: HashMap::new(),
@@ -91,7 +95,7 @@ impl State {
         shown: Option<&super::auth::Credentials>,
         now_ms: u64,
     ) -> Result<super::auth::TokenDetails, Failure> {
-        self.auth.request_token(name, request, shown, now_ms, &mut self.random)
+        self.auth.request_token(name, request, shown, now_ms, &mut self.names)
     }
 
     /// Whether a request is broken off, and when.
@@ -107,7 +111,7 @@ impl State {
 
     /// An id for what one request publishes.
     pub(super) fn request_id(&mut self) -> String {
-        std::iter::repeat_with(|| self.random.alphanumeric()).take(12).collect()
+        std::iter::repeat_with(|| self.names.alphanumeric()).take(12).collect()
     }
 
     /// Whether chance strikes, at that share.

@@ -176,11 +176,11 @@ pub fn doubts(clients: &Clients, described: &HashMap<String, HashMap<String, Str
     }
     let sizes = (number(letters, "max.message.bytes"), number(tokens, "max.message.bytes"));
     if let (Some(letter), Some(token)) = sizes
-        && letter <= token
+        && letter < token
     {
         doubts.push(format!(
-            "topic {letters} (kafka.dead_letters_topic) takes records of {letter} bytes, {tokens} of {token}: a dead letter \
-             is longer than its token by its headers, so set its max.message.bytes to {} or more",
+            "topic {letters} (kafka.dead_letters_topic) takes records of {letter} bytes, {tokens} of {token}: dead \
+             letters of the longest would lose their value, so set its max.message.bytes to {} or more",
             token.saturating_add(65_536)
         ));
     }
@@ -189,9 +189,13 @@ pub fn doubts(clients: &Clients, described: &HashMap<String, HashMap<String, Str
     if let (Some(result), Some(token)) = (kept(results), kept(tokens))
         && result < token
     {
+        let (long, needed) = match token {
+            i64::MAX => ("for ever".to_owned(), "-1".to_owned()),
+            token => (format!("for {token} ms"), format!("{token} or more")),
+        };
         doubts.push(format!(
-            "topic {results} (kafka.results_topic) keeps records for {result} ms, {tokens} for {token} ms: set its \
-             retention.ms to {token} or more"
+            "topic {results} (kafka.results_topic) keeps records for {result} ms, {tokens} {long}: set its retention.ms to \
+             {needed}"
         ));
     }
     doubts

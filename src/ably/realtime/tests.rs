@@ -139,6 +139,13 @@ async fn answers(events: &mut mpsc::Receiver<Event>, count: usize) -> Vec<Answer
     all
 }
 
+/// Closes it, and with it the way that events come.
+async fn close(mut pool: Pool, within: Duration) {
+    let closing = pool.close(within);
+    drop(pool);
+    closing.await;
+}
+
 #[tokio::test]
 async fn operations_are_sent_and_answered_and_the_end_is_clean() {
     let (listener, port) = listen().await;
@@ -178,7 +185,7 @@ async fn operations_are_sent_and_answered_and_the_end_is_clean() {
     let answers = answers(&mut events, 2).await;
     let serials = ["V0", "V1"].map(|serial| Outcome::Acked { serial: Some(serial.into()) });
     assert_eq!([&answers[0].outcome, &answers[1].outcome], serials.each_ref());
-    pool.close(Duration::from_secs(5)).await;
+    close(pool, Duration::from_secs(5)).await;
     assert_eq!(events.recv().await, None);
     assert_eq!(server.await.expect("the server is content"), None);
 }
@@ -214,7 +221,7 @@ async fn a_dropped_transport_is_resumed_with_the_same_frames() {
     assert!(matches!(next(&mut events).await, Event::Down { .. }));
     assert_eq!(next(&mut events).await, Event::Lost { connection: 0 });
     assert!(matches!(next(&mut events).await, Event::Up { resumed: false, ably_id, .. } if &*ably_id == "id-2"));
-    pool.close(Duration::from_secs(5)).await;
+    close(pool, Duration::from_secs(5)).await;
     server.await.expect("the server is content");
 }
 
@@ -256,7 +263,7 @@ async fn twenty_connections_with_two_hundred_in_flight() {
             other => panic!("{other:?}"),
         }
     }
-    pool.close(Duration::from_secs(5)).await;
+    close(pool, Duration::from_secs(5)).await;
 }
 
 #[tokio::test]
@@ -286,7 +293,7 @@ async fn a_server_that_does_not_read_is_still_heard() {
     assert_eq!(answers(&mut events, 1).await.len(), 1);
     resume.send(()).expect("the server waits");
     answers(&mut events, FRAMES as usize - 1).await;
-    pool.close(Duration::from_secs(5)).await;
+    close(pool, Duration::from_secs(5)).await;
     server.await.expect("the server is content");
 }
 
@@ -339,7 +346,7 @@ async fn what_is_unanswered_at_the_end_is_unknown() {
     pool.open(0);
     assert!(matches!(next(&mut events).await, Event::Up { .. }));
     pool.send(0, &mut vec![operation(0, 0, "a")]);
-    pool.close(Duration::from_millis(100)).await;
+    close(pool, Duration::from_millis(100)).await;
     assert_eq!(answers(&mut events, 1).await[0].outcome, Outcome::Unknown(Doubt::Stopped));
     assert_eq!(events.recv().await, None);
     server.await.expect("the server is content");

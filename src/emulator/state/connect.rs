@@ -61,7 +61,7 @@ impl State {
                 self.new_connection(grant.clone(), rollup, connect.echo)?
             }
         };
-        let secret: String = std::iter::repeat_with(|| self.random.alphanumeric()).take(16).collect();
+        let secret: String = std::iter::repeat_with(|| self.names.alphanumeric()).take(16).collect();
         if let Some(connection) = self.connections.get_mut(&number) {
             let key = format!("{}!{secret}", connection.who.connection_id);
             connection.grant(grant);
@@ -152,7 +152,7 @@ impl State {
         }
         self.connections_made += 1;
         let connection = self.connections_made;
-        let connection_id: String = std::iter::repeat_with(|| self.random.alphanumeric()).take(10).collect();
+        let connection_id: String = std::iter::repeat_with(|| self.names.alphanumeric()).take(10).collect();
         self.by_id.insert(connection_id.clone(), connection);
         let who = Arc::new(Publisher { connection, connection_id, grant });
         self.connections.insert(connection, Connection::new(who, rollup, echo));

@@ -80,9 +80,10 @@ async fn doubtful_settings_are_found() {
     let settings = &world.settings;
     world.create(&settings.tokens_topic, 1, &[("cleanup.policy", "compact"), ("retention.ms", "-1")]).await;
     world.create(&settings.results_topic, 1, &[("retention.ms", "1000000")]).await;
-    world.create(&settings.dead_letters_topic, 1, &[]).await;
+    world.create(&settings.dead_letters_topic, 1, &[("max.message.bytes", "1000")]).await;
     let clients = world.clients();
     let doubts = topics::doubts(&clients, &topics::describe(&clients).await);
+    assert!(doubts[2].contains("for ever") && doubts[2].contains("to -1"), "{doubts:#?}");
     assert_eq!(doubts.len(), 3, "{doubts:#?}");
     for (doubt, word) in doubts.iter().zip(["cleanup.policy", "max.message.bytes", "retention.ms"]) {
         assert!(doubt.contains(word), "{word} is not in: {doubt}");
