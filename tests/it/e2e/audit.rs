@@ -20,6 +20,8 @@ use super::story::Story;
 use super::{KEY, relay, results};
 use crate::world::{PATIENCE, Seen, World, servers};
 
+mod lives;
+
 /// Whatever goes wrong on the way to Ably.
 fn faults() -> Faults {
     Faults { reject: 0.1, lose_ack: 0.02, skip_ack: 0.02, drop: 0.01, refuse_resume: 0.5, seed: 9, ..Faults::default() }
