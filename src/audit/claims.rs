@@ -286,3 +286,102 @@ pub(super) fn from_hex(hex: &str) -> Option<[u8; 32]> {
     }
     Some(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn operation(seq: u32, first: i64, last: i64) -> Value {
+        json!({
+            "kind": "operation", "v": 1, "responseId": "r", "part": 0, "channel": "c", "pattern": "message-per-response",
+            "op": if seq == 0 { "create" } else { "append" }, "opSeq": seq, "cause": "stream", "outcome": "acked",
+            "covered": {"topic": "t", "partition": 3, "first": first, "last": last}, "epoch": 1,
+            "sentAt": "1970-01-01T00:00:01.500Z",
+        })
+    }
+
+    fn response(outcome: &str, first: i64, last: i64) -> Value {
+        json!({
+            "kind": "response", "v": 1, "responseId": "r", "part": 0, "channel": "c", "outcome": outcome,
+            "covered": {"topic": "t", "partition": 3, "first": first, "last": last}, "epoch": 2, "tokens": 1, "bytes": 1,
+            "operations": 1, "rejected": 0, "unknown": 0, "repairs": 0, "textSha256": "00".repeat(32),
+        })
+    }
+
+    fn add(claims: &mut Claims, record: &Value) -> Read {
+        claims.add("t", 3, b"r", record.to_string().as_bytes())
+    }
+
+    /// Of a claim its span, and how many operations and verdicts it has.
+    type Folded = (Option<(i64, i64)>, usize, usize);
+
+    fn folded(records: &[Value]) -> Vec<Folded> {
+        let mut claims = Claims::default();
+        for record in records {
+            let is_response = record["kind"] == "response";
+            let epoch = if is_response { 2 } else { 1 };
+            assert_eq!(add(&mut claims, record), Read::Taken { epoch, is_response });
+        }
+        let of_it = claims.by_id.remove("r").unwrap_or_default();
+        of_it.iter().map(|claim| (claim.span, claim.operations.len(), claim.verdicts.len())).collect()
+    }
+
+    #[test]
+    fn what_comes_after_the_end_begins_anew() {
+        let lives = [
+            operation(0, 4, 4),
+            operation(1, 6, 7),
+            response("delivered", 4, 7),
+            operation(0, 9, 9),
+            response("failed", 9, 12),
+        ];
+        assert_eq!(folded(&lives), [(Some((4, 7)), 2, 1), (Some((9, 12)), 1, 1)]);
+    }
+
+    #[test]
+    fn what_was_abandoned_goes_on_unless_it_begins_with_a_create() {
+        let begun = [operation(0, 4, 4), operation(1, 5, 4), response("abandoned", 4, 4)];
+        let goes_on = [operation(2, 8, 8), response("delivered", 4, 8)];
+        assert_eq!(folded(&[&begun[..], &goes_on].concat()), [(Some((4, 8)), 3, 2)]);
+        let begins = [operation(0, 8, 8), response("delivered", 8, 8)];
+        assert_eq!(folded(&[&begun[..], &begins].concat()), [(Some((4, 4)), 2, 1), (Some((8, 8)), 1, 1)]);
+    }
+
+    #[test]
+    fn what_comes_twice_stays_where_it_belongs() {
+        let once = [operation(0, 4, 4), response("delivered", 4, 4), operation(0, 9, 9)];
+        assert_eq!(folded(&[&once[..], &once[..2]].concat()), [(Some((4, 4)), 2, 2), (Some((9, 9)), 1, 0)]);
+    }
+
+    #[test]
+    fn what_is_no_result_is_named_and_not_taken() {
+        let mut claims = Claims::default();
+        let mut other = operation(0, 4, 4);
+        other["covered"]["topic"] = json!("u");
+        assert_eq!(add(&mut claims, &other), Read::Foreign);
+        for (field, value) in
+            [("v", json!(2)), ("kind", json!("other")), ("opSeq", json!(-1)), ("responseId", json!("s"))]
+        {
+            let mut wrong = operation(0, 4, 4);
+            wrong[field] = value;
+            assert!(matches!(add(&mut claims, &wrong), Read::Not(_)), "{field}");
+        }
+        let misplaced = claims.add("t", 4, b"r", operation(0, 4, 4).to_string().as_bytes());
+        assert!(matches!(misplaced, Read::Not(_)));
+        assert!(claims.by_id.is_empty());
+    }
+
+    #[test]
+    fn times_and_hashes_are_read() {
+        let mut claims = Claims::default();
+        add(&mut claims, &operation(0, 4, 4));
+        add(&mut claims, &response("delivered", 4, 4));
+        let claim = &claims.by_id["r"][0];
+        assert_eq!((claim.since, claim.verdicts[0].hash), (Some(1_500), Some([0; 32])));
+        for bad in ["", "00", &"0g".repeat(32), &"é".repeat(32), &"00".repeat(33)] {
+            assert_eq!(from_hex(bad), None, "{bad}");
+        }
+    }
+}

@@ -22,6 +22,10 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// How long a partition may give nothing before it is given up on.
 const SILENCE: Duration = Duration::from_secs(30);
 
+/// What librdkafka may fetch at once, and hold of what we have not taken. Results compress well: by its defaults it holds
+/// hundreds of megabytes of them.
+const FETCHED: [(&str, &str); 2] = [("fetch.message.max.bytes", "262144"), ("queued.max.messages.kbytes", "8192")];
+
 /// A reader of one topic.
 pub struct Scanner {
     topic: String,
@@ -50,6 +54,11 @@ impl Scanner {
         let make = |isolation: &str| {
             let mut config = clients.reader();
             config.set("isolation.level", isolation);
+            for (property, value) in FETCHED {
+                if !clients.settings().librdkafka.contains_key(property) {
+                    config.set(property, value);
+                }
+            }
             BaseConsumer::from_config_and_context(&config, Plain { log: Log::new("scan") })
                 .map_err(Error::client("make a reader of topics"))
         };

@@ -2,6 +2,7 @@
 //!
 //! Defects are planted in copies of what a real relay has written: a record left out, doubled or changed.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -183,12 +184,17 @@ fn response(records: &[Seen]) -> usize {
     records.iter().position(|seen| json_of(seen)["outcome"] == "delivered").expect("there is one")
 }
 
-/// A later operation of that response, which carries text and is not the last.
+/// A later operation of a response of which nothing failed, which carries text and is not the last.
 fn append(records: &[Seen]) -> usize {
-    let long =
-        |seen: &&Seen| seen.header("outcome") == Some("delivered") && json_of(seen)["operations"].as_u64() > Some(3);
-    let of = json_of(records.iter().find(long).expect("there is one"))["responseId"].clone();
-    let is_it = |record: Value| record["responseId"] == of && record["opSeq"] == 2;
+    let mut operations = HashMap::new();
+    for record in records.iter().filter(|seen| seen.header("outcome") == Some("delivered")).map(json_of) {
+        operations.insert(record["responseId"].to_string(), record["operations"].as_u64());
+    }
+    let is_it = |record: Value| {
+        let of = operations.get(&record["responseId"].to_string()).copied().flatten();
+        let seq = record["opSeq"].as_u64().filter(|seq| *seq > 0);
+        record["bytes"].as_u64() > Some(0) && seq.zip(of).is_some_and(|(seq, of)| seq + 1 < of)
+    };
     records.iter().position(|seen| is_it(json_of(seen))).expect("there is one")
 }
 
@@ -369,6 +375,11 @@ async fn a_range_is_audited_for_itself() {
             .await;
         assert_eq!(report.differences, [], "{from:?} to {to:?}");
         assert!(report.counts.partial + report.counts.open > 0, "some are cut in two: {:?}", report.counts);
+    }
+    for (from, settled) in [("1h", 20), ("0s", 0)] {
+        let from = from.parse().expect("a bound");
+        let report = scene.audit(|_, request| (request.from, request.at_rest) = (Some(from), true)).await;
+        assert_eq!((report.differences, report.counts.settled), (vec![], settled));
     }
     let report = scene.audit(|_, request| request.partitions = vec![1]).await;
     assert_eq!((report.ranges.len(), report.ranges[0].partition, report.clean), (1, 1, true));

@@ -108,3 +108,30 @@ async fn every_way_to_begin_and_to_end_is_understood() {
     // Those that failed are not compared.
     assert_eq!((counts.open, counts.pending, counts.messages), (0, 0, 9));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_at_work_is_not_accused() {
+    for (name, delivery) in [("exactly-once", Delivery::ExactlyOnce), ("at-least-once", Delivery::AtLeastOnce)] {
+        let world = World::new(2, 2, 1).await;
+        let ably = ably(Faults { delay: 1_000, ..Faults::default() }).await;
+        let mut relay = Relay::with(&world.settings, ably.local_addr(), name);
+        let story = Story::new(31, 60);
+        let mut config = config_of(&world, ably.local_addr());
+        config.results.delivery = delivery;
+        let decoder = pipeline::decoder(&config).expect("a decoder");
+        story.produce_in_turns(&world);
+        let mut unfinished = 0;
+        loop {
+            relay.check_alive();
+            let request = Request { ably: true, kept_max: 100, ..Request::default() };
+            let report = audit::run(request, &config, decoder.clone()).await.expect("a verdict");
+            assert_eq!(report.differences, []);
+            if report.counts.settled == 60 {
+                break;
+            }
+            unfinished += 1;
+        }
+        assert!(unfinished > 0, "it was at work");
+        relay.stop().await;
+    }
+}
