@@ -79,6 +79,7 @@ async fn dead_letters_that_would_not_fit_are_foretold() {
     let (world, ably) = (World::new(1, 1, 1).await, ably().await);
     let setup = Setup::new(&world.settings, ably.local_addr());
     let letters = &world.settings.dead_letters_topic;
+    world.alter(letters, "max.message.bytes", "100000").await;
     let says = [letters, "kafka.dead_letters_topic", "max.message.bytes"];
     setup.run("check", &[], &[]).await.fails(CONFIGURATION, &says);
 }
