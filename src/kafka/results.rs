@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use foldhash::fast::RandomState;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use tokio::sync::Notify;
 
@@ -41,9 +42,9 @@ pub const BATCHES_WAITING_MAX: usize = 8;
 #[derive(Debug, Default)]
 pub struct Progress {
     /// For each partition, the last report up to which all are durable.
-    pub durable: HashMap<Lane, ReportSeq>,
+    pub durable: HashMap<Lane, ReportSeq, RandomState>,
     /// For each of these, where its results partition ended then: what is written later is there or behind.
-    pub ends: HashMap<Lane, i64>,
+    pub ends: HashMap<Lane, i64, RandomState>,
     /// The records whose dead letters are durable.
     pub letters: Vec<(Lane, Offset)>,
     /// What a person must mend before anything more can become durable.

@@ -4,13 +4,15 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use foldhash::fast::RandomState;
+
 use super::batch::Lane;
 use crate::engine::ReportSeq;
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Lanes {
-    by_partition: HashMap<i32, Window>,
+    by_partition: HashMap<i32, Window, RandomState>,
 }
 
 #[derive(Debug)]
@@ -39,10 +41,12 @@ impl Lanes {
         }
         let index = usize::try_from(seq.checked_sub(window.first)?).ok()?;
         *window.durable.get_mut(index)? = true;
-        let done = window.durable.iter().take_while(|durable| **durable).count();
-        window.durable.drain(..done);
-        window.first += done as ReportSeq;
-        (done > 0).then(|| window.first - 1)
+        let before = window.first;
+        while window.durable.front() == Some(&true) {
+            window.durable.pop_front();
+            window.first += 1;
+        }
+        (window.first > before).then(|| window.first - 1)
     }
 }
 

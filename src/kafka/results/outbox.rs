@@ -74,8 +74,13 @@ pub(super) struct Outbox {
     dead_letters: String,
     slots: Vec<Option<Sent>>,
     free: Vec<usize>,
+    headers: Described,
     fatal: Option<String>,
 }
+
+/// The headers of reports, made once for each kind and outcome and then copied, which is cheaper.
+#[derive(Debug, Default)]
+struct Described(Vec<(&'static str, &'static str, OwnedHeaders)>);
 
 speaks_through!(Deliveries, log);
 
@@ -103,6 +108,7 @@ impl Outbox {
             dead_letters: settings.dead_letters_topic.clone(),
             slots: Vec::new(),
             free: Vec::new(),
+            headers: Described::default(),
             fatal: None,
         })
     }
@@ -163,7 +169,7 @@ impl Outbox {
             .partition(report.lane.partition)
             .key(&bytes[report.key.clone()])
             .payload(&bytes[report.value.clone()])
-            .headers(describe(report));
+            .headers(self.headers.of(report));
         send(&self.producer, record);
     }
 
@@ -193,16 +199,16 @@ impl Outbox {
     /// What has come to an end since it was last asked: durable, at an offset, or refused.
     pub(super) fn delivered(&mut self) -> Vec<Result<(Sent, i64), Kept>> {
         let deliveries = std::mem::take(&mut *lock(&self.producer.context().done));
+        if deliveries.iter().any(|delivery| delivery.refused.is_none()) {
+            self.producer.context().log.well();
+        }
         deliveries.into_iter().filter_map(|delivery| self.end(delivery)).collect()
     }
 
     fn end(&mut self, Delivery { slot, offset, refused }: Delivery) -> Option<Result<(Sent, i64), Kept>> {
         let mut sent = self.slots.get_mut(slot)?.take()?;
         self.free.push(slot);
-        let Some((code, came_back)) = refused else {
-            self.producer.context().log.well();
-            return Some(Ok((sent, offset)));
-        };
+        let Some((code, came_back)) = refused else { return Some(Ok((sent, offset))) };
         if let Some((_, reason)) = self.producer.client().fatal_error() {
             self.fatal = Some(reason);
         }
@@ -292,15 +298,26 @@ fn send(producer: &BaseProducer<Deliveries>, mut record: BaseRecord<'_, [u8], [u
     }
 }
 
-fn describe(report: &Reported) -> OwnedHeaders {
-    let version = SCHEMA_VERSION.to_string();
-    let headers = OwnedHeaders::new_with_capacity(5)
-        .insert(Header { key: "kind", value: Some(report.kind) })
-        .insert(Header { key: "outcome", value: Some(report.outcome) })
-        .insert(Header { key: "content-type", value: Some("application/json") })
-        .insert(Header { key: "schema-version", value: Some(&version) });
-    match &report.traceparent {
-        Some(traceparent) => headers.insert(Header { key: "traceparent", value: Some(&**traceparent) }),
-        None => headers,
+impl Described {
+    fn of(&mut self, report: &Reported) -> OwnedHeaders {
+        let is_known = |(kind, outcome, _): &(&str, &str, _)| *kind == report.kind && *outcome == report.outcome;
+        let known = self.0.iter().position(is_known).unwrap_or_else(|| {
+            self.0.push((report.kind, report.outcome, describe(report.kind, report.outcome)));
+            self.0.len() - 1
+        });
+        let headers = self.0[known].2.clone();
+        match &report.traceparent {
+            Some(traceparent) => headers.insert(Header { key: "traceparent", value: Some(&**traceparent) }),
+            None => headers,
+        }
     }
+}
+
+fn describe(kind: &str, outcome: &str) -> OwnedHeaders {
+    let version = SCHEMA_VERSION.to_string();
+    OwnedHeaders::new_with_capacity(5)
+        .insert(Header { key: "kind", value: Some(kind) })
+        .insert(Header { key: "outcome", value: Some(outcome) })
+        .insert(Header { key: "content-type", value: Some("application/json") })
+        .insert(Header { key: "schema-version", value: Some(&version) })
 }
