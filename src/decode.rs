@@ -106,23 +106,39 @@ impl Decoder {
         let key = std::str::from_utf8(raw.key.unwrap_or_default()).map_err(|_| Error::Key)?;
         let value = trim(raw.value.ok_or(Error::Null)?);
         let first = events.len();
-        match self.format_of(raw, value)? {
-            Format::Tokenrelay => tokenrelay::decode(value, key, events)?,
-            Format::OpenaiChat => openai_chat::decode(value, key, self.include, events)?,
+        match self.format_of(raw)? {
+            Some(format) => self.decode_as(format, value, key, events)?,
+            // Two looks at every value would be one too many; what turns out not to be ours is looked at again.
+            None if looks_like_ours(value) && tokenrelay::recognise(value, key, events) => {}
+            None => self.decode_as(sniff(value).ok_or(Error::Unrecognised)?, value, key, events)?,
         }
         self.name_channel(raw, key, &mut events[first..]);
         Ok(key)
     }
 
-    fn format_of<'a, H>(&self, raw: &Raw<'a, H>, value: &[u8]) -> Result<Format, Error>
+    fn decode_as<'a>(
+        &self,
+        format: Format,
+        value: &'a [u8],
+        key: &'a str,
+        events: &mut Vec<Event<'a>>,
+    ) -> Result<(), Error> {
+        match format {
+            Format::Tokenrelay => tokenrelay::decode(value, key, events),
+            Format::OpenaiChat => openai_chat::decode(value, key, self.include, events),
+        }
+    }
+
+    /// The format, if anything names it.
+    fn format_of<'a, H>(&self, raw: &Raw<'a, H>) -> Result<Option<Format>, Error>
     where
         H: Fn(&str) -> Option<&'a [u8]>,
     {
         match (raw.header)(FORMAT_HEADER) {
-            Some(b"tokenrelay") => Ok(Format::Tokenrelay),
-            Some(b"openai-chat") => Ok(Format::OpenaiChat),
+            Some(b"tokenrelay") => Ok(Some(Format::Tokenrelay)),
+            Some(b"openai-chat") => Ok(Some(Format::OpenaiChat)),
             Some(_) => Err(Error::Format),
-            None => self.format.or_else(|| sniff(value)).ok_or(Error::Unrecognised),
+            None => Ok(self.format),
         }
     }
 
@@ -140,6 +156,11 @@ impl Decoder {
             }
         }
     }
+}
+
+/// A guess: chat-completion chunks begin with their id.
+fn looks_like_ours(value: &[u8]) -> bool {
+    value.starts_with(b"{") && !value.starts_with(b"{\"id\"")
 }
 
 /// What a value looks like, by the field that only one format has.

@@ -6,4 +6,4 @@ pub mod log;
 mod metrics;
 
 pub use health::Health;
-pub use metrics::{Gauges, Metrics};
+pub use metrics::{Facts, Gauges, Metrics};

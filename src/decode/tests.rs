@@ -52,6 +52,32 @@ fn our_own_format() {
 }
 
 #[test]
+fn one_look_finds_what_two_looks_find() {
+    for value in [
+        r#"{"type":"token","text":"a"}"#,
+        r#"{"type":"token","text":"a","choices":null}"#,
+        r#"{"type":"token","text":"a","choices":[{"index":2,"delta":{"content":"b"}}]}"#,
+        r#"{"choices":[{"index":2,"delta":{"content":"b"}}],"type":"token","text":"a"}"#,
+        r#"{"id":"x","type":"token","text":"a"}"#,
+        r#"{"object":"chat.completion.chunk","choices":[{"index":0,"text":"b"}]}"#,
+        r#"{"type":"token","text":7}"#,
+        r#"{"type":"tokens","text":"a"}"#,
+        r#"{"type":"token"}"#,
+        r#"{"type":"token","text":"a""#,
+        r#"{"type":"token","text":"a"} x"#,
+        r#"{"type":"end","event":"end"}"#,
+        r#"{"text":"a"}"#,
+        r#"["start"]"#,
+        "{}",
+    ] {
+        let mut two = Vec::new();
+        let decoded = sniff(value.as_bytes()).ok_or(Error::Unrecognised);
+        let decoded = decoded.and_then(|format| decoder().decode_as(format, value.as_bytes(), "r", &mut two));
+        assert_eq!(decode(value.as_bytes(), "r"), decoded.map(|()| two), "{value}");
+    }
+}
+
+#[test]
 fn what_needs_no_copy_is_borrowed() {
     let events = decode("{\"type\":\"token\",\"text\":\"w\u{f6}rld\"}".as_bytes(), "r").expect("decodes");
     assert!(matches!(&events[0].kind, EventKind::Token(Cow::Borrowed("w\u{f6}rld"))));

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::{Error, malformed};
 use crate::engine::{Event, EventKind};
@@ -27,6 +28,8 @@ struct Value<'a> {
     part: Option<u32>,
     #[serde(borrow)]
     final_text: Option<Text<'a>>,
+    /// What has these is something else, unless it says that it is ours.
+    choices: Option<IgnoredAny>,
 }
 
 /// Text that is borrowed where it has no escapes.
@@ -49,6 +52,20 @@ enum Kind {
 /// Adds the one event of a value.
 pub(super) fn decode<'a>(value: &'a [u8], key: &'a str, events: &mut Vec<Event<'a>>) -> Result<(), Error> {
     let value: Value<'a> = serde_json::from_slice(value).map_err(malformed(FORMAT))?;
+    events.push(event(value, key)?);
+    Ok(())
+}
+
+/// The same for a value that may be of another format, or of none: then it adds nothing and gives `false`.
+pub(super) fn recognise<'a>(value: &'a [u8], key: &'a str, events: &mut Vec<Event<'a>>) -> bool {
+    let value = serde_json::from_slice(value).ok().filter(|value: &Value<'a>| value.choices.is_none());
+    let event = value.and_then(|value| event(value, key).ok());
+    let is_ours = event.is_some();
+    events.extend(event);
+    is_ours
+}
+
+fn event<'a>(value: Value<'a>, key: &'a str) -> Result<Event<'a>, Error> {
     let kind = match value.kind {
         Kind::Start => EventKind::Start,
         Kind::Token => EventKind::Token(value.text.ok_or(Error::Missing { format: FORMAT, field: "text" })?.0),
@@ -61,13 +78,12 @@ pub(super) fn decode<'a>(value: &'a [u8], key: &'a str, events: &mut Vec<Event<'
         (_, Some(_)) => Some(false),
         (_, None) => None,
     };
-    events.push(Event {
+    Ok(Event {
         response_id: value.response_id.map_or(Cow::Borrowed(key), |id| id.0),
         part: value.part.unwrap_or(0),
         kind,
         seq: value.seq,
         begins,
         channel: value.channel.map(|channel| channel.0),
-    });
-    Ok(())
+    })
 }

@@ -8,6 +8,7 @@ use super::event::{Offset, Record};
 use super::inherit::Inheritance;
 use super::op::{ConnectionId, Head, OpId, OpKind, Operation};
 use super::outcome::{Answer, Class, Rejection, Serial};
+use super::record::json::LastSecond;
 use super::record::{Cause, OperationOutcome, ResponseOutcome};
 use super::time::Time;
 
@@ -246,6 +247,7 @@ pub struct Effects {
     pub list: Vec<Effect>,
     /// Keys and values of the reports.
     pub bytes: Vec<u8>,
+    pub(super) last_second: LastSecond,
 }
 
 impl Effects {

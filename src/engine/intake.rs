@@ -70,12 +70,11 @@ impl Engine {
                 None => return Ok(None),
             },
         };
-        let settings = self.settings.clone();
         let Some(response) = self.responses.get_mut(id).filter(|response| response.takes_events()) else {
             return Err(Refusal::AfterEnd);
         };
         let before = Weight::of(response);
-        response.event(now, record, event, &settings);
+        response.event(now, record, event, &self.settings);
         if response.given_up.is_some() {
             response.drop_text();
         }

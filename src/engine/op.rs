@@ -36,6 +36,18 @@ pub enum OpKind {
     Update,
 }
 
+impl OpKind {
+    /// The word for records.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Append => "append",
+            Self::Update => "update",
+        }
+    }
+}
+
 /// The header `status`: what a reader is to make of the text so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]

@@ -13,6 +13,8 @@ use super::op::OpKind;
 use super::outcome::{Class, Doubt};
 use super::time::Time;
 
+pub(super) mod json;
+
 /// The version of the records' shape: field `v` and header `schema-version`.
 pub const SCHEMA_VERSION: u8 = 1;
 
@@ -220,6 +222,20 @@ pub enum Cause {
     Replay,
 }
 
+impl Cause {
+    /// The word for records.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Stream => "stream",
+            Self::Repair => "repair",
+            Self::Final => "final",
+            Self::Takeover => "takeover",
+            Self::Replay => "replay",
+        }
+    }
+}
+
 /// The outcome of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -282,13 +298,20 @@ impl ResponseOutcome {
 #[schemars(transparent)]
 pub struct Stamp(#[schemars(with = "String", extend("format" = "date-time"))] pub Time);
 
-impl Serialize for Stamp {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+impl Stamp {
+    fn to_text(self) -> String {
         const MILLIS: DateTimePrinter = DateTimePrinter::new().precision(Some(3));
         let micros = i64::try_from(self.0.0).unwrap_or(i64::MAX);
         let timestamp = Timestamp::from_microsecond(micros).unwrap_or(Timestamp::MAX);
         let mut text = String::with_capacity(24);
-        MILLIS.print_timestamp(&timestamp, &mut text).map_err(serde::ser::Error::custom)?;
-        serializer.serialize_str(&text)
+        let printed = MILLIS.print_timestamp(&timestamp, &mut text);
+        assert!(printed.is_ok(), "a string takes any moment");
+        text
+    }
+}
+
+impl Serialize for Stamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.to_text())
     }
 }

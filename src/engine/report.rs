@@ -8,7 +8,7 @@ use super::op::OpKind;
 use super::outcome::{Answer, Doubt, Outcome};
 use super::record::{
     Cause, Covered, ErrorClass, ErrorInfo, OperationOutcome, OperationRecord, ResponseOutcome, ResponseRecord,
-    ResultRecord, SCHEMA_VERSION, Stamp,
+    ResultRecord, SCHEMA_VERSION, Stamp, json,
 };
 use super::response::{InFlight, Response};
 use super::settings::Settings;
@@ -170,8 +170,7 @@ fn write(seq: ReportSeq, response: &Response, record: &ResultRecord<'_>, fact: F
     let start = effects.bytes.len();
     effects.bytes.extend_from_slice(response.head.response_id.as_bytes());
     let middle = effects.bytes.len();
-    let written = serde_json::to_writer(&mut effects.bytes, record);
-    assert!(written.is_ok(), "a result record is always valid JSON");
+    json::write(record, &mut effects.last_second, &mut effects.bytes);
     let end = effects.bytes.len();
     effects.list.push(Effect::Report(Report {
         seq,
@@ -183,7 +182,7 @@ fn write(seq: ReportSeq, response: &Response, record: &ResultRecord<'_>, fact: F
 }
 
 fn millis(duration: std::time::Duration) -> f64 {
-    duration.as_secs_f64() * 1_000.0
+    duration.as_micros() as f64 / 1_000.0
 }
 
 const fn in_words(doubt: Doubt) -> &'static str {

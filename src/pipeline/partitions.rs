@@ -13,7 +13,7 @@ use crate::engine::{
 use crate::kafka::assignment::Assigned;
 use crate::kafka::results::{Batch, Lane, Mark};
 use crate::kafka::{Ending, Handover, Places};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Facts, Metrics};
 
 /// The partitions that are ours.
 #[derive(Debug)]
@@ -21,7 +21,6 @@ pub(super) struct Partitions {
     settings: Arc<Settings>,
     pub(super) shared: Shared,
     owned: BTreeMap<i32, Owned>,
-    effects: Effects,
     lives: u32,
 }
 
@@ -60,7 +59,8 @@ impl Owned {
 /// Effects, sorted by where they go.
 #[derive(Debug)]
 pub(super) struct Outbox {
-    metrics: Metrics,
+    effects: Effects,
+    facts: Facts,
     /// Operations by connection, in order.
     pub(super) operations: Vec<Vec<Operation>>,
     /// Results and dead letters.
@@ -75,7 +75,7 @@ pub(super) struct Outbox {
 
 impl Partitions {
     pub(super) fn new(settings: Arc<Settings>, shared: Shared) -> Self {
-        Self { settings, shared, owned: BTreeMap::new(), effects: Effects::default(), lives: 0 }
+        Self { settings, shared, owned: BTreeMap::new(), lives: 0 }
     }
 
     /// A partition is ours.
@@ -126,8 +126,7 @@ impl Partitions {
         out: &mut Outbox,
     ) -> Option<(Lane, Refusal)> {
         let owned = self.owned.get_mut(&partition)?;
-        owned.engine.apply(now, input, &mut self.shared, &mut self.effects);
-        out.take(owned.lane, &mut self.effects).map(|refusal| (owned.lane, refusal))
+        out.tell(now, owned, input, &mut self.shared).map(|refusal| (owned.lane, refusal))
     }
 
     /// Tells the engine of one stay of a partition; what concerns an earlier stay concerns nobody.
@@ -140,8 +139,7 @@ impl Partitions {
     /// Tells every engine.
     pub(super) fn apply_all(&mut self, now: Time, input: impl Fn() -> Input<'static>, out: &mut Outbox) {
         for owned in self.owned.values_mut() {
-            owned.engine.apply(now, input(), &mut self.shared, &mut self.effects);
-            out.take(owned.lane, &mut self.effects);
+            out.tell(now, owned, input(), &mut self.shared);
         }
     }
 
@@ -151,8 +149,7 @@ impl Partitions {
         for owned in self.owned.values_mut() {
             let due = owned.engine.next_deadline().is_some_and(|deadline| deadline <= now);
             if due || full || (after_answers && owned.engine.is_blocked()) {
-                owned.engine.apply(now, Input::Tick, &mut self.shared, &mut self.effects);
-                out.take(owned.lane, &mut self.effects);
+                out.tell(now, owned, Input::Tick, &mut self.shared);
             }
         }
     }
@@ -187,9 +184,10 @@ impl Partitions {
 }
 
 impl Outbox {
-    pub(super) fn new(metrics: Metrics) -> Self {
+    pub(super) fn new(metrics: &Metrics) -> Self {
         Self {
-            metrics,
+            effects: Effects::default(),
+            facts: metrics.facts(),
             operations: Vec::new(),
             batch: Batch::default(),
             reloads: Vec::new(),
@@ -198,31 +196,33 @@ impl Outbox {
         }
     }
 
-    /// Sorts the effects of one engine.
-    fn take(&mut self, lane: Lane, effects: &mut Effects) -> Option<Refusal> {
+    /// Tells an engine and sorts what it asks for. It writes reports where they stay: into the batch.
+    fn tell(&mut self, now: Time, owned: &mut Owned, input: Input<'_>, shared: &mut Shared) -> Option<Refusal> {
+        std::mem::swap(&mut self.effects.bytes, self.batch.buffer());
+        owned.engine.apply(now, input, shared, &mut self.effects);
+        std::mem::swap(&mut self.effects.bytes, self.batch.buffer());
         let mut refusal = None;
-        for effect in effects.list.drain(..) {
+        for effect in self.effects.list.drain(..) {
             match effect {
-                Effect::Send(operation) => self.operations_on(operation.connection).push(operation),
+                Effect::Send(operation) => operations_on(&mut self.operations, operation.connection).push(operation),
                 Effect::Report(report) => {
-                    self.metrics.fact(&report.fact);
-                    self.batch.report(lane, &report, &effects.bytes);
+                    self.facts.count(&report.fact);
+                    self.batch.report(owned.lane, report);
                 }
                 Effect::DeadLetter { reason, .. } => refusal = Some(reason),
-                Effect::Reload(reload) => self.reloads.push((lane.partition, *reload)),
+                Effect::Reload(reload) => self.reloads.push((owned.lane.partition, *reload)),
                 Effect::LookUp(look_up) => self.look_ups.push(*look_up),
                 Effect::Notice(notice) => self.notices.push(notice),
             }
         }
-        effects.bytes.clear();
         refusal
     }
+}
 
-    fn operations_on(&mut self, connection: ConnectionId) -> &mut Vec<Operation> {
-        let index = connection as usize;
-        if self.operations.len() <= index {
-            self.operations.resize_with(index + 1, Vec::new);
-        }
-        &mut self.operations[index]
+fn operations_on(operations: &mut Vec<Vec<Operation>>, connection: ConnectionId) -> &mut Vec<Operation> {
+    let index = connection as usize;
+    if operations.len() <= index {
+        operations.resize_with(index + 1, Vec::new);
     }
+    &mut operations[index]
 }

@@ -71,7 +71,7 @@ impl<'a> Relay<'a> {
             config,
             clock: Clock::start(),
             partitions: Partitions::new(rest.settings, shared),
-            out: Outbox::new(metrics.clone()),
+            out: Outbox::new(&metrics),
             intake,
             writer: rest.writer,
             progress: Progress::default(),

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64};
-use std::time::Duration;
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder, text::encode};
 use prometheus_client::metrics::counter::Counter;
@@ -20,6 +19,13 @@ const LATENCY_SECONDS: [f64; 12] = [0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 
 /// The process's metrics. A handle: clones count the same things.
 #[derive(Debug, Clone)]
 pub struct Metrics(Arc<Inner>);
+
+/// Counts what engines report. Most operations are what the one before was, so its counter is kept at hand.
+#[derive(Debug)]
+pub struct Facts {
+    metrics: Metrics,
+    last: Option<(OperationLabels, Counter)>,
+}
 
 /// What is so now, as the loop sees it.
 #[derive(Debug, Clone, Copy)]
@@ -151,22 +157,10 @@ impl Metrics {
         Self(Arc::new(inner))
     }
 
-    /// An engine has reported something.
-    pub fn fact(&self, fact: &Fact) {
-        match *fact {
-            Fact::Operation { op, cause, outcome, class, latency, tokens } => {
-                let (op, cause, outcome, class) = (Label(op), Label(cause), Label(outcome), Label(class));
-                self.0.operations.get_or_create(&OperationLabels { op, cause, outcome, class }).inc();
-                self.0.tokens.inc_by(u64::from(tokens));
-                self.observe(latency);
-            }
-            Fact::Response { outcome, headless, gaps, duplicates } => {
-                self.0.responses.get_or_create(&ResponseLabels { outcome: Label(outcome) }).inc();
-                self.0.headless.inc_by(u64::from(headless));
-                self.0.gaps.inc_by(gaps);
-                self.0.duplicates.inc_by(duplicates);
-            }
-        }
+    /// Counts what engines report.
+    #[must_use]
+    pub fn facts(&self) -> Facts {
+        Facts { metrics: self.clone(), last: None }
     }
 
     /// A record became a dead letter.
@@ -232,9 +226,34 @@ impl Metrics {
         }
         text
     }
+}
 
-    fn observe(&self, latency: Duration) {
-        self.0.latency.observe(latency.as_secs_f64());
+impl Facts {
+    /// An engine has reported something.
+    pub fn count(&mut self, fact: &Fact) {
+        match *fact {
+            Fact::Operation { op, cause, outcome, class, latency, tokens } => {
+                let (op, cause, outcome, class) = (Label(op), Label(cause), Label(outcome), Label(class));
+                self.operation(OperationLabels { op, cause, outcome, class });
+                let metrics = &self.metrics.0;
+                metrics.tokens.inc_by(u64::from(tokens));
+                metrics.latency.observe(latency.as_secs_f64());
+            }
+            Fact::Response { outcome, headless, gaps, duplicates } => {
+                let metrics = &self.metrics.0;
+                metrics.responses.get_or_create(&ResponseLabels { outcome: Label(outcome) }).inc();
+                metrics.headless.inc_by(u64::from(headless));
+                metrics.gaps.inc_by(gaps);
+                metrics.duplicates.inc_by(duplicates);
+            }
+        }
+    }
+
+    fn operation(&mut self, labels: OperationLabels) {
+        let known = self.last.take().filter(|(last, _)| *last == labels);
+        let known = known.unwrap_or_else(|| (labels, self.metrics.0.operations.get_or_create_owned(&labels)));
+        known.1.inc();
+        self.last = Some(known);
     }
 }
 
@@ -267,12 +286,14 @@ fn gauges(registry: &mut Registry, name: &str, help: &str) -> Family<PartitionLa
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
     fn facts_are_counted_under_the_words_of_the_records() {
         let metrics = Metrics::new();
-        metrics.fact(&Fact::Operation {
+        metrics.facts().count(&Fact::Operation {
             op: OpKind::Append,
             cause: Cause::Stream,
             outcome: OperationOutcome::Rejected,

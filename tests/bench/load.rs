@@ -13,7 +13,7 @@ use super::sink::now_us;
 const PARTITIONS: i32 = 2;
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A Kafka with the topics of one run.
+/// A Kafka with the topics of one run. They go with it: a run writes half a gigabyte, and the Kafka may not be ours alone.
 pub(crate) struct Load {
     client: ClientConfig,
     prefix: String,
@@ -25,11 +25,10 @@ impl Load {
     pub(crate) fn new(bootstrap: &str, prefix: &str) -> Self {
         let mut client = ClientConfig::new();
         client.set("bootstrap.servers", bootstrap).set("enable.metrics.push", "false");
-        let admin: AdminClient<DefaultClientContext> = client.create().expect("an admin client");
-        let names = ["tokens", "results", "dead-letters"].map(|name| format!("{prefix}.{name}"));
+        let names = names(prefix);
         let topics = names.iter().map(|name| NewTopic::new(name, PARTITIONS, TopicReplication::Fixed(1)));
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        let made = runtime.block_on(admin.create_topics(&topics.collect::<Vec<_>>(), &AdminOptions::new()));
+        let topics: Vec<NewTopic<'_>> = topics.collect();
+        let made = wait_for(admin(&client).create_topics(&topics, &AdminOptions::new()));
         made.expect("topics").into_iter().for_each(|topic| drop(topic.expect("a topic")));
         // Sent at once; what comes while a request is out goes with the next, so that the broker is not flooded with them.
         let mut producer = client.clone();
@@ -116,6 +115,28 @@ impl Load {
     pub(crate) fn watcher(&self) -> BaseConsumer {
         self.client.clone().set("group.id", &self.prefix).create().expect("a consumer")
     }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        let names = names(&self.prefix);
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        // What is left is seen on the disk; the numbers are none the worse for it.
+        let _ = wait_for(admin(&self.client).delete_topics(&names, &AdminOptions::new()));
+    }
+}
+
+fn names(prefix: &str) -> [String; 3] {
+    ["tokens", "results", "dead-letters"].map(|name| format!("{prefix}.{name}"))
+}
+
+fn admin(client: &ClientConfig) -> AdminClient<DefaultClientContext> {
+    client.create().expect("an admin client")
+}
+
+fn wait_for<T>(answer: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(answer)
 }
 
 fn id(response: u32) -> String {

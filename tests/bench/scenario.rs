@@ -39,6 +39,7 @@ struct Bench<'a> {
 }
 
 /// What a saturated run has shown.
+#[derive(Debug)]
 struct Saturated {
     tokens_per_second: f64,
     cpu_seconds_per_million: f64,
@@ -113,11 +114,13 @@ impl Bench<'_> {
         let seen = self.seen();
         let tokens = f64::from(responses * tokens);
         let measured = tokens * (1.0 - before as f64 / seen.frames as f64);
-        Saturated {
+        let shown = Saturated {
             tokens_per_second: tokens / ((seen.last_us - seen.first_us) as f64 / 1e6),
             cpu_seconds_per_million: (process.cpu_seconds() - cpu) / (measured / 1e6),
             tokens_per_operation: tokens / seen.frames as f64,
-        }
+        };
+        writeln!(std::io::stderr(), "   {shown:.2?}").expect("written");
+        shown
     }
 
     fn latency(&mut self) -> Vec<Row> {

@@ -127,7 +127,9 @@ async fn results_outlast_refusals_that_pass() {
     let mut batch = Batch::default();
     for seq in 0..100 {
         let fact = Fact::Response { outcome: ResponseOutcome::Failed, headless: false, gaps: 0, duplicates: 0 };
-        batch.report(lane, &Report { seq, key: 0..1, value: 1..2, fact, traceparent: None }, b"kv");
+        batch.buffer().extend(b"kv");
+        let at = batch.buffer().len();
+        batch.report(lane, Report { seq, key: at - 2..at - 1, value: at - 1..at, fact, traceparent: None });
     }
     assert!(writer.offer(&mut batch));
     writer.finish(PATIENCE).await.expect("durable after all");

@@ -17,10 +17,13 @@ pub(super) fn in_transactions(world: &World, name: &str) -> Clients {
 }
 
 pub(super) fn report(batch: &mut Batch, lane: Lane, seq: ReportSeq, value: &str) {
-    let bytes = format!("key{value}");
+    let start = batch.buffer().len();
+    batch.buffer().extend(b"key");
+    batch.buffer().extend(value.as_bytes());
+    let (middle, end) = (start + 3, batch.buffer().len());
     let fact = Fact::Response { outcome: ResponseOutcome::Reconciled, headless: false, gaps: 0, duplicates: 0 };
-    let report = Report { seq, key: 0..3, value: 3..bytes.len(), fact, traceparent: Some("00-trace".into()) };
-    batch.report(lane, &report, bytes.as_bytes());
+    let report = Report { seq, key: start..middle, value: middle..end, fact, traceparent: Some("00-trace".into()) };
+    batch.report(lane, report);
 }
 
 /// Waits until all reports of a lane up to this one are durable; gives back the last progress.
