@@ -203,6 +203,20 @@ impl Engine {
         self.ledger.next()
     }
 
+    /// Below which offset we, or owners before us, may have begun to send.
+    #[must_use]
+    pub fn begun_below(&self) -> Offset {
+        self.ledger.next().max(self.legacy.begun_below())
+    }
+
+    /// Whether all that was ever sent of what is open is answered, by us and by owners before us, and reported.
+    #[must_use]
+    pub fn is_clear(&self) -> bool {
+        let doubtful = || self.responses.ids().any(|id| self.responses.get(id).is_some_and(Response::is_taken_over));
+        let before_us = self.legacy.is_clean() || (self.ledger.next() >= self.legacy.begun_below() && !doubtful());
+        self.in_flight == 0 && before_us
+    }
+
     /// Operations that have no answer yet.
     #[must_use]
     pub fn in_flight(&self) -> usize {

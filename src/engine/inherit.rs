@@ -41,7 +41,7 @@ pub struct Inheritance {
 }
 
 /// What is left of an inheritance while records are read again.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Legacy {
     begun_below: Offset,
     clean: bool,
@@ -52,10 +52,27 @@ pub(super) struct Legacy {
     waiting: bool,
 }
 
+impl Default for Legacy {
+    fn default() -> Self {
+        Self { begun_below: 0, clean: true, letters: Vec::new(), open: HashMap::default(), waiting: false }
+    }
+}
+
 impl Legacy {
-    /// Whether a former owner may have begun to send this record.
+    /// Owners before us may have begun to send what is below this offset.
+    pub(super) const fn begun_below(&self) -> Offset {
+        self.begun_below
+    }
+
+    /// What owners before us have sent is answered and known.
+    pub(super) const fn is_clean(&self) -> bool {
+        self.clean
+    }
+
+    /// Whether a former owner may have begun to send this record, and nobody knows of it. One that has left in order has told
+    /// of all that it sent.
     pub(super) fn may_have_begun(&self, offset: Offset) -> bool {
-        offset < self.begun_below
+        !self.clean && offset < self.begun_below
     }
 
     /// A former owner may have begun this response, and nothing is known of it.

@@ -194,6 +194,11 @@ impl Response {
         }
     }
 
+    /// Whether nobody knows what a former owner has sent of it.
+    pub(super) const fn is_taken_over(&self) -> bool {
+        self.takeover.is_some()
+    }
+
     /// Takes an event in.
     pub(super) fn event(&mut self, now: Time, record: &Record<'_>, event: &Event<'_>, settings: &Settings) {
         if self.end.is_some() {

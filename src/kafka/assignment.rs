@@ -62,7 +62,7 @@ impl Before {
 
 impl Assigned {
     /// A partition of which the results say nothing.
-    pub(super) fn new(partition: i32, start: i64, end: i64, before: Before, gap: Option<Gap>) -> Self {
+    pub(crate) fn new(partition: i32, start: i64, end: i64, before: Before, gap: Option<Gap>) -> Self {
         let begun_below = match &before {
             _ if gap.is_some() => end,
             Before::Nobody => start,

@@ -23,7 +23,7 @@ const PLACES_MAX: usize = 1_024;
 pub struct Handover {
     /// Its number; each owner has a greater one than those before.
     pub epoch: u64,
-    /// The first offset that it has not read.
+    /// The first offset that neither it nor an owner before it has read.
     pub read: i64,
     /// Where in the results partition to begin to read; none if it does not know.
     pub results: Option<i64>,
@@ -40,7 +40,7 @@ pub enum Ending {
     None,
     /// It read no more, but not everything that it had sent was answered.
     Unanswered,
-    /// It read no more, and all was answered.
+    /// It read no more, and all was answered that it or an owner before it had sent.
     Clean,
 }
 

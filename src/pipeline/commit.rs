@@ -24,10 +24,10 @@ impl Relay<'_> {
     pub(super) fn commit(&mut self) -> Result<(), Error> {
         if self.writer.is_transactional() {
             self.writer.member(self.intake.group_metadata());
-            self.offer_transaction(false);
+            self.offer_transaction(&[]);
             return Ok(());
         }
-        self.mark(false)?;
+        self.mark(&[])?;
         self.intake.commit();
         Ok(())
     }
@@ -37,16 +37,17 @@ impl Relay<'_> {
         if !self.writer.is_transactional() {
             self.writer.offer(&mut self.out.batch);
         } else if self.out.batch.is_full() {
-            self.offer_transaction(false);
+            self.offer_transaction(&[]);
         }
     }
 
-    /// Commits and waits until that is confirmed, but not for ever. `last`: nothing more will be read.
+    /// Commits and waits until that is confirmed, but not for ever. `last`: nothing more will be read of these partitions.
     ///
     /// # Errors
     /// When it is not confirmed in time.
     pub(super) async fn commit_now(&mut self, partitions: &[i32], last: bool, within: Duration) -> Result<(), Error> {
         let deadline = Instant::now() + within;
+        let last = if last { partitions } else { &[] };
         if !self.writer.is_transactional() {
             self.mark(last)?;
             let done = timeout_at(deadline, self.intake.commit_now(partitions)).await;
@@ -73,7 +74,7 @@ impl Relay<'_> {
     }
 
     /// The number of the job that commits all there is; none if the thread is behind.
-    fn offer_transaction(&mut self, last: bool) -> Option<u64> {
+    fn offer_transaction(&mut self, last: &[i32]) -> Option<u64> {
         let mut changed: Vec<Mark> = Vec::new();
         for mark in self.partitions.marks(last, true) {
             let known = self.committing.marks.get(&mark.lane.partition);
@@ -106,7 +107,7 @@ impl Relay<'_> {
         }
     }
 
-    fn mark(&mut self, last: bool) -> Result<(), Error> {
+    fn mark(&mut self, last: &[i32]) -> Result<(), Error> {
         for Mark { lane, offset, metadata } in self.partitions.marks(last, false) {
             self.intake.mark(lane.partition, offset, &metadata)?;
         }

@@ -43,12 +43,12 @@ impl Owned {
         };
         let handover = Handover {
             epoch: self.epoch,
-            read: self.engine.next_offset(),
+            read: engine.begun_below(),
             results: self.places.results(offset),
-            ending: match (last, self.engine.in_flight()) {
-                (false, _) => Ending::None,
-                (true, 0) => Ending::Clean,
-                (true, _) => Ending::Unanswered,
+            ending: match last {
+                false => Ending::None,
+                true if engine.is_clear() => Ending::Clean,
+                true => Ending::Unanswered,
             },
             letters,
         };
@@ -99,10 +99,10 @@ impl Partitions {
         }
     }
 
-    /// What may be committed of each partition. `last`: nothing more will be read. `with_all`: together with everything that
-    /// the engines have asked for, else alone.
-    pub(super) fn marks(&mut self, last: bool, with_all: bool) -> impl Iterator<Item = Mark> {
-        self.owned.values_mut().map(move |owned| owned.mark(last, with_all))
+    /// What may be committed of each partition. `last`: of these nothing more will be read. `with_all`: together with
+    /// everything that the engines have asked for, else alone.
+    pub(super) fn marks(&mut self, last: &[i32], with_all: bool) -> impl Iterator<Item = Mark> {
+        self.owned.values_mut().map(move |owned| owned.mark(last.contains(&owned.lane.partition), with_all))
     }
 
     /// The stay of a partition with us.
@@ -225,4 +225,57 @@ fn operations_on(operations: &mut Vec<Vec<Operation>>, connection: ConnectionId)
         operations.resize_with(index + 1, Vec::new);
     }
     &mut operations[index]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::engine::{ChannelRules, Limits, ReconcileSettings, ReconcileWhen, Template};
+    use crate::kafka::assignment::Before;
+
+    fn settings() -> Settings {
+        let template = Template::parse("ai:{key}").expect("a template");
+        Settings {
+            topic: "tokens".into(),
+            id_namespace: "test".into(),
+            instance: "one".into(),
+            relay_version: "0",
+            channels: ChannelRules::new(template, "tokens".into(), &["ai:*".to_owned()]).expect("rules"),
+            idle: Duration::from_secs(600),
+            remember: 100,
+            reconcile: ReconcileSettings { when: ReconcileWhen::Eager, debounce: Duration::ZERO, attempts: 3 },
+            refused_hold: Duration::from_secs(600),
+            append_rollup: Duration::ZERO,
+        }
+    }
+
+    const LIMITS: Limits = Limits {
+        open_max: 100,
+        stub_max: 100,
+        text_bytes_max: 1 << 20,
+        connections_max: 1,
+        connection_rate: 50,
+        channel_rate: 50,
+        account_rate: 0,
+        in_flight_operations: 10,
+        in_flight_bytes: 1 << 20,
+        message_bytes_max: 65_536,
+    };
+
+    #[test]
+    fn only_what_leaves_is_said_to_have_ended() {
+        let mut out = Outbox::new(&Metrics::new());
+        let mut partitions = Partitions::new(settings().into(), Shared::new(LIMITS, Duration::ZERO));
+        for partition in [3, 5] {
+            let assigned = Assigned::new(partition, 7, 7, Before::Nobody, None);
+            partitions.assign(Time::default(), assigned, &mut out);
+        }
+        let endings = partitions.marks(&[5], true).map(|mark| {
+            let handover = Handover::parse(&mark.metadata, mark.offset).expect("it is ours");
+            (mark.lane.partition, handover.read, handover.ending)
+        });
+        assert_eq!(endings.collect::<Vec<_>>(), [(3, 7, Ending::None), (5, 7, Ending::Clean)]);
+    }
 }

@@ -276,8 +276,8 @@ impl<'a> Relay<'a> {
         let starts: Vec<_> = assigned.iter().map(|assigned| (assigned.partition, assigned.start)).collect();
         for assigned in assigned {
             let Assigned { partition, start, gap, inheritance, .. } = &assigned;
-            let (epoch, responses) = (inheritance.epoch, inheritance.history.len());
-            tracing::info!(partition, offset = start, epoch, responses, "partition assigned");
+            let (epoch, clean, responses) = (inheritance.epoch, inheritance.clean, inheritance.history.len());
+            tracing::info!(partition, offset = start, epoch, clean, responses, "partition assigned");
             if let Some(Gap { committed, begins }) = gap {
                 tracing::error!(partition, committed, begins, "records are gone from the topic");
             }

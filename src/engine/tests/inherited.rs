@@ -73,6 +73,38 @@ fn a_response_that_was_handed_over_in_order_is_not_mended() {
 }
 
 #[test]
+fn what_was_read_and_not_sent_before_a_hand_over_in_order_is_new() {
+    let mut story = Story::new();
+    story.apply(Input::Drain);
+    assert!(story.says(token("a")).is_empty());
+    assert!(story.engine.is_clear());
+    story.inherit(1, true, &[]);
+    let create = only(story.says(token("a")));
+    story.ack(&create);
+    let end = only(story.says(END));
+    assert_eq!(end.kind, OpKind::Append);
+    story.ack(&end);
+    assert_eq!(story.last_report()["outcome"], "delivered");
+}
+
+#[test]
+fn an_owner_that_has_not_mended_everything_says_so_to_the_next() {
+    let mut story = begun();
+    only(story.says(token("c")));
+    story.inherit(3, false, &[]);
+    story.says(token("a"));
+    assert_eq!((story.engine.begun_below(), story.engine.is_clear()), (3, false), "not everything is read again");
+    story.says(token("b"));
+    story.says(token("c"));
+    let update = only(story.after(Duration::from_secs(1)));
+    assert!(!story.engine.is_clear(), "nobody knows what is on the channel");
+    story.ack(&update);
+    assert!(story.engine.is_clear());
+    story.says(token("d"));
+    assert_eq!((story.engine.begun_below(), story.engine.is_clear()), (4, false), "it is not answered");
+}
+
+#[test]
 fn what_was_doubtful_when_it_was_handed_over_is_mended() {
     let mut story = begun();
     let append = only(story.says(token("c")));
