@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::batch::{Batch, Lane};
@@ -33,6 +33,8 @@ const IDLE: Duration = Duration::from_secs(1);
 const CALL: Duration = Duration::from_secs(5);
 /// How long after a failure it is tried again, at first and at most.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+/// How long the group may need to say who we are in it: while it rebalances, nobody's offsets are taken.
+const REBALANCE_MAX: Duration = Duration::from_secs(30);
 /// A producer that was fenced is made anew, but not twice within this time: then another process has its name.
 const FENCED_TWICE: Duration = Duration::from_secs(60);
 /// Bytes that are gathered while nothing can be written.
@@ -58,6 +60,8 @@ pub(super) struct Thread {
     retry_at: Instant,
     backoff: Duration,
     fenced_at: Option<Instant>,
+    /// Since when the group does not know us under the name that we have.
+    renamed_at: Option<Instant>,
     closing: bool,
 }
 
@@ -67,6 +71,8 @@ enum Failure {
     Aborted(String),
     /// It was aborted and can be written again at once.
     AtOnce,
+    /// It was aborted because the group is about to give us another name.
+    Renamed(String),
     /// A newer producer has our name, or the broker has lost sight of us.
     Fenced(String),
     /// The process must end.
@@ -88,6 +94,7 @@ impl Thread {
             retry_at: Instant::now(),
             backoff: RETRY.0,
             fenced_at: None,
+            renamed_at: None,
             closing: false,
         })
     }
@@ -166,9 +173,17 @@ impl Thread {
             Ok(written) => {
                 self.committed(&written);
                 self.backoff = RETRY.0;
+                self.renamed_at = None;
                 self.tell_trouble(None);
             }
             Err(Failure::AtOnce) => {}
+            // Part of every rebalance, and nobody's to mend. Then the last commit of a partition that leaves waits for this.
+            Err(Failure::Renamed(reason)) => {
+                self.retry_at = Instant::now() + RETRY.0;
+                if self.renamed_at.get_or_insert_with(Instant::now).elapsed() >= REBALANCE_MAX {
+                    self.tell_trouble(Some(reason));
+                }
+            }
             Err(Failure::Aborted(reason)) => {
                 self.retry_at = Instant::now() + self.backoff;
                 self.backoff = (self.backoff * 2).min(RETRY.1);
@@ -318,7 +333,10 @@ impl Thread {
                 self.recover_letters();
                 Failure::Fenced(reason.to_string())
             }
-            _ => self.abort(Some(error.to_string())),
+            _ => match self.abort(Some(error.to_string())) {
+                Failure::Aborted(reason) if is_renaming(&error) => Failure::Renamed(reason),
+                failure => failure,
+            },
         }
     }
 
@@ -395,4 +413,11 @@ impl Thread {
         let reports: usize = self.batches.iter().map(|batch| batch.reports.len()).sum();
         Error::NotDurable { records: reports + self.letters.len() + self.outbox.on_its_way() }
     }
+}
+
+/// Whether the group knows us under another name than the one that we gave: it rebalances.
+fn is_renaming(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode::{IllegalGeneration, RebalanceInProgress, StaleMemberEpoch, UnknownMemberId};
+    let code = error.rdkafka_error_code();
+    matches!(code, Some(IllegalGeneration | RebalanceInProgress | StaleMemberEpoch | UnknownMemberId))
 }
