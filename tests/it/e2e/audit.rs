@@ -130,7 +130,7 @@ enum Which {
     Letters,
 }
 
-fn config_of(world: &World, ably: SocketAddr) -> Config {
+pub(super) fn config_of(world: &World, ably: SocketAddr) -> Config {
     let mut config = Config { kafka: world.settings.clone(), ..Config::default() };
     config.ably.key = Some(config::Secret::new(KEY.to_owned()));
     config.ably.endpoint = ably.ip().to_string();

@@ -81,7 +81,8 @@ pub(crate) fn settings(kafka: &Kafka, ably: SocketAddr, key: &str) -> (TempDir, 
 }
 
 fn config(kafka: &Kafka, ably: SocketAddr, key_file: &str) -> String {
-    let Kafka { bootstrap_servers, group_id, tokens_topic, results_topic, dead_letters_topic, .. } = kafka;
+    let Kafka { bootstrap_servers, group_id, tokens_topic, results_topic, dead_letters_topic, librdkafka, .. } = kafka;
+    let librdkafka: String = librdkafka.iter().map(|(key, value)| format!("{key:?} = {value:?}\n")).collect();
     let (host, port) = (ably.ip(), ably.port());
     format!(
         r#"
@@ -93,6 +94,8 @@ fn config(kafka: &Kafka, ably: SocketAddr, key_file: &str) -> String {
         dead_letters_topic = "{dead_letters_topic}"
         start = "earliest"
         session_timeout = "6s"
+        [kafka.librdkafka]
+        {librdkafka}
         [ably]
         key_file = "{key_file}"
         endpoint = "{host}"

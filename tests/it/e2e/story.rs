@@ -175,6 +175,12 @@ impl Story {
 
     /// Produces all of it, responses interleaved, at the pace of models.
     pub(super) async fn produce(&self, world: &World) {
+        self.produce_until(world, || false).await;
+    }
+
+    /// Produces it so until it is enough, and then what has begun to its end. Gives what there is then.
+    pub(super) async fn produce_until(&self, world: &World, enough: impl Fn() -> bool) -> &[Response] {
+        let mut begun = 0;
         let mut rng = Rng::with_seed(self.seed);
         let partitions = world.partitions(&world.settings.tokens_topic);
         let mut waiting = self.responses.iter().enumerate();
@@ -182,8 +188,10 @@ impl Story {
         let mut pace = tokio::time::interval(Duration::from_secs(1) / RATE * 15);
         loop {
             while open.len() < OPEN_MAX
+                && !enough()
                 && let Some((number, response)) = waiting.next()
             {
+                begun = number + 1;
                 open.push((number as i32 % partitions, response, response.events().into_iter()));
             }
             if open.is_empty() {
@@ -203,5 +211,6 @@ impl Story {
             pace.tick().await;
         }
         world.flush();
+        &self.responses[..begun]
     }
 }

@@ -1,0 +1,90 @@
+//! Members of one group, each a process of its own as in production: what they share is the broker and the channels.
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+use tokenrelay::config::Kafka;
+use tokio::process::{Child, Command};
+use tokio::time::{sleep, timeout};
+
+use super::{KEY, relay};
+use crate::world::PATIENCE;
+
+/// A process that relays.
+pub(super) struct Member {
+    child: Child,
+    log: PathBuf,
+    folder: TempDir,
+}
+
+impl Member {
+    /// Starts one with these settings.
+    pub(super) fn start(kafka: &Kafka, ably: SocketAddr, settings: &[&str]) -> Self {
+        let (folder, file) = relay::settings(kafka, ably, KEY);
+        let log = folder.path().join("log");
+        let open = || File::options().create(true).append(true).open(&log).expect("a file");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tokenrelay"));
+        command.env_remove("RUST_LOG").kill_on_drop(true).arg("run").arg("--config").arg(file);
+        for setting in ["log.format=json"].iter().chain(settings) {
+            command.args(["--set", setting]);
+        }
+        let child = command.stdin(Stdio::null()).stdout(open()).stderr(open()).spawn().expect("it runs");
+        Self { child, log, folder }
+    }
+
+    /// Lines of the log that say this.
+    pub(super) fn said(&self, words: &str) -> Vec<Value> {
+        let log = self.log();
+        let lines = log.lines().filter(|line| line.contains(words));
+        lines.filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// Waits until the log has so many lines that say this.
+    pub(super) async fn says(&mut self, words: &str, times: usize) {
+        let said = async {
+            while self.said(words).len() < times {
+                let ended = self.child.try_wait().expect("it is ours");
+                assert!(ended.is_none(), "it has ended:\n{}", self.log());
+                sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let in_time = timeout(PATIENCE, said).await.is_ok();
+        assert!(in_time, "not {times} times {words:?}:\n{}", self.log());
+    }
+
+    /// Waits until it has a partition.
+    pub(super) async fn joins(&mut self) {
+        self.says("partition assigned", 1).await;
+    }
+
+    /// Stops it in order.
+    pub(super) async fn stop(mut self) {
+        let ended = self.signal("TERM").await;
+        assert!(ended.success(), "{ended}:\n{}", self.log());
+        drop(self.folder);
+    }
+
+    /// Ends it in the middle of whatever it is doing.
+    pub(super) async fn kill(mut self) {
+        let ended = self.signal("KILL").await;
+        assert_eq!(ended.code(), None, "it was alive:\n{}", self.log());
+    }
+
+    /// Sends a signal that ends it, and waits for that.
+    async fn signal(&mut self, name: &str) -> ExitStatus {
+        let id = self.child.id().expect("it lives").to_string();
+        let sent = Command::new("kill").args(["-s", name, &id]).status().await.expect("kill runs");
+        assert!(sent.success(), "{sent}");
+        let ended = timeout(PATIENCE, self.child.wait()).await;
+        ended.unwrap_or_else(|_| panic!("it does not end:\n{}", self.log())).expect("it was ours")
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).expect("a log")
+    }
+}
