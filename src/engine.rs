@@ -150,6 +150,10 @@ impl Engine {
             Input::Inherited(left) => self.inherit(now, *left, shared, effects),
             Input::Record(record) => self.record(now, &record, shared, effects),
             Input::Undecodable { offset } => self.undecodable(now, offset, shared, effects),
+            Input::Lost { begins } => {
+                self.ledger.pass(begins);
+                self.lose(now, shared, effects);
+            }
             Input::Answer(answer) => self.answer(now, answer, shared, effects),
             Input::Moved(connection) => self.moved(now, connection, shared, effects),
             Input::Durable(seq) => self.ledger.durable(seq),

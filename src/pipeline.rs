@@ -66,6 +66,14 @@ pub enum Error {
         /// How many.
         operations: usize,
     },
+    /// The tokens topic was deleted and made again under us: what we know of it is of no use.
+    #[error(
+        "the tokens topic was made anew: partition {partition} begins again below what was read; start the relay again"
+    )]
+    TopicAnew {
+        /// The first partition where that showed.
+        partition: i32,
+    },
     /// A thread or task of ours has ended before its time.
     #[error("{0} has ended unexpectedly")]
     Ended(&'static str),
@@ -99,7 +107,7 @@ impl Error {
             Self::Ably(error) if error.is_fatal() => Exit::Refused,
             Self::Ably(_) => Exit::Unavailable,
             Self::Channels(_) | Self::NoChannels => Exit::Configuration,
-            Self::Undrained { .. } => Exit::TryAgain,
+            Self::Undrained { .. } | Self::TopicAnew { .. } => Exit::TryAgain,
             Self::Ended(_) => Exit::Bug,
         }
     }

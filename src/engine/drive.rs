@@ -2,6 +2,7 @@
 
 use super::effect::{Effect, Effects, Found, LookUp, Notice, Reload};
 use super::flow::Wait;
+use super::inherit::INPUT_LOST;
 use super::next::{FRAME_OVERHEAD, Next};
 use super::op::{ConnectionId, OpId, OpKind, Status};
 use super::outcome::{Answer, Outcome};
@@ -261,6 +262,9 @@ fn verdict(response: &Response, when: ReconcileWhen) -> (ResponseOutcome, Option
     }
     if let Some(reason) = response.cut_off {
         return (ResponseOutcome::Failed, Some(reason));
+    }
+    if response.beginning_lost {
+        return (ResponseOutcome::Failed, Some(INPUT_LOST));
     }
     if response.headless {
         return (ResponseOutcome::Failed, Some("headless"));

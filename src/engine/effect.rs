@@ -27,6 +27,11 @@ pub enum Input<'a> {
         /// Where it is.
         offset: Offset,
     },
+    /// Records are gone from the topic before they were read: those between the last one and this offset.
+    Lost {
+        /// Where reading goes on.
+        begins: Offset,
+    },
     /// An operation was answered, or never will be.
     Answer(Answer),
     /// A connection was lost and not resumed. What was unanswered on it has been answered as unknown before this; what

@@ -84,7 +84,8 @@ struct Line<'a> {
     channel: Cow<'a, str>,
     #[serde(borrow)]
     outcome: Cow<'a, str>,
-    covered: Range,
+    #[serde(borrow)]
+    covered: Range<'a>,
     tokens: u64,
     bytes: usize,
     epoch: u64,
@@ -109,16 +110,21 @@ struct Line<'a> {
 }
 
 #[derive(Deserialize)]
-struct Range {
+struct Range<'a> {
+    #[serde(borrow)]
+    topic: Cow<'a, str>,
     first: Offset,
     last: Offset,
 }
 
 impl History {
-    /// Takes in a record's value. What cannot be read is counted: then nothing is known for sure.
-    pub fn add(&mut self, value: &[u8]) {
-        let read = serde_json::from_slice::<Line<'_>>(value).ok().and_then(|line| self.line(&line));
-        self.unreadable += u64::from(read.is_none());
+    /// Takes in a record's value. What cannot be read is counted: then nothing is known for sure. Several relays may share a
+    /// results topic; what speaks of another tokens topic than `topic` is none of ours.
+    pub fn add(&mut self, topic: &str, value: &[u8]) {
+        let line = serde_json::from_slice::<Line<'_>>(value).ok();
+        if line.as_ref().is_none_or(|line| line.covered.topic == topic) {
+            self.unreadable += u64::from(line.and_then(|line| self.line(&line)).is_none());
+        }
     }
 
     /// The greatest epoch of any record.

@@ -25,6 +25,11 @@ use super::slots::{Order, SlotId};
 use super::text::Text;
 use super::time::Time;
 
+/// Why a response fails that somebody has moved the offset past.
+const SKIPPED: &str = "skipped";
+/// Why a response fails of which records are gone.
+pub(super) const INPUT_LOST: &str = "input-lost";
+
 /// What an owner before us has left behind.
 #[derive(Debug, Clone)]
 pub struct Inheritance {
@@ -36,6 +41,8 @@ pub struct Inheritance {
     pub clean: bool,
     /// Records at or above the watermark whose dead letters are written, as ranges with both ends included.
     pub letters: Vec<(Offset, Offset)>,
+    /// Records from the watermark on are gone: what began there has lost its beginning.
+    pub lost: bool,
     /// What the results say.
     pub history: History,
 }
@@ -46,6 +53,9 @@ pub(super) struct Legacy {
     begun_below: Offset,
     clean: bool,
     letters: Vec<(Offset, Offset)>,
+    /// Until when in the partition's time what lacks its beginning has lost it in a gap.
+    lost_until: Option<Time>,
+    lost: bool,
     /// What is known of responses that were open, until they are read again.
     open: HashMap<Key, Past, RandomState>,
     /// Responses that wait until all of it has been read again.
@@ -54,7 +64,15 @@ pub(super) struct Legacy {
 
 impl Default for Legacy {
     fn default() -> Self {
-        Self { begun_below: 0, clean: true, letters: Vec::new(), open: HashMap::default(), waiting: false }
+        Self {
+            begun_below: 0,
+            clean: true,
+            letters: Vec::new(),
+            lost_until: None,
+            lost: false,
+            open: HashMap::default(),
+            waiting: false,
+        }
     }
 }
 
@@ -100,6 +118,8 @@ impl Engine {
             clean,
             waiting: left.begun_below > next,
             letters: left.letters,
+            lost_until: None,
+            lost: left.lost,
             open: HashMap::default(),
         };
         let mut passed = Vec::new();
@@ -116,9 +136,29 @@ impl Engine {
             }
         }
         self.legacy = legacy;
+        let reason = if left.lost { INPUT_LOST } else { SKIPPED };
         for past in passed {
-            self.cut_off(now, past, shared, effects);
+            self.cut_off(now, past, reason, shared, effects);
         }
+    }
+
+    /// Records are gone from the topic before they were read: of what is open nobody knows whether some were its own.
+    pub(super) fn lose(&mut self, now: Time, shared: &mut Shared, effects: &mut Effects) {
+        (self.legacy.lost, self.legacy.lost_until) = (true, None);
+        while let Some(id) = self.responses.first(Order::Activity) {
+            self.responses.unlink(Order::Activity, id);
+            if let Some(response) = self.responses.get_mut(id) {
+                response.end = Some(Status::Failed);
+                response.cut_off = Some(INPUT_LOST);
+            }
+            self.advance(now, id, shared, effects);
+        }
+    }
+
+    /// Whether what begins without its beginning has lost it in a gap: what went on then would have ended for its silence by
+    /// now.
+    pub(super) fn is_beginning_lost(&mut self, record: &Record<'_>) -> bool {
+        self.legacy.lost && record.time <= *self.legacy.lost_until.get_or_insert(record.time + self.settings.idle)
     }
 
     /// What a former owner may have read has been read again, or there is no room to wait for the rest of it: its responses
@@ -127,7 +167,6 @@ impl Engine {
         if !std::mem::take(&mut self.legacy.waiting) {
             return;
         }
-        self.legacy.open = HashMap::default();
         let ids: Vec<SlotId> = self.responses.ids().collect();
         for id in ids {
             if self.responses.get_mut(id).is_some_and(|response| std::mem::take(&mut response.waiting)) {
@@ -138,8 +177,16 @@ impl Engine {
 
     /// Looks whether what a former owner may have read has been read again.
     pub(super) fn look_whether_read(&mut self, now: Time, shared: &mut Shared, effects: &mut Effects) {
-        if self.legacy.waiting && self.ledger.next() >= self.legacy.begun_below {
-            self.stop_waiting(now, shared, effects);
+        if self.ledger.next() >= self.legacy.begun_below {
+            self.all_is_read(now, shared, effects);
+        }
+    }
+
+    /// What a former owner may have read has been read again, as far as it is there: of what is left nothing is.
+    pub(super) fn all_is_read(&mut self, now: Time, shared: &mut Shared, effects: &mut Effects) {
+        self.stop_waiting(now, shared, effects);
+        for (_, past) in std::mem::take(&mut self.legacy.open) {
+            self.cut_off(now, past, INPUT_LOST, shared, effects);
         }
     }
 
@@ -191,9 +238,10 @@ impl Engine {
         Ok(self.insert(response))
     }
 
-    /// Somebody has moved the offset past a response that was open, or its records are gone: it ends so that readers see it.
-    fn cut_off(&mut self, now: Time, past: Past, shared: &mut Shared, effects: &mut Effects) {
-        let (Some((first, last)), Some(_)) = (past.span, &past.serial) else { return };
+    /// Somebody has moved the offset past a response that was open: it ends so that readers see it. When its records are gone
+    /// its text is, too, and only the results can say so.
+    fn cut_off(&mut self, now: Time, past: Past, reason: &'static str, shared: &mut Shared, effects: &mut Effects) {
+        let Some((first, last)) = past.span else { return };
         let Ok((head, channel)) = self.head_of(first, &past, shared) else { return };
         let next = self.ledger.next();
         let hold = self.ledger.hold(next);
@@ -203,7 +251,8 @@ impl Engine {
         response.dropped_through = last;
         response.text = Text::unknown(1);
         response.end = Some(Status::Failed);
-        response.cut_off = Some("skipped");
+        response.cut_off = Some(reason);
+        response.given_up = (reason == INPUT_LOST).then(|| reason.into());
         response.inherit(now, past, Some(Takeover { before: next }), &self.settings);
         shared.usage.add(Weight::of(&response));
         let id = self.insert(response);

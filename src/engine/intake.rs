@@ -2,6 +2,7 @@
 
 use super::effect::{Effect, Effects, Refusal};
 use super::event::{Event, Offset, Record};
+use super::inherit::INPUT_LOST;
 use super::op::{Head, OpId, Status};
 use super::remember::{self, Memory};
 use super::response::Response;
@@ -127,6 +128,7 @@ impl Engine {
         };
         let hold = self.ledger.hold(record.offset);
         let mut response = Response::new(now, record, event.begins, head, channel, hold);
+        response.beginning_lost = response.headless && self.is_beginning_lost(record);
         if self.legacy.may_have_begun(record.offset) {
             self.legacy.doubt(&mut response);
         }
@@ -150,7 +152,7 @@ impl Engine {
         let reason = match text {
             // The producer has said in the meantime what the whole text is.
             _ if response.text.dropped() == 0 => None,
-            None => Some("input-lost"),
+            None => Some(INPUT_LOST),
             Some(text) if !response.text.restore(text) => Some("input-changed"),
             Some(_) => None,
         };
@@ -168,7 +170,7 @@ impl Engine {
     pub(super) fn caught_up(&mut self, now: Time, caught_up: bool, shared: &mut Shared, effects: &mut Effects) {
         self.caught_up_since = caught_up.then(|| self.caught_up_since.unwrap_or(now));
         if caught_up {
-            self.stop_waiting(now, shared, effects);
+            self.all_is_read(now, shared, effects);
         }
     }
 

@@ -55,6 +55,11 @@ impl Ledger {
         self.next = offset + 1;
     }
 
+    /// What is below `offset` will never be read.
+    pub(super) fn pass(&mut self, offset: Offset) {
+        self.next = self.next.max(offset);
+    }
+
     /// Keeps the watermark at or below `offset` until released.
     pub(super) fn hold(&mut self, offset: Offset) -> Hold {
         let hold = Hold { offset, number: self.holds_made };

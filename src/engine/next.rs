@@ -65,6 +65,9 @@ impl Response {
     }
 
     fn next_create(&self, now: Time) -> Next {
+        if self.cut_off.is_some() && self.in_flight.is_empty() {
+            return self.next_without_message();
+        }
         let not_before = self.repair.not_before();
         let anything = self.text.len() > 0 || self.end.is_some();
         if !self.in_flight.is_empty() || !anything {
@@ -77,6 +80,15 @@ impl Response {
             if self.looking_up { Next::Nothing } else { Next::LookUp }
         } else {
             Next::Send(OpKind::Create)
+        }
+    }
+
+    /// It is over, and no message is made for it any more; if one was, it is to say so.
+    const fn next_without_message(&self) -> Next {
+        match (self.looking_up, self.create.sent_at) {
+            (true, _) => Next::Nothing,
+            (false, Some(_)) => Next::LookUp,
+            (false, None) => Next::Settle,
         }
     }
 

@@ -94,7 +94,8 @@ impl Reporter<'_> {
         effects: &mut Effects,
     ) {
         let counts = &response.counts;
-        let text_sha256 = response.text.sha256();
+        // Of what was cut off only a part may ever have been read.
+        let text_sha256 = if response.cut_off.is_some() { String::new() } else { response.text.sha256() };
         let record = ResultRecord::Response(ResponseRecord {
             v: SCHEMA_VERSION,
             response_id: &response.head.response_id,

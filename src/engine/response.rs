@@ -60,6 +60,8 @@ pub(super) struct Response {
     pub(super) outdated: bool,
     pub(super) counts: Counts,
     pub(super) headless: bool,
+    /// Its beginning was in the topic once.
+    pub(super) beginning_lost: bool,
     expected_seq: Option<u64>,
     pub(super) started_at: Time,
     pub(super) last_event_at: Time,
@@ -173,6 +175,7 @@ impl Response {
             outdated: false,
             counts: Counts::default(),
             headless: begins == Some(false),
+            beginning_lost: false,
             expected_seq: None,
             started_at: record.time.min(now),
             last_event_at: record.time.min(now),
@@ -257,6 +260,7 @@ impl Response {
                 self.repair.taint(now, settings.reconcile.debounce);
             }
             Found::Nothing => self.create.sent_at = None,
+            Found::Unreadable if self.cut_off.is_some() => self.create.sent_at = None,
             Found::Unreadable => self.repair.failed(now, settings.reconcile.debounce),
         }
     }

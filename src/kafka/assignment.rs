@@ -63,18 +63,22 @@ impl Before {
 impl Assigned {
     /// A partition of which the results say nothing.
     pub(crate) fn new(partition: i32, start: i64, end: i64, before: Before, gap: Option<Gap>) -> Self {
+        // Behind the end there once was another topic.
+        let is_another = gap.is_some_and(|gap| gap.committed > end);
         let begun_below = match &before {
-            _ if gap.is_some() => end,
+            _ if is_another => end,
             Before::Nobody => start,
             Before::Somebody => end,
             Before::Left(handover) => handover.begun_below(end),
         };
         let (epoch, letters, clean) = match &before {
+            Before::Left(handover) if is_another => (handover.epoch, Vec::new(), false),
             Before::Left(handover) => (handover.epoch, handover.letters.clone(), handover.ending == Ending::Clean),
             Before::Nobody | Before::Somebody => (0, Vec::new(), false),
         };
         let history = History::default();
-        let inheritance = Inheritance { epoch: epoch + 1, begun_below, clean, letters, history };
+        let lost = gap.is_some();
+        let inheritance = Inheritance { epoch: epoch + 1, begun_below, clean, letters, lost, history };
         // A results partition that is not there yet begins at 0.
         Self { partition, start, before, end, gap, inheritance, places: Places::new(start, 0) }
     }
@@ -198,6 +202,9 @@ impl Policy {
         let first = self.first(&facts, new_group);
         let Facts { partition, committed, begins, end } = facts;
         let before = Before::of(committed.as_ref());
+        if let (Before::Somebody, Some((offset, metadata))) = (&before, &committed) {
+            foreign(partition, *offset, metadata);
+        }
         let committed = committed.map_or(first, |(offset, _)| offset);
         let lost = committed < begins || committed > end;
         let gap = lost.then_some(Gap { committed, begins });
@@ -213,6 +220,24 @@ impl Policy {
         Ok(facts
             .map(|(((partition, committed), (_, begins)), (_, end))| Facts { partition, committed, begins, end })
             .collect())
+    }
+}
+
+/// Says what is done about an offset that bears no word that we understand.
+fn foreign(partition: i32, offset: i64, metadata: &str) {
+    const RULE: &str =
+        "all results that there are say what is settled, and whatever else was open begins with its full text";
+    if metadata.is_empty() {
+        tracing::warn!(partition, offset, "the offset was set by somebody else: {RULE}");
+    } else {
+        // Their length, not their words: who knows whose they are.
+        let bytes = metadata.len();
+        tracing::warn!(
+            partition,
+            offset,
+            bytes,
+            "the offset bears metadata of another version, or of another program: {RULE}"
+        );
     }
 }
 

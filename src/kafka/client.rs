@@ -170,6 +170,14 @@ impl Clients {
         self.pass_through(config)
     }
 
+    /// A reader of what is there already. A fetch of its that finds nothing is answered at once: while one waits, the broker
+    /// gives it nothing else.
+    pub(super) fn rereader(&self) -> ClientConfig {
+        let mut config = self.reader();
+        config.set("fetch.wait.max.ms", "10");
+        config
+    }
+
     fn is_classic(&self) -> bool {
         self.settings.librdkafka.get("group.protocol").is_none_or(|protocol| protocol != "consumer")
     }

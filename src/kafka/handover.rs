@@ -27,6 +27,8 @@ pub struct Handover {
     pub read: i64,
     /// Where in the results partition to begin to read; none if it does not know.
     pub results: Option<i64>,
+    /// Where the results partition ended when it last wrote there; what ends before is not what it wrote to.
+    pub until: i64,
     /// How it ended, if it did.
     pub ending: Ending,
     /// Records from the committed offset on whose dead letters are written, as ranges with both ends included.
@@ -48,13 +50,13 @@ impl Handover {
     /// What is said of a partition that nobody has owned.
     #[must_use]
     pub fn first(read: i64) -> Self {
-        Self { epoch: 0, read, results: None, ending: Ending::Clean, letters: Vec::new() }
+        Self { epoch: 0, read, results: None, until: 0, ending: Ending::Clean, letters: Vec::new() }
     }
 
     /// As metadata of the committed `offset`.
     #[must_use]
     pub fn to_metadata(&self, offset: i64) -> String {
-        let Self { epoch, read, results, ending, letters } = self;
+        let Self { epoch, read, results, until, ending, letters } = self;
         let ending = match ending {
             Ending::None => "more",
             Ending::Unanswered => "last",
@@ -63,6 +65,9 @@ impl Handover {
         let mut metadata = format!("v1 epoch={epoch} read={read} {ending}");
         if let Some(results) = results {
             let _infallible = write!(metadata, " results={results}");
+        }
+        if *until > 0 {
+            let _infallible = write!(metadata, " until={until}");
         }
         let letters = pack(offset, letters);
         if !letters.is_empty() {
@@ -79,12 +84,13 @@ impl Handover {
         let mut words = metadata.strip_prefix("v1 ")?.split(' ');
         let epoch = words.next()?.strip_prefix("epoch=")?.parse().ok()?;
         let read = words.next()?.strip_prefix("read=")?.parse().ok()?;
-        let mut handover = Self { epoch, read, results: None, ending: Ending::None, letters: Vec::new() };
+        let mut handover = Self { epoch, read, results: None, until: 0, ending: Ending::None, letters: Vec::new() };
         for word in words {
             match word.split_once('=') {
                 None if word == "clean" => handover.ending = Ending::Clean,
                 None if word == "last" => handover.ending = Ending::Unanswered,
                 Some(("results", place)) => handover.results = Some(place.parse().ok()?),
+                Some(("until", end)) => handover.until = end.parse().ok()?,
                 Some(("letters", packed)) => handover.letters = unpack(offset, &BASE64.decode(packed).ok()?),
                 _ => {}
             }
@@ -155,17 +161,20 @@ fn take(bytes: &mut &[u8]) -> Option<u64> {
 pub struct Places {
     /// All results of responses that begin at the first offset or later are at the second or later.
     places: VecDeque<(i64, i64)>,
+    /// Where the results partition ended when that was last known.
+    end: i64,
 }
 
 impl Places {
     /// Places for a partition that is read from `next` on; its results begin at `results`.
     #[must_use]
     pub fn new(next: i64, results: i64) -> Self {
-        Self { places: VecDeque::from([(next, results)]) }
+        Self { places: VecDeque::from([(next, results)]), end: results }
     }
 
     /// Nothing from `next` on has been read, and the results partition ends at `results`.
     pub fn note(&mut self, next: i64, results: i64) {
+        self.end = results;
         match self.places.back_mut() {
             Some((last, place)) if *last == next => *place = results,
             Some((_, place)) if *place == results => {}
@@ -178,6 +187,12 @@ impl Places {
                 keep
             });
         }
+    }
+
+    /// Where the results partition ended when that was last known.
+    #[must_use]
+    pub fn end(&self) -> i64 {
+        self.end
     }
 
     /// Where the results of everything from `watermark` on begin.
@@ -194,7 +209,7 @@ mod tests {
     use super::*;
 
     fn handover(letters: Vec<(i64, i64)>) -> Handover {
-        Handover { epoch: 3, read: 170, results: Some(5_512), ending: Ending::Clean, letters }
+        Handover { epoch: 3, read: 170, results: Some(5_512), until: 5_600, ending: Ending::Clean, letters }
     }
 
     #[test]
@@ -206,7 +221,7 @@ mod tests {
         for other in ["", "v1 epoch=1", "v1 epoch=x read=1 clean", "v2 epoch=1 read=1 clean"] {
             assert_eq!(Handover::parse(other, 0), None, "{other:?}");
         }
-        let later = Handover::parse("v1 epoch=3 read=170 clean results=5512 more=words here", 0);
+        let later = Handover::parse("v1 epoch=3 read=170 clean results=5512 more=words until=5600 here", 0);
         assert_eq!(later, Some(handover(Vec::new())));
     }
 

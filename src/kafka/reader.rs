@@ -41,7 +41,7 @@ impl Reader {
     /// When librdkafka does not accept the settings, or there is no thread to be had.
     pub fn start(clients: &Clients) -> Result<Self, Error> {
         let context = Plain { log: Log::new("reader") };
-        let consumer = BaseConsumer::from_config_and_context(&clients.reader(), context)
+        let consumer = BaseConsumer::from_config_and_context(&clients.rereader(), context)
             .map_err(Error::client("make the reader"))?;
         let (jobs, waiting) = sync_channel(WAITING_MAX);
         std::thread::Builder::new()

@@ -78,6 +78,7 @@ pub(super) fn complete(clients: &Clients, assigned: &mut [Assigned], results: i3
 }
 
 struct Restorer {
+    tokens: String,
     topic: String,
     committed: BaseConsumer<Plain>,
     uncommitted: BaseConsumer<Plain>,
@@ -87,12 +88,13 @@ struct Restorer {
 impl Restorer {
     fn new(clients: &Clients) -> Result<Self, Error> {
         let make = |isolation: &str| {
-            let mut config = clients.reader();
+            let mut config = clients.rereader();
             config.set("isolation.level", isolation);
             BaseConsumer::from_config_and_context(&config, Plain { log: Log::new("restore") })
                 .map_err(Error::client("make a reader of results"))
         };
         Ok(Self {
+            tokens: clients.settings().tokens_topic.clone(),
             topic: clients.settings().results_topic.clone(),
             committed: make("read_committed")?,
             uncommitted: make("read_uncommitted")?,
@@ -106,23 +108,24 @@ impl Restorer {
         let mut stretches = HashMap::with_capacity(places.len());
         for (partition, before) in places {
             let (low, end) = self.uncommitted.fetch_watermarks(&self.topic, *partition, QUESTION).map_err(failed())?;
-            let (place, known) = match before {
-                Before::Nobody => (end, true),
-                Before::Somebody => (low, false),
-                Before::Left(handover) => (handover.results.unwrap_or(end), true),
+            let (place, until, known) = match before {
+                Before::Nobody => (end, end, true),
+                Before::Somebody => (low, end, false),
+                Before::Left(handover) => (handover.results.unwrap_or(end), handover.until, true),
             };
-            let whole = known && (low..=end).contains(&place);
+            let whole = known && (low..=end).contains(&place) && until <= end;
             if known && !whole {
                 tracing::warn!(
                     partition,
                     place,
+                    until,
                     begins = low,
                     ends = end,
                     topic = self.topic,
                     "results that are needed are not there any more: every open response begins with its full text"
                 );
             }
-            let place = if place > end { low } else { place };
+            let place = if whole { place } else { low };
             let from = (place - LOOK_BACK).max(low).min(end);
             stretches.insert(*partition, Stretch { from, end, whole });
         }
@@ -156,6 +159,7 @@ impl Restorer {
             return Ok(histories);
         }
         self.committed.assign(&list).map_err(failed())?;
+        let tokens = &self.tokens;
         let mut heard = Instant::now();
         while !left.is_empty() {
             match self.committed.poll(Duration::from_millis(100)) {
@@ -166,7 +170,10 @@ impl Restorer {
                         left.remove(&message.partition());
                     }
                     self.records += 1;
-                    histories.entry(message.partition()).or_default().add(message.payload().unwrap_or_default());
+                    histories
+                        .entry(message.partition())
+                        .or_default()
+                        .add(tokens, message.payload().unwrap_or_default());
                 }
                 // What remains is marks of transactions.
                 Some(Err(KafkaError::PartitionEOF(partition))) => {

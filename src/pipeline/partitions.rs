@@ -45,6 +45,7 @@ impl Owned {
             epoch: self.epoch,
             read: engine.begun_below(),
             results: self.places.results(offset),
+            until: self.places.end(),
             ending: match last {
                 false => Ending::None,
                 true if engine.is_clear() => Ending::Clean,

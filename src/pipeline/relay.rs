@@ -256,16 +256,26 @@ impl<'a> Relay<'a> {
                 "held",
                 format!("partitions {partitions:?} of the tokens topic are not consumed: the results topic lacks them"),
             ),
-            Item::Gap { partition, expected, begins } => {
-                tracing::error!(
-                    partition,
-                    expected,
-                    begins,
-                    "records are gone from the topic: reading goes on behind them"
-                );
-            }
+            Item::Gap { partition, expected, begins } => self.lose(partition, expected, begins)?,
             Item::Failed(error) => return Err(error.into()),
         }
+        Ok(())
+    }
+
+    /// Records are gone from the topic before we read them.
+    fn lose(&mut self, partition: i32, expected: i64, begins: i64) -> Result<(), Error> {
+        if begins < expected {
+            return Err(Error::TopicAnew { partition });
+        }
+        self.metrics.records_lost(begins - expected);
+        tracing::error!(
+            partition,
+            expected,
+            begins,
+            "records are gone from the topic: reading goes on behind them, and responses that are open fail as input-lost"
+        );
+        let now = self.clock.now();
+        self.partitions.apply(now, partition, Input::Lost { begins }, &mut self.out);
         Ok(())
     }
 
@@ -279,7 +289,14 @@ impl<'a> Relay<'a> {
             let (epoch, clean, responses) = (inheritance.epoch, inheritance.clean, inheritance.history.len());
             tracing::info!(partition, offset = start, epoch, clean, responses, "partition assigned");
             if let Some(Gap { committed, begins }) = gap {
-                tracing::error!(partition, committed, begins, "records are gone from the topic");
+                self.metrics.records_lost(begins - committed);
+                tracing::error!(
+                    partition,
+                    committed,
+                    begins,
+                    "records are gone from the topic: reading goes on at the first that is there, and responses that have lost \
+                     some fail as input-lost"
+                );
             }
             self.partitions.assign(now, assigned, &mut self.out);
         }

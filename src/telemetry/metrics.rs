@@ -58,6 +58,7 @@ struct Inner {
     gaps: Counter,
     duplicates: Counter,
     dead_letters: Family<ReasonLabels, Counter>,
+    records_lost: Counter,
     rebalances: Counter,
     commit_failures: Gauge,
     connects: Counter,
@@ -134,6 +135,11 @@ impl Metrics {
             gaps: counter(r, "upstream_gaps", "Events that producers counted and that never came"),
             duplicates: counter(r, "upstream_duplicates", "Events whose number had been seen before"),
             dead_letters: family(r, "dead_letters", "Records that could not be relayed"),
+            records_lost: counter(
+                r,
+                "intake_lost_records",
+                "Records that were gone from the topic before they were settled",
+            ),
             rebalances: counter(r, "rebalances", "Times that partitions came or went"),
             connects: counter(r, "connects", "Times that a connection came up"),
             connections_lost: counter(r, "connections_lost", "Times that a connection's state was lost"),
@@ -195,6 +201,11 @@ impl Metrics {
     pub fn forget_partition(&self, partition: i32) {
         self.0.intake_lag.remove(&PartitionLabels { partition });
         self.0.watermark_lag.remove(&PartitionLabels { partition });
+    }
+
+    /// So many offsets are gone from the topic.
+    pub fn records_lost(&self, count: i64) {
+        self.0.records_lost.inc_by(u64::try_from(count).unwrap_or(0));
     }
 
     /// Partitions came or went.

@@ -8,13 +8,13 @@ impl Story {
         let from = self.engine.watermark();
         let mut history = History::default();
         for report in &self.reports {
-            history.add(report.to_string().as_bytes());
+            history.add("tokens", report.to_string().as_bytes());
         }
         let epoch = history.epoch() + 1;
         let former = std::mem::replace(&mut self.engine, Engine::new(settings().into(), 3, from));
         former.leave(&mut self.shared);
         self.offset = from;
-        let left = Inheritance { epoch, begun_below, clean, letters: letters.to_vec(), history };
+        let left = Inheritance { epoch, begun_below, clean, letters: letters.to_vec(), lost: false, history };
         assert!(self.apply(Input::Inherited(Box::new(left))).is_empty());
     }
 
@@ -184,4 +184,41 @@ fn a_create_that_was_recorded_is_repeated_unchanged() {
     assert_eq!((again.kind, &*again.data, &again.head), (OpKind::Create, "a", &create.head));
     story.ack(&again);
     assert_eq!(only(story.after(Duration::from_secs(1))).kind, OpKind::Update);
+}
+
+#[test]
+fn what_was_open_when_records_were_lost_ends_so_that_readers_see_it() {
+    let mut story = begun();
+    let last = only(story.apply(Input::Lost { begins: 7 }));
+    assert_eq!((last.kind, &*last.data, last.status), (OpKind::Append, "", Status::Failed));
+    story.ack(&last);
+    let report = story.last_report();
+    assert_eq!((&report["outcome"], &report["reason"]), (&"failed".into(), &"input-lost".into()));
+    story.settle_reports();
+    assert_eq!(story.engine.watermark(), 7);
+    story.offset = 7;
+    let cut = |text| Event { response_id: "cut".into(), begins: Some(false), ..event(token(text)) };
+    let create = only(story.events(&[cut("its end"), Event { response_id: "cut".into(), ..event(END) }]));
+    story.ack(&create);
+    assert_eq!(story.last_report()["reason"], "input-lost");
+}
+
+#[test]
+fn results_of_another_topic_say_nothing() {
+    let story = begun();
+    let mut history = History::default();
+    for report in &story.reports {
+        history.add("another", report.to_string().as_bytes());
+    }
+    assert!(history.is_empty() && history.unreadable() == 0 && history.epoch() == 0);
+}
+
+#[test]
+fn what_the_topic_does_not_hold_any_more_fails() {
+    let mut story = begun();
+    story.inherit(2, false, &[]);
+    // Another topic of that name: none of the records is in it.
+    assert!(story.apply(Input::CaughtUp(true)).is_empty());
+    let report = story.last_report();
+    assert_eq!((&report["outcome"], &report["reason"]), (&"failed".into(), &"input-lost".into()));
 }
