@@ -13,6 +13,7 @@ mod audit;
 mod hostile;
 mod limits;
 mod member;
+mod offsets;
 mod outage;
 mod reader;
 mod rebalance;

@@ -1,13 +1,13 @@
 //! Topics of one test on a real Kafka, and the other end of them: a producer of tokens and a reader of results.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::admin::{
     AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
 };
 use rdkafka::client::DefaultClientContext;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
@@ -198,6 +198,39 @@ impl World {
             (element.partition(), element.offset().to_raw().unwrap_or(-1), end)
         });
         elements.collect()
+    }
+
+    /// Sets the group's offsets, as the tool for that does while nobody is a member; with metadata, as some mirror might.
+    pub(crate) fn set_offsets(&self, offsets: impl IntoIterator<Item = (i32, i64)>, metadata: &str) {
+        let mut list = TopicPartitionList::new();
+        for (partition, offset) in offsets {
+            let mut element = list.add_partition(&self.settings.tokens_topic, partition);
+            element.set_offset(Offset::Offset(offset)).expect("an offset");
+            element.set_metadata(metadata);
+        }
+        let observer = self.observer();
+        let deadline = Instant::now() + PATIENCE;
+        // A member that has just left is still known for a moment.
+        while let Err(error) = observer.commit(&list, CommitMode::Sync) {
+            assert!(Instant::now() < deadline, "{error}");
+        }
+    }
+
+    /// Makes a topic anew, empty.
+    pub(crate) async fn remake(&self, topic: &str, partitions: i32) {
+        let done = self.admin.delete_topics(&[topic], &AdminOptions::new()).await.expect("asked");
+        for topic in done {
+            topic.expect("deleted");
+        }
+        let deadline = Instant::now() + PATIENCE;
+        let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+        loop {
+            let made = self.admin.create_topics([&new], &AdminOptions::new()).await.expect("asked");
+            match &made[..] {
+                [Ok(_)] => return,
+                other => assert!(Instant::now() < deadline, "{other:?}"),
+            }
+        }
     }
 
     /// How many records a topic holds, markers of transactions among them.

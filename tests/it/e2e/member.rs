@@ -57,6 +57,14 @@ impl Member {
         assert!(in_time, "not {times} times {words:?}:\n{}", self.log());
     }
 
+    /// What it measures.
+    pub(super) async fn metrics(&mut self) -> String {
+        self.says("starting", 1).await;
+        let address = self.said("starting")[0]["admin"].as_str().expect("an address").to_owned();
+        let answer = reqwest::get(format!("http://{address}/metrics")).await.expect("an answer");
+        answer.text().await.expect("a body")
+    }
+
     /// Waits until it has a partition.
     pub(super) async fn joins(&mut self) {
         self.says("partition assigned", 1).await;
