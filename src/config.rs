@@ -120,7 +120,7 @@ pub struct Input {
     pub pattern: Pattern,
     /// What reaches a channel: `text`, `reasoning`, `tool`, `refusal`.
     pub include: Vec<Include>,
-    /// After a new group, a reset or out-of-range offsets: older responses are not sent.
+    /// After a new group, a reset or out-of-range offsets: responses that began longer ago are skipped as `too-old`.
     #[serde(with = "humantime_serde")]
     pub max_age: Duration,
 }

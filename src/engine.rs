@@ -45,7 +45,7 @@ pub use effect::{Effect, Effects, Fact, Found, Input, LookUp, Notice, Refusal, R
 pub use event::{Event, EventKind, Offset, Record};
 pub use flow::Flow;
 pub use history::History;
-pub use inherit::Inheritance;
+pub use inherit::{Inheritance, Stale};
 pub use op::{ConnectionId, Head, MESSAGE_NAME, OpId, OpKind, Operation, Status};
 pub use outcome::{Answer, Class, Doubt, Outcome, Rejection, Serial};
 pub use record::{
@@ -219,6 +219,12 @@ impl Engine {
         let doubtful = || self.responses.ids().any(|id| self.responses.get(id).is_some_and(Response::is_taken_over));
         let before_us = self.legacy.is_clean() || (self.ledger.next() >= self.legacy.begun_below() && !doubtful());
         self.in_flight == 0 && before_us
+    }
+
+    /// What the next owner must not begin either: it is told until all of it is behind us.
+    #[must_use]
+    pub fn stale(&self) -> Option<Stale> {
+        self.legacy.stale().filter(|stale| self.ledger.watermark() < stale.below)
     }
 
     /// Operations that have no answer yet.

@@ -255,7 +255,8 @@ fn give_up(response: &mut Response, reason: &str, shared: &mut Shared) {
 /// How a response ended, and why if that needs a reason.
 fn verdict(response: &Response, when: ReconcileWhen) -> (ResponseOutcome, Option<&str>) {
     if let Some(reason) = &response.given_up {
-        return (ResponseOutcome::Failed, Some(reason));
+        let outcome = if response.skipped { ResponseOutcome::Skipped } else { ResponseOutcome::Failed };
+        return (outcome, Some(reason));
     }
     if when == ReconcileWhen::Never && response.repair.is_tainted() {
         return (ResponseOutcome::Failed, Some("not-reconciled"));

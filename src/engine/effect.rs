@@ -234,6 +234,15 @@ pub enum Notice {
         /// Why.
         rejection: Rejection,
     },
+    /// Responses are skipped because they are too old. Said once for a partition.
+    TooOld {
+        /// The partition.
+        partition: i32,
+        /// What was produced later is not.
+        below: Offset,
+        /// They began before this.
+        before: Time,
+    },
     /// A response was given up on.
     Failed {
         /// Its channel.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 
 use super::Engine;
-use super::effect::{Effects, Refusal};
+use super::effect::{Effects, Notice, Refusal};
 use super::event::{Event, Offset, Record};
 use super::flow::ChannelKey;
 use super::history::{History, Past, Settled};
@@ -43,8 +43,19 @@ pub struct Inheritance {
     pub letters: Vec<(Offset, Offset)>,
     /// Records from the watermark on are gone: what began there has lost its beginning.
     pub lost: bool,
+    /// What is too old to be begun.
+    pub stale: Option<Stale>,
     /// What the results say.
     pub history: History,
+}
+
+/// What is old when reading begins anew: after a new group, a reset, or a gap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stale {
+    /// What was produced later is never too old, however it is stamped.
+    pub below: Offset,
+    /// Responses whose first event is older are not sent any more.
+    pub before: Time,
 }
 
 /// What is left of an inheritance while records are read again.
@@ -56,6 +67,9 @@ pub(super) struct Legacy {
     /// Until when in the partition's time what lacks its beginning has lost it in a gap.
     lost_until: Option<Time>,
     lost: bool,
+    stale: Option<Stale>,
+    /// Somebody was told that there is something too old.
+    stale_told: bool,
     /// What is known of responses that were open, until they are read again.
     open: HashMap<Key, Past, RandomState>,
     /// Responses that wait until all of it has been read again.
@@ -70,6 +84,8 @@ impl Default for Legacy {
             letters: Vec::new(),
             lost_until: None,
             lost: false,
+            stale: None,
+            stale_told: false,
             open: HashMap::default(),
             waiting: false,
         }
@@ -100,6 +116,19 @@ impl Legacy {
         response.waiting = self.waiting;
     }
 
+    /// What is too old to be begun.
+    pub(super) const fn stale(&self) -> Option<Stale> {
+        self.stale
+    }
+
+    /// Whether a response that begins with this record is too old; whoever is to know it, once.
+    pub(super) fn is_too_old(&mut self, record: &Record<'_>, partition: i32) -> Option<Option<Notice>> {
+        let Stale { below, before } = self.stale?;
+        let is_old = record.offset < below && record.time < before;
+        let told = is_old.then(|| std::mem::replace(&mut self.stale_told, true))?;
+        Some((!told).then_some(Notice::TooOld { partition, below, before }))
+    }
+
     /// Whether the record's dead letter is written.
     pub(super) fn has_letter(&self, offset: Offset) -> bool {
         let after = self.letters.partition_point(|(first, _)| *first <= offset);
@@ -120,6 +149,8 @@ impl Engine {
             letters: left.letters,
             lost_until: None,
             lost: left.lost,
+            stale: left.stale,
+            stale_told: false,
             open: HashMap::default(),
         };
         let mut passed = Vec::new();

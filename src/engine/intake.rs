@@ -20,7 +20,7 @@ impl Engine {
         let mut touched = std::mem::take(&mut self.touched);
         let mut refused = None;
         for event in record.events {
-            match self.event(now, record, event, shared) {
+            match self.event(now, record, event, shared, effects) {
                 Ok(Some(id)) => touched.push(id),
                 Ok(None) => {}
                 Err(reason) => refused = Some(reason),
@@ -58,6 +58,7 @@ impl Engine {
         record: &Record<'_>,
         event: &Event<'_>,
         shared: &mut Shared,
+        effects: &mut Effects,
     ) -> Result<Option<SlotId>, Refusal> {
         match event.response_id.len() {
             0 => return Err(Refusal::NoResponseId),
@@ -66,7 +67,7 @@ impl Engine {
         }
         let id = match self.find(&event.response_id, event.part) {
             Some(id) => id,
-            None => match self.open_response(now, record, event, shared)? {
+            None => match self.open_response(now, record, event, shared, effects)? {
                 Some(id) => id,
                 None => return Ok(None),
             },
@@ -95,6 +96,7 @@ impl Engine {
         record: &Record<'_>,
         event: &Event<'_>,
         shared: &mut Shared,
+        effects: &mut Effects,
     ) -> Result<Option<SlotId>, Refusal> {
         if !self.remembered.is_empty() {
             let key = remember::key(&event.response_id, event.part);
@@ -129,7 +131,10 @@ impl Engine {
         let hold = self.ledger.hold(record.offset);
         let mut response = Response::new(now, record, event.begins, head, channel, hold);
         response.beginning_lost = response.headless && self.is_beginning_lost(record);
-        if self.legacy.may_have_begun(record.offset) {
+        if let Some(notice) = self.legacy.is_too_old(record, self.partition) {
+            effects.list.extend(notice.map(Effect::Notice));
+            (response.skipped, response.given_up) = (true, Some("too-old".into()));
+        } else if self.legacy.may_have_begun(record.offset) {
             self.legacy.doubt(&mut response);
         }
         shared.usage.add(Weight::of(&response));

@@ -41,6 +41,8 @@ pub(super) struct Response {
     pub(super) end: Option<Status>,
     /// The terminal marker has been sent.
     pub(super) terminal_sent: bool,
+    /// It was too old to be begun: `given_up` says so, and it does not fail but is skipped.
+    pub(super) skipped: bool,
     /// Nothing more is sent; it fails with this reason when it ends.
     pub(super) given_up: Option<Box<str>>,
     /// The message does not exist any more; a new one takes its place.
@@ -163,6 +165,7 @@ impl Response {
             in_flight: VecDeque::new(),
             end: None,
             terminal_sent: false,
+            skipped: false,
             given_up: None,
             gone: false,
             reloading: false,

@@ -8,7 +8,7 @@
 //! An offset that the topic does not hold any more (or, after the topic was made anew, does not hold yet) is replaced by
 //! the first one that it holds, and the [`Gap`] is reported.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rdkafka::consumer::{CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::KafkaError;
@@ -18,7 +18,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use super::error::Error;
 use super::handover::{Ending, Handover, Places};
 use crate::config::Start;
-use crate::engine::{History, Inheritance};
+use crate::engine::{History, Inheritance, Stale, Time};
 
 /// How long one question to the brokers may take.
 pub(super) const QUESTION: Duration = Duration::from_secs(10);
@@ -77,8 +77,12 @@ impl Assigned {
             Before::Nobody | Before::Somebody => (0, Vec::new(), false),
         };
         let history = History::default();
+        let stale = match &before {
+            Before::Left(handover) if gap.is_none() => handover.stale,
+            _ => None,
+        };
         let lost = gap.is_some();
-        let inheritance = Inheritance { epoch: epoch + 1, begun_below, clean, letters, lost, history };
+        let inheritance = Inheritance { epoch: epoch + 1, begun_below, clean, letters, lost, stale, history };
         // A results partition that is not there yet begins at 0.
         Self { partition, start, before, end, gap, inheritance, places: Places::new(start, 0) }
     }
@@ -115,6 +119,8 @@ pub(super) struct Policy {
     pub(super) results: String,
     pub(super) group: String,
     pub(super) start: Start,
+    /// Where reading begins anew, older responses are not begun.
+    pub(super) max_age: Duration,
 }
 
 /// A committed offset and its metadata.
@@ -186,9 +192,10 @@ impl Policy {
         let mut list = TopicPartitionList::with_capacity(facts.len());
         for facts in facts {
             let read = self.first(facts, true);
+            let first = Handover { stale: self.stale(facts.end), ..Handover::first(read) };
             let mut element = list.add_partition(&self.topic, facts.partition);
             element.set_offset(Offset::Offset(read)).map_err(Error::client("commit where the group begins"))?;
-            element.set_metadata(Handover::first(read).to_metadata(read));
+            element.set_metadata(first.to_metadata(read));
         }
         tracing::info!(group = self.group, topic = self.topic, start = ?self.start, "a new group begins");
         consumer.commit(&list, CommitMode::Sync).map_err(Error::client("commit where the group begins"))
@@ -209,7 +216,19 @@ impl Policy {
         let lost = committed < begins || committed > end;
         let gap = lost.then_some(Gap { committed, begins });
         let start = if lost { begins } else { committed };
-        Assigned::new(partition, start, end, before, gap)
+        let anew = new_group || lost || before == Before::Somebody;
+        let mut assigned = Assigned::new(partition, start, end, before, gap);
+        if anew {
+            assigned.inheritance.stale = self.stale(end);
+        }
+        assigned
+    }
+
+    /// What of a partition that is read anew is too old now.
+    fn stale(&self, end: i64) -> Option<Stale> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+        let before = now.checked_sub(self.max_age)?;
+        Some(Stale { below: end, before: Time::from_millis(u64::try_from(before.as_millis()).ok()?) })
     }
 
     fn facts<C: ConsumerContext>(&self, consumer: &impl Consumer<C>, partitions: &[i32]) -> Result<Vec<Facts>, Error> {
@@ -310,7 +329,7 @@ mod tests {
     use super::*;
 
     fn policy(start: Start) -> Policy {
-        Policy { topic: "t".into(), results: "r".into(), group: "g".into(), start }
+        Policy { topic: "t".into(), results: "r".into(), group: "g".into(), start, max_age: Duration::from_secs(900) }
     }
 
     fn facts(committed: Option<i64>) -> Facts {
@@ -322,6 +341,7 @@ mod tests {
         let assigned = policy(Start::Latest).place(facts(Some(15)), false);
         assert_eq!((assigned.start, assigned.before, assigned.gap), (15, Before::Somebody, None));
         assert_eq!(assigned.inheritance.begun_below, 20, "nobody knows how far it had read");
+        assert_eq!(assigned.inheritance.stale.map(|stale| stale.below), Some(20), "somebody has set it");
     }
 
     #[test]

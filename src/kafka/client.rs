@@ -61,6 +61,8 @@ const RECORD_BYTES_MAX: &str = "134217728";
 pub struct Clients {
     settings: config::Kafka,
     shared: ClientConfig,
+    /// Where reading begins anew, older responses are not begun.
+    max_age: Duration,
     transactions: Option<Transactions>,
 }
 
@@ -95,7 +97,14 @@ impl Clients {
                 shared.set_log_level(RDKafkaLogLevel::Debug);
             }
         }
-        Ok(Self { settings: settings.clone(), shared, transactions: None })
+        Ok(Self { settings: settings.clone(), shared, max_age: Duration::MAX, transactions: None })
+    }
+
+    /// After a new group, a reset or a gap, responses that are older are not begun.
+    #[must_use]
+    pub fn with_max_age(mut self, max_age: Duration) -> Self {
+        self.max_age = max_age;
+        self
     }
 
     /// Results, dead letters and offsets are committed in transactions, under the group's and this process's name. A broker
@@ -127,6 +136,7 @@ impl Clients {
             results: self.settings.results_topic.clone(),
             group: self.settings.group_id.clone(),
             start: self.settings.start,
+            max_age: self.max_age,
         }
     }
 

@@ -10,6 +10,8 @@ use std::fmt::Write as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 
+use crate::engine::{Stale, Time};
+
 /// The longest metadata of an offset that brokers take by default.
 pub const METADATA_BYTES_MAX: usize = 4096;
 
@@ -31,6 +33,8 @@ pub struct Handover {
     pub until: i64,
     /// How it ended, if it did.
     pub ending: Ending,
+    /// What must not be begun, because it was too old when reading began anew.
+    pub stale: Option<Stale>,
     /// Records from the committed offset on whose dead letters are written, as ranges with both ends included.
     pub letters: Vec<(i64, i64)>,
 }
@@ -50,13 +54,13 @@ impl Handover {
     /// What is said of a partition that nobody has owned.
     #[must_use]
     pub fn first(read: i64) -> Self {
-        Self { epoch: 0, read, results: None, until: 0, ending: Ending::Clean, letters: Vec::new() }
+        Self { epoch: 0, read, results: None, until: 0, ending: Ending::Clean, stale: None, letters: Vec::new() }
     }
 
     /// As metadata of the committed `offset`.
     #[must_use]
     pub fn to_metadata(&self, offset: i64) -> String {
-        let Self { epoch, read, results, until, ending, letters } = self;
+        let Self { epoch, read, results, until, ending, stale, letters } = self;
         let ending = match ending {
             Ending::None => "more",
             Ending::Unanswered => "last",
@@ -68,6 +72,9 @@ impl Handover {
         }
         if *until > 0 {
             let _infallible = write!(metadata, " until={until}");
+        }
+        if let Some(Stale { below, before }) = stale {
+            let _infallible = write!(metadata, " stale={below},{}", before.millis());
         }
         let letters = pack(offset, letters);
         if !letters.is_empty() {
@@ -84,13 +91,19 @@ impl Handover {
         let mut words = metadata.strip_prefix("v1 ")?.split(' ');
         let epoch = words.next()?.strip_prefix("epoch=")?.parse().ok()?;
         let read = words.next()?.strip_prefix("read=")?.parse().ok()?;
-        let mut handover = Self { epoch, read, results: None, until: 0, ending: Ending::None, letters: Vec::new() };
+        let mut handover =
+            Self { epoch, read, results: None, until: 0, ending: Ending::None, stale: None, letters: Vec::new() };
         for word in words {
             match word.split_once('=') {
                 None if word == "clean" => handover.ending = Ending::Clean,
                 None if word == "last" => handover.ending = Ending::Unanswered,
                 Some(("results", place)) => handover.results = Some(place.parse().ok()?),
                 Some(("until", end)) => handover.until = end.parse().ok()?,
+                Some(("stale", both)) => {
+                    let (below, before) = both.split_once(',')?;
+                    let before = Time::from_millis(before.parse().ok()?);
+                    handover.stale = Some(Stale { below: below.parse().ok()?, before });
+                }
                 Some(("letters", packed)) => handover.letters = unpack(offset, &BASE64.decode(packed).ok()?),
                 _ => {}
             }
@@ -209,7 +222,8 @@ mod tests {
     use super::*;
 
     fn handover(letters: Vec<(i64, i64)>) -> Handover {
-        Handover { epoch: 3, read: 170, results: Some(5_512), until: 5_600, ending: Ending::Clean, letters }
+        let stale = Some(Stale { below: 160, before: Time::from_millis(1_764_000_000_000) });
+        Handover { epoch: 3, read: 170, results: Some(5_512), until: 5_600, ending: Ending::Clean, stale, letters }
     }
 
     #[test]
@@ -221,7 +235,10 @@ mod tests {
         for other in ["", "v1 epoch=1", "v1 epoch=x read=1 clean", "v2 epoch=1 read=1 clean"] {
             assert_eq!(Handover::parse(other, 0), None, "{other:?}");
         }
-        let later = Handover::parse("v1 epoch=3 read=170 clean results=5512 more=words until=5600 here", 0);
+        let later = Handover::parse(
+            "v1 epoch=3 read=170 clean results=5512 more=words until=5600 stale=160,1764000000000 here",
+            0,
+        );
         assert_eq!(later, Some(handover(Vec::new())));
     }
 

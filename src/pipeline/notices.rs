@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
+
 use crate::ably;
 use crate::engine::{Class, Notice, Rejection};
 use crate::telemetry::Health;
@@ -36,6 +38,12 @@ impl Notices {
     pub(super) fn say(&mut self, notice: Notice) {
         match notice {
             Notice::Rejected { channel, rejection } => self.rejected(&channel, &rejection),
+            Notice::TooOld { partition, below, before } => {
+                let before =
+                    i64::try_from(before.millis()).ok().and_then(|millis| Timestamp::from_millisecond(millis).ok());
+                let before = before.unwrap_or(Timestamp::MAX);
+                tracing::warn!(partition, below, %before, "responses that began earlier are skipped as too-old (input.max_age)");
+            }
             Notice::Failed { channel, response_id, reason } => {
                 if let Some(suppressed) = self.due(&format!("failed {reason}")) {
                     tracing::error!(%channel, %response_id, %reason, suppressed, "response given up on");

@@ -46,6 +46,7 @@ impl Owned {
             read: engine.begun_below(),
             results: self.places.results(offset),
             until: self.places.end(),
+            stale: engine.stale(),
             ending: match last {
                 false => Ending::None,
                 true if engine.is_clear() => Ending::Clean,

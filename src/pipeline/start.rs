@@ -69,7 +69,7 @@ pub(super) async fn start(config: &Config, health: &Health) -> Result<Parts, Err
 }
 
 fn clients(config: &Config) -> Result<Clients, Error> {
-    let clients = Clients::new(&config.kafka)?;
+    let clients = Clients::new(&config.kafka)?.with_max_age(config.input.max_age);
     Ok(match config.results.delivery {
         Delivery::ExactlyOnce => clients.in_transactions(&instance(config), config.results.transaction_timeout),
         Delivery::AtLeastOnce => clients,

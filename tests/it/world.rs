@@ -1,7 +1,7 @@
 //! Topics of one test on a real Kafka, and the other end of them: a producer of tokens and a reader of results.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rdkafka::admin::{
     AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
@@ -157,6 +157,14 @@ impl World {
         record.payload = value;
         record.headers = (!headers.is_empty()).then_some(owned);
         self.producer.send(record).expect("queued");
+    }
+
+    /// Produces one record of so many minutes ago, and waits until the broker has it.
+    pub(crate) fn send_late(&self, minutes: u64, key: &str, value: &str) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after the epoch").as_millis() as i64;
+        let record = BaseRecord::to(&self.settings.tokens_topic).partition(0).key(key).payload(value);
+        self.producer.send(record.timestamp(now - minutes as i64 * 60_000)).expect("queued");
+        self.flush();
     }
 
     /// Waits until the broker has everything.

@@ -14,7 +14,8 @@ impl Story {
         let former = std::mem::replace(&mut self.engine, Engine::new(settings().into(), 3, from));
         former.leave(&mut self.shared);
         self.offset = from;
-        let left = Inheritance { epoch, begun_below, clean, letters: letters.to_vec(), lost: false, history };
+        let left =
+            Inheritance { epoch, begun_below, clean, letters: letters.to_vec(), lost: false, stale: None, history };
         assert!(self.apply(Input::Inherited(Box::new(left))).is_empty());
     }
 
@@ -221,4 +222,42 @@ fn what_the_topic_does_not_hold_any_more_fails() {
     assert!(story.apply(Input::CaughtUp(true)).is_empty());
     let report = story.last_report();
     assert_eq!((&report["outcome"], &report["reason"]), (&"failed".into(), &"input-lost".into()));
+}
+
+#[test]
+fn what_is_too_old_is_skipped_and_what_has_begun_is_not() {
+    let mut story = begun();
+    let mut history = History::default();
+    for report in &story.reports {
+        history.add("tokens", report.to_string().as_bytes());
+    }
+    let former = std::mem::replace(&mut story.engine, Engine::new(settings().into(), 3, 0));
+    former.leave(&mut story.shared);
+    story.offset = 0;
+    let stale = Stale { below: 4, before: story.now + Duration::from_secs(60) };
+    let left = Inheritance {
+        epoch: 2,
+        begun_below: 4,
+        clean: false,
+        letters: Vec::new(),
+        lost: false,
+        stale: Some(stale),
+        history,
+    };
+    story.apply(Input::Inherited(Box::new(left)));
+    story.says(token("a"));
+    story.says(token("b"));
+    let of = |id: &'static str, kind| Event { response_id: id.into(), ..event(kind) };
+    assert!(story.events(&[of("old", token("x"))]).is_empty());
+    assert!(story.events(&[of("old", token("y")), of("other", token("z"))]).is_empty());
+    assert_eq!(story.engine.stale(), Some(stale), "the next owner is to know it");
+    assert_eq!(only(story.after(Duration::from_secs(1))).kind, OpKind::Update, "what is on a channel goes on");
+    assert!(story.events(&[of("old", END), of("other", END)]).is_empty());
+    let skipped: Vec<_> = story.reports.iter().filter(|report| report["outcome"] == "skipped").collect();
+    assert_eq!(skipped.len(), 2);
+    assert_eq!(
+        (&skipped[0]["reason"], &skipped[0]["tokens"], &skipped[0]["bytes"]),
+        (&"too-old".into(), &2.into(), &2.into())
+    );
+    assert_eq!(only(story.events(&[of("late", token("x"))])).kind, OpKind::Create, "it was produced since");
 }

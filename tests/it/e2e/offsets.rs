@@ -280,3 +280,45 @@ async fn metadata_of_a_version_that_is_not_known_are_taken_for_none() {
     assert_eq!(scene.ably.stats().creates, 2);
     scene.judge().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_old_when_a_group_begins_reaches_no_channel() {
+    let scene = Scene::new().await;
+    let (token, end) = (json!({"type": "token", "text": "old"}).to_string(), json!({"type": "end"}).to_string());
+    scene.world.send_late(20, "old", &token);
+    scene.world.send_late(19, "old", &end);
+    scene.world.send_late(16, "slow", &token);
+    scene.world.send_late(8, "young", &token);
+    scene.world.send_late(7, "slow", &token);
+    scene.world.send_late(1, "young", &end);
+    let mut first = scene.member().await;
+    first.says("responses that began earlier are skipped as too-old", 1).await;
+    scene.results(2);
+    first.stop().await;
+
+    // An ordinary restart: what was too old stays so, and nothing else is.
+    let second = scene.member().await;
+    scene.ends("slow");
+    scene.world.send_late(30, "backfilled", &token);
+    scene.world.send_late(29, "backfilled", &end);
+    let results = scene.results(4);
+    for id in ["old", "slow"] {
+        assert_eq!(outcome(of(&results, id)), ("skipped", "too-old"));
+        assert!(relay::messages(scene.ably.local_addr(), &format!("ai:{id}")).await.is_empty());
+    }
+    for id in ["young", "backfilled"] {
+        assert_eq!(outcome(of(&results, id)), ("delivered", ""));
+    }
+    scene.all_committed().await;
+    second.stop().await;
+    let report = scene.judge().await;
+    assert_eq!((report.counts.settled, report.counts.failed), (4, 0));
+
+    // Once it is set back, what was skipped stays so; to send it after all is not the relay's to decide.
+    scene.world.set_offsets([(0, 0)], "");
+    let third = scene.member().await;
+    scene.all_committed().await;
+    third.stop().await;
+    assert_eq!(scene.ably.stats().creates, 2);
+    scene.judge().await;
+}
