@@ -21,6 +21,11 @@ use crate::telemetry::Health;
 /// Events of connections that may wait for the loop.
 const EVENTS_WAITING_MAX: usize = 1_024;
 
+/// How long brokers wait for a member of a group that they assign themselves, unless they are told otherwise.
+const BROKERS_SESSION: Duration = Duration::from_secs(45);
+/// How long reading what a former owner has left takes at the most, for a million records.
+const RESTORE_MAX: Duration = Duration::from_secs(3);
+
 /// Everything that the loop needs.
 pub(super) struct Parts {
     pub(super) source: Source,
@@ -49,6 +54,7 @@ pub(super) async fn start(config: &Config, health: &Health) -> Result<Parts, Err
 
     let clients = clients(config)?;
     let layout = check_topics(clients.clone()).await?;
+    say_worst_freeze(config);
     let settings = engine_settings(config, topic, channels, &layout);
     let ably = ably::Settings::from_config(&config.ably)?;
     check_credentials(&ably, health).await?;
@@ -79,6 +85,25 @@ fn clients(config: &Config) -> Result<Clients, Error> {
 async fn check_topics(clients: Clients) -> Result<Layout, Error> {
     let checked = tokio::task::spawn_blocking(move || topics::check(&clients)).await;
     Ok(checked.map_err(|_| Error::Ended("the check of the topics"))??)
+}
+
+/// Says once how long streams may stand still when a node is lost: until the group gives its partitions to others, until the
+/// brokers have ended what it had open, and until what it has left is read.
+fn say_worst_freeze(config: &Config) {
+    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let exactly_once = config.results.delivery == Delivery::ExactlyOnce;
+    let transaction = if exactly_once { config.results.transaction_timeout } else { Duration::ZERO };
+    // Kafka 4's own group protocol leaves this one to the brokers.
+    let is_brokers = config.kafka.librdkafka.get("group.protocol").is_some_and(|protocol| protocol == "consumer");
+    let session = if is_brokers { BROKERS_SESSION } else { config.kafka.session_timeout };
+    tracing::info!(
+        session_ms = millis(session),
+        transaction_ms = millis(transaction),
+        restore_ms = millis(RESTORE_MAX),
+        worst_ms = millis(session + transaction + RESTORE_MAX),
+        "after the loss of a node its streams stand still for so long at the worst: kafka.session_timeout, \
+         results.transaction_timeout, reading what it left"
+    );
 }
 
 /// Wrong credentials end the process before it takes partitions; an Ably that is away does not: it is waited for.

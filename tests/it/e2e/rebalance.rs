@@ -192,6 +192,9 @@ async fn a_member_with_a_name_comes_back_to_its_partitions() {
             first.joins().await;
             let mut second = group.start_as("second");
             second.joins().await;
+            let freeze = &first.said("after the loss of a node")[0];
+            let parts = ["session_ms", "transaction_ms", "restore_ms", "worst_ms"].map(|name| freeze[name].as_u64());
+            assert_eq!(parts, [6_000, 10_000, 3_000, 19_000].map(Some));
             // The group has come to rest when the partitions that moved have a new owner, and no others move.
             let moved = first.said("partitions revoked").len();
             second.says("partition assigned", 3).await;
