@@ -45,7 +45,7 @@ pub use effect::{Effect, Effects, Fact, Found, Input, LookUp, Notice, Refusal, R
 pub use event::{Event, EventKind, Offset, Record};
 pub use flow::Flow;
 pub use history::History;
-pub use inherit::{Inheritance, Stale};
+pub use inherit::{Beginnings, Inheritance, Stale};
 pub use op::{ConnectionId, Head, MESSAGE_NAME, OpId, OpKind, Operation, Status};
 pub use outcome::{Answer, Class, Doubt, Outcome, Rejection, Serial};
 pub use record::{

@@ -41,12 +41,25 @@ pub struct Inheritance {
     pub clean: bool,
     /// Records at or above the watermark whose dead letters are written, as ranges with both ends included.
     pub letters: Vec<(Offset, Offset)>,
-    /// Records from the watermark on are gone: what began there has lost its beginning.
-    pub lost: bool,
+    /// Where the beginnings are of responses that do not begin here.
+    pub beginnings: Beginnings,
     /// What is too old to be begun.
     pub stale: Option<Stale>,
     /// What the results say.
     pub history: History,
+}
+
+/// Where the beginnings are of responses that do not begin in what is read. Until those that had begun must be over, whatever
+/// does not show that it begins may lack its beginning, and is not called delivered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Beginnings {
+    /// There are none: what is read begins here.
+    #[default]
+    Here,
+    /// Records from the watermark on are gone.
+    Lost,
+    /// The partition was added: keys have come from others.
+    Elsewhere,
 }
 
 /// What is old when reading begins anew: after a new group, a reset, or a gap.
@@ -64,9 +77,9 @@ pub(super) struct Legacy {
     begun_below: Offset,
     clean: bool,
     letters: Vec<(Offset, Offset)>,
-    /// Until when in the partition's time what lacks its beginning has lost it in a gap.
-    lost_until: Option<Time>,
-    lost: bool,
+    beginnings: Beginnings,
+    /// Until when in the partition's time beginnings may be missing; set by the first record.
+    missing_until: Option<Time>,
     stale: Option<Stale>,
     /// Somebody was told that there is something too old.
     stale_told: bool,
@@ -82,8 +95,8 @@ impl Default for Legacy {
             begun_below: 0,
             clean: true,
             letters: Vec::new(),
-            lost_until: None,
-            lost: false,
+            beginnings: Beginnings::Here,
+            missing_until: None,
             stale: None,
             stale_told: false,
             open: HashMap::default(),
@@ -147,8 +160,8 @@ impl Engine {
             clean,
             waiting: left.begun_below > next,
             letters: left.letters,
-            lost_until: None,
-            lost: left.lost,
+            beginnings: left.beginnings,
+            missing_until: None,
             stale: left.stale,
             stale_told: false,
             open: HashMap::default(),
@@ -167,7 +180,7 @@ impl Engine {
             }
         }
         self.legacy = legacy;
-        let reason = if left.lost { INPUT_LOST } else { SKIPPED };
+        let reason = if left.beginnings == Beginnings::Lost { INPUT_LOST } else { SKIPPED };
         for past in passed {
             self.cut_off(now, past, reason, shared, effects);
         }
@@ -175,7 +188,7 @@ impl Engine {
 
     /// Records are gone from the topic before they were read: of what is open nobody knows whether some were its own.
     pub(super) fn lose(&mut self, now: Time, shared: &mut Shared, effects: &mut Effects) {
-        (self.legacy.lost, self.legacy.lost_until) = (true, None);
+        (self.legacy.beginnings, self.legacy.missing_until) = (Beginnings::Lost, None);
         while let Some(id) = self.responses.first(Order::Activity) {
             self.responses.unlink(Order::Activity, id);
             if let Some(response) = self.responses.get_mut(id) {
@@ -186,10 +199,18 @@ impl Engine {
         }
     }
 
-    /// Whether what begins without its beginning has lost it in a gap: what went on then would have ended for its silence by
-    /// now.
-    pub(super) fn is_beginning_lost(&mut self, record: &Record<'_>) -> bool {
-        self.legacy.lost && record.time <= *self.legacy.lost_until.get_or_insert(record.time + self.settings.idle)
+    /// Marks a new response that does not show that it begins, as long as beginnings may be missing: what had begun and goes
+    /// on comes before it would have ended for its silence.
+    pub(super) fn look_for_beginning(&mut self, record: &Record<'_>, begins: Option<bool>, response: &mut Response) {
+        let Legacy { beginnings, missing_until, .. } = &mut self.legacy;
+        if *beginnings == Beginnings::Here {
+            return;
+        }
+        let until = *missing_until.get_or_insert(record.time + self.settings.idle);
+        if begins != Some(true) && record.time <= until {
+            response.headless = true;
+            response.beginning_lost = *beginnings == Beginnings::Lost;
+        }
     }
 
     /// What a former owner may have read has been read again, or there is no room to wait for the rest of it: its responses

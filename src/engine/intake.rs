@@ -130,7 +130,7 @@ impl Engine {
         };
         let hold = self.ledger.hold(record.offset);
         let mut response = Response::new(now, record, event.begins, head, channel, hold);
-        response.beginning_lost = response.headless && self.is_beginning_lost(record);
+        self.look_for_beginning(record, event.begins, &mut response);
         if let Some(notice) = self.legacy.is_too_old(record, self.partition) {
             effects.list.extend(notice.map(Effect::Notice));
             (response.skipped, response.given_up) = (true, Some("too-old".into()));

@@ -18,7 +18,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use super::error::Error;
 use super::handover::{Ending, Handover, Places};
 use crate::config::Start;
-use crate::engine::{History, Inheritance, Stale, Time};
+use crate::engine::{Beginnings, History, Inheritance, Stale, Time};
 
 /// How long one question to the brokers may take.
 pub(super) const QUESTION: Duration = Duration::from_secs(10);
@@ -81,8 +81,8 @@ impl Assigned {
             Before::Left(handover) if gap.is_none() => handover.stale,
             _ => None,
         };
-        let lost = gap.is_some();
-        let inheritance = Inheritance { epoch: epoch + 1, begun_below, clean, letters, lost, stale, history };
+        let beginnings = if gap.is_some() { Beginnings::Lost } else { Beginnings::Here };
+        let inheritance = Inheritance { epoch: epoch + 1, begun_below, clean, letters, beginnings, stale, history };
         // A results partition that is not there yet begins at 0.
         Self { partition, start, before, end, gap, inheritance, places: Places::new(start, 0) }
     }
@@ -216,8 +216,12 @@ impl Policy {
         let lost = committed < begins || committed > end;
         let gap = lost.then_some(Gap { committed, begins });
         let start = if lost { begins } else { committed };
+        let before_is_nobody = before == Before::Nobody;
         let anew = new_group || lost || before == Before::Somebody;
         let mut assigned = Assigned::new(partition, start, end, before, gap);
+        if before_is_nobody && !new_group {
+            assigned.inheritance.beginnings = Beginnings::Elsewhere;
+        }
         if anew {
             assigned.inheritance.stale = self.stale(end);
         }
@@ -363,7 +367,8 @@ mod tests {
     #[test]
     fn an_added_partition_is_read_from_its_beginning_whatever_the_policy() {
         for start in [Start::Error, Start::Latest, Start::Earliest] {
-            assert_eq!(policy(start).place(facts(None), false).start, 10);
+            let assigned = policy(start).place(facts(None), false);
+            assert_eq!((assigned.start, assigned.inheritance.beginnings), (10, Beginnings::Elsewhere));
         }
     }
 

@@ -14,8 +14,15 @@ impl Story {
         let former = std::mem::replace(&mut self.engine, Engine::new(settings().into(), 3, from));
         former.leave(&mut self.shared);
         self.offset = from;
-        let left =
-            Inheritance { epoch, begun_below, clean, letters: letters.to_vec(), lost: false, stale: None, history };
+        let left = Inheritance {
+            epoch,
+            begun_below,
+            clean,
+            letters: letters.to_vec(),
+            beginnings: Beginnings::Here,
+            stale: None,
+            history,
+        };
         assert!(self.apply(Input::Inherited(Box::new(left))).is_empty());
     }
 
@@ -240,7 +247,7 @@ fn what_is_too_old_is_skipped_and_what_has_begun_is_not() {
         begun_below: 4,
         clean: false,
         letters: Vec::new(),
-        lost: false,
+        beginnings: Beginnings::Here,
         stale: Some(stale),
         history,
     };
@@ -260,4 +267,23 @@ fn what_is_too_old_is_skipped_and_what_has_begun_is_not() {
         (&"too-old".into(), &2.into(), &2.into())
     );
     assert_eq!(only(story.events(&[of("late", token("x"))])).kind, OpKind::Create, "it was produced since");
+}
+
+#[test]
+fn in_a_partition_that_was_added_what_does_not_show_its_beginning_is_not_called_delivered() {
+    let mut story = Story::new();
+    let beginnings = Beginnings::Elsewhere;
+    let (letters, history) = (Vec::new(), History::default());
+    let left = Inheritance { epoch: 1, begun_below: 0, clean: true, letters, beginnings, stale: None, history };
+    story.apply(Input::Inherited(Box::new(left)));
+    let of = |id: &'static str, begins, kind| Event { response_id: id.into(), begins, ..event(kind) };
+    let plays = |story: &mut Story, id, begins| {
+        let create = only(story.events(&[of(id, begins, token("x")), of(id, None, END)]));
+        story.ack(&create);
+        (story.last_report()["outcome"].clone(), story.last_report()["headless"].clone())
+    };
+    assert_eq!(plays(&mut story, "split", None), ("failed".into(), true.into()));
+    assert_eq!(plays(&mut story, "begins", Some(true)), ("delivered".into(), false.into()));
+    story.after(Duration::from_secs(601));
+    assert_eq!(plays(&mut story, "later", None), ("delivered".into(), false.into()));
 }

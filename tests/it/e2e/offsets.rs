@@ -210,12 +210,16 @@ async fn records_that_are_gone_before_they_were_settled_are_counted_and_named() 
     (0..3).for_each(|seq| count("cut", seq));
     scene.world.forget(&scene.world.settings.tokens_topic, 0, 2).await;
     scene.ends("cut");
-    scene.says("whole", "all of it");
+    // Nobody can tell whether this one has begun before.
+    scene.says("unmarked", "some of it");
+    scene.ends("unmarked");
+    count("whole", 0);
     scene.ends("whole");
 
     let mut second = scene.member().await;
     second.says("records are gone from the topic", 1).await;
-    let results = scene.results(3);
+    let results = scene.results(4);
+    assert_eq!(outcome(of(&results, "unmarked")), ("failed", "input-lost"));
     assert_eq!(outcome(of(&results, "begun")), ("failed", "input-lost"));
     assert_eq!(outcome(of(&results, "cut")), ("failed", "input-lost"));
     assert_eq!(outcome(of(&results, "whole")), ("delivered", ""));
