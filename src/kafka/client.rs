@@ -47,6 +47,8 @@ const OURS: &[(&str, &str)] = &[
 const OFFSETS: &str = "an offset is committed only when its response is settled";
 const NOT_LOST: &str = "a result must not be lost or overtaken";
 
+/// How often topics are looked at for new partitions. By default they would wait for five minutes.
+const NEWS_OF_TOPICS_MS: &str = "10000";
 /// A window for batching waits for this much.
 const WINDOW_BYTES: &str = "65536";
 /// What librdkafka may hold of records that we have not taken.
@@ -87,7 +89,8 @@ impl Clients {
             .set("client.id", "tokenrelay")
             .set("enable.metrics.push", "false")
             .set("log.connection.close", "false")
-            .set("socket.keepalive.enable", "true");
+            .set("socket.keepalive.enable", "true")
+            .set("topic.metadata.refresh.interval.ms", NEWS_OF_TOPICS_MS);
         secure(&settings.security, &mut shared)?;
         for property in settings.librdkafka.keys() {
             if let Some((_, reason)) = OURS.iter().find(|(name, _)| name == property) {

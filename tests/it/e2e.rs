@@ -10,6 +10,7 @@ use tokenrelay::emulator::{self, Emulator, Faults};
 use crate::world::World;
 
 mod audit;
+mod growth;
 mod hostile;
 mod limits;
 mod member;

@@ -59,9 +59,18 @@ impl Member {
 
     /// What it measures.
     pub(super) async fn metrics(&mut self) -> String {
+        self.page("metrics").await
+    }
+
+    /// Whether it is ready, and why not.
+    pub(super) async fn ready(&mut self) -> String {
+        self.page("readyz").await
+    }
+
+    async fn page(&mut self, name: &str) -> String {
         self.says("starting", 1).await;
         let address = self.said("starting")[0]["admin"].as_str().expect("an address").to_owned();
-        let answer = reqwest::get(format!("http://{address}/metrics")).await.expect("an answer");
+        let answer = reqwest::get(format!("http://{address}/{name}")).await.expect("an answer");
         answer.text().await.expect("a body")
     }
 
