@@ -37,7 +37,6 @@ const OURS: &[(&str, &str)] = &[
     ("metadata.broker.list", "use kafka.bootstrap_servers"),
     ("offset.store.method", OFFSETS),
     ("offset.store.path", OFFSETS),
-    ("partition.assignment.strategy", "partitions that stay must not stop while others move"),
     ("plugin.library.paths", "it loads code into this process"),
     ("request.required.acks", NOT_LOST),
     ("retries", NOT_LOST),

@@ -15,6 +15,7 @@ use std::task::{Context as Waking, Poll, Waker};
 
 use rdkafka::consumer::stream_consumer::MessageStream;
 use rdkafka::consumer::{CommitMode, Consumer, ConsumerGroupMetadata, StreamConsumer};
+use rdkafka::error::KafkaResult;
 use rdkafka::message::BorrowedMessage;
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::task::JoinHandle;
@@ -192,11 +193,12 @@ impl<'a> Intake<'a> {
                 .map_err(Error::client("take the partitions"))?;
             self.offsets.start(*partition, *offset);
         }
-        self.source.consumer.incremental_assign(&list).map_err(Error::client("take the partitions"))?;
+        let all = self.places().map_err(Error::client("take the partitions"))?;
+        group::give(&*self.source.consumer, &list, &all).map_err(Error::client("take the partitions"))?;
         self.source.consumer.context().assigned();
         self.offered = false;
         if self.paused {
-            self.source.consumer.pause(&list).map_err(Error::client("pause the partitions"))?;
+            self.source.consumer.pause(&all).map_err(Error::client("pause the partitions"))?;
         }
         Ok(())
     }
@@ -219,7 +221,7 @@ impl<'a> Intake<'a> {
             // fetched by this, because librdkafka itself holds all partitions until it has our answer.
             self.source.consumer.resume(&list).map_err(Error::client("resume the partitions"))?;
         }
-        self.source.consumer.incremental_unassign(&list).map_err(Error::client("give the partitions away"))?;
+        group::take_back(&*self.source.consumer, &list).map_err(Error::client("give the partitions away"))?;
         self.source.consumer.context().revoked();
         Ok(())
     }
@@ -351,6 +353,15 @@ impl<'a> Intake<'a> {
     fn learn(&mut self) {
         let commits = self.source.consumer.context().commits();
         self.offsets.learn(commits);
+    }
+
+    /// All partitions of ours, and where each is to be read on.
+    fn places(&self) -> KafkaResult<TopicPartitionList> {
+        let mut list = TopicPartitionList::new();
+        for (partition, position) in self.offsets.positions() {
+            list.add_partition_offset(&self.source.policy.topic, partition, Offset::Offset(position))?;
+        }
+        Ok(list)
     }
 
     fn list(&self, partitions: &[i32]) -> TopicPartitionList {

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rdkafka::TopicPartitionList;
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
 use rdkafka::error::KafkaResult;
 use rdkafka::types::RDKafkaRespErr;
 
@@ -51,7 +51,7 @@ impl ConsumerContext for Group {
         let assigned = event == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
         if list.count() == 0 || self.is_closing() {
             // Nothing to decide. (While closing, librdkafka takes an assign for an unassign.)
-            let answer = if assigned { consumer.incremental_assign(list) } else { consumer.incremental_unassign(list) };
+            let answer = if assigned { give(consumer, list, list) } else { take_back(consumer, list) };
             if let Err(error) = answer {
                 tracing::warn!(%error, "kafka: answering a rebalance failed");
             }
@@ -131,12 +131,34 @@ impl Group {
     }
 }
 
+/// Whether the group gives all partitions anew each time (`range`, `roundrobin`), so that everybody has to let go of all first.
+pub(super) fn is_eager<C: ConsumerContext>(consumer: &impl Consumer<C>) -> bool {
+    matches!(consumer.rebalance_protocol(), RebalanceProtocol::Eager)
+}
+
+/// Reads these partitions, too: `more`, of which and of those before there are `all`.
+pub(super) fn give<C: ConsumerContext>(
+    consumer: &impl Consumer<C>,
+    more: &TopicPartitionList,
+    all: &TopicPartitionList,
+) -> KafkaResult<()> {
+    if is_eager(consumer) { consumer.assign(all) } else { consumer.incremental_assign(more) }
+}
+
+/// Reads these partitions no more. A group that gives all anew takes all back.
+pub(super) fn take_back<C: ConsumerContext>(
+    consumer: &impl Consumer<C>,
+    partitions: &TopicPartitionList,
+) -> KafkaResult<()> {
+    if is_eager(consumer) { consumer.unassign() } else { consumer.incremental_unassign(partitions) }
+}
+
 /// Answers what nobody will answer any more: a consumer cannot leave while librdkafka waits for an answer.
 pub(super) fn abandon(consumer: &impl Consumer<Group>) {
     let Some(unanswered) = lock(&consumer.context().unanswered).take() else { return };
     let answer = match unanswered {
-        Unanswered::Assign => consumer.incremental_assign(&TopicPartitionList::new()),
-        Unanswered::Revoke(list) => consumer.incremental_unassign(&list),
+        Unanswered::Assign => give(consumer, &TopicPartitionList::new(), &TopicPartitionList::new()),
+        Unanswered::Revoke(list) => take_back(consumer, &list),
     };
     if let Err(error) = answer {
         tracing::warn!(%error, "kafka: answering a rebalance failed");

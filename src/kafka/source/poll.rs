@@ -14,7 +14,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::group::Rebalanced;
+use super::group::{Rebalanced, give, is_eager};
 use super::{Intake, Item};
 use crate::kafka::assignment::{Assigned, edges};
 use crate::kafka::error::Error;
@@ -248,8 +248,12 @@ impl<'a> Intake<'a> {
                 .map_err(Error::client("find the place again"))?;
             self.offsets.jump(*partition, *offset);
         }
-        let consumer = &self.source.consumer;
-        consumer.incremental_unassign(&list).map_err(Error::client("find the place again"))?;
-        consumer.incremental_assign(&seated).map_err(Error::client("find the place again"))
+        let consumer = &*self.source.consumer;
+        let failed = || Error::client("find the place again");
+        let all = self.places().map_err(failed())?;
+        if !is_eager(consumer) {
+            consumer.incremental_unassign(&list).map_err(failed())?;
+        }
+        give(consumer, &seated, &all).map_err(failed())
     }
 }

@@ -138,7 +138,17 @@ async fn results_and_then_tokens_grow_and_nobody_stops() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tokens_that_grow_first_wait_for_results_and_that_is_said() {
+    tokens_first(Growing::new().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn they_wait_in_an_eager_group_too() {
     let mut growing = Growing::new().await;
+    growing.world.settings.librdkafka.insert("partition.assignment.strategy".into(), "range".into());
+    tokens_first(growing).await;
+}
+
+async fn tokens_first(mut growing: Growing) {
     let mut member = growing.member().await;
     let (tokens, results) = (growing.world.settings.tokens_topic.clone(), growing.world.settings.results_topic.clone());
     growing.grow(&tokens).await;
@@ -156,7 +166,6 @@ async fn tokens_that_grow_first_wait_for_results_and_that_is_said() {
     growing.world.flush();
     assert_eq!(growing.results(1).into_keys().next(), Some(("old".to_owned(), 0)));
     assert!(assigned(&[&member]).iter().all(|partition| *partition < i64::from(BEFORE)));
-
     growing.grow(&results).await;
     all_assigned(&[&member]).await;
     let results = growing.results(1 + BEFORE as usize);

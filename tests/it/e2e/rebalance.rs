@@ -21,6 +21,8 @@ const RESPONSES: usize = 10_000;
 
 /// Properties of a group that Kafka 4 assigns itself.
 const OF_KAFKA_4: [(&str, &str); 1] = [("group.protocol", "consumer")];
+/// Of a group that gives all partitions anew each time.
+const EAGER: [(&str, &str); 1] = [("partition.assignment.strategy", "range")];
 const COOPERATIVE: [(&str, &str); 0] = [];
 
 /// A group, and channels for it.
@@ -166,6 +168,16 @@ async fn by_accident(properties: &[(&str, &str)]) {
 #[tokio::test(flavor = "multi_thread")]
 async fn members_come_and_go_in_a_cooperative_group() {
     in_order(&COOPERATIVE).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_come_and_go_in_an_eager_group() {
+    in_order(&EAGER).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_die_in_an_eager_group() {
+    by_accident(&EAGER).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
