@@ -221,6 +221,12 @@ impl Engine {
         self.in_flight == 0 && before_us
     }
 
+    /// Whether every report that has been asked for is durable.
+    #[must_use]
+    pub fn is_durable(&self) -> bool {
+        self.ledger.is_durable()
+    }
+
     /// What the next owner must not begin either: it is told until all of it is behind us.
     #[must_use]
     pub fn stale(&self) -> Option<Stale> {

@@ -32,6 +32,7 @@ pub(super) struct Ledger {
     /// Holds that end when the report of that number is durable; reports are durable in order.
     ending: VecDeque<(ReportSeq, Hold)>,
     reports_made: ReportSeq,
+    reports_durable: ReportSeq,
 }
 
 impl Ledger {
@@ -46,6 +47,7 @@ impl Ledger {
             letters: Vec::new(),
             ending: VecDeque::new(),
             reports_made: 0,
+            reports_durable: 0,
         }
     }
 
@@ -103,11 +105,17 @@ impl Ledger {
 
     /// Every report up to and including `seq` is durable.
     pub(super) fn durable(&mut self, seq: ReportSeq) {
+        self.reports_durable = self.reports_durable.max(seq + 1);
         while self.ending.front().is_some_and(|(after, _)| *after <= seq) {
             if let Some((_, hold)) = self.ending.pop_front() {
                 self.settling.remove(&hold);
             }
         }
+    }
+
+    /// Whether every report that was asked for is durable.
+    pub(super) fn is_durable(&self) -> bool {
+        self.reports_durable >= self.reports_made
     }
 
     /// What may be committed: everything below is accounted for.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
+use super::partitions::Partitions;
 use super::relay::Relay;
 use super::{Error, Stop};
 use crate::ably::Event;
@@ -55,7 +56,14 @@ impl Relay<'_> {
         for partition in partitions {
             self.partitions.apply(now, *partition, Input::Drain, &mut self.out);
         }
-        while self.partitions.in_flight_of(partitions) > 0 {
+        // What the records just before have led to must be on its way, or its answer would be waited for in vain.
+        self.act();
+        // In a transaction results become durable with the offsets, else they must be before.
+        let in_transactions = self.writer.is_transactional();
+        let is_done = |partitions: &Partitions, leaving: &[i32]| {
+            partitions.in_flight_of(leaving) == 0 && (in_transactions || partitions.is_durable(leaving))
+        };
+        while !is_done(&self.partitions, partitions) {
             tokio::select! {
                 biased;
                 Some(event) = self.events.recv() => self.ably(event),
@@ -64,7 +72,7 @@ impl Relay<'_> {
                     self.durable();
                 }
                 () = sleep_until(deadline) => {
-                    tracing::warn!(?partitions, "operations have no answer yet; the next owner mends their texts");
+                    tracing::warn!(?partitions, "operations have no answer or no durable result yet; the next owner mends their texts");
                     break;
                 }
             }

@@ -49,7 +49,8 @@ impl Owned {
             stale: engine.stale(),
             ending: match last {
                 false => Ending::None,
-                true if engine.is_clear() => Ending::Clean,
+                // What is not in the results the next owner does not know.
+                true if engine.is_clear() && (with_all || engine.is_durable()) => Ending::Clean,
                 true => Ending::Unanswered,
             },
             letters,
@@ -177,6 +178,11 @@ impl Partitions {
     /// Operations of these partitions that have no answer yet.
     pub(super) fn in_flight_of(&self, partitions: &[i32]) -> usize {
         partitions.iter().filter_map(|partition| self.engine(*partition)).map(Engine::in_flight).sum()
+    }
+
+    /// Whether all results of these partitions are durable.
+    pub(super) fn is_durable(&self, partitions: &[i32]) -> bool {
+        partitions.iter().filter_map(|partition| self.engine(*partition)).all(Engine::is_durable)
     }
 
     /// Operations that have no answer yet.

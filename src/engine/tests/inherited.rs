@@ -113,6 +113,14 @@ fn an_owner_that_has_not_mended_everything_says_so_to_the_next() {
 }
 
 #[test]
+fn what_is_answered_is_told_only_once_it_is_durable() {
+    let mut story = begun();
+    assert!(story.engine.is_clear() && !story.engine.is_durable());
+    story.settle_reports();
+    assert!(story.engine.is_durable());
+}
+
+#[test]
 fn what_was_doubtful_when_it_was_handed_over_is_mended() {
     let mut story = begun();
     let append = only(story.says(token("c")));

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tokenrelay::audit::{self, Report, Request};
+use tokenrelay::config::Delivery;
 use tokenrelay::emulator::{self, Emulator, Faults};
 use tokenrelay::pipeline;
 
@@ -29,6 +30,7 @@ const COOPERATIVE: [(&str, &str); 0] = [];
 struct Group {
     world: World,
     ably: Emulator,
+    delivery: Delivery,
 }
 
 impl Group {
@@ -41,12 +43,16 @@ impl Group {
         for (property, value) in properties {
             world.settings.librdkafka.insert((*property).to_owned(), (*value).to_owned());
         }
-        Self { world, ably }
+        Self { world, ably, delivery: Delivery::ExactlyOnce }
     }
 
     /// A process that will be a member.
     fn start(&self) -> Member {
-        Member::start(&self.world.settings, self.ably.local_addr(), &[])
+        let delivery = match self.delivery {
+            Delivery::ExactlyOnce => "results.delivery=exactly-once",
+            Delivery::AtLeastOnce => "results.delivery=at-least-once",
+        };
+        Member::start(&self.world.settings, self.ably.local_addr(), &[delivery])
     }
 
     /// A member, once it has partitions.
@@ -85,7 +91,8 @@ impl Group {
         for (partition, committed, end) in self.world.committed() {
             assert_eq!(committed, end, "partition {partition}");
         }
-        let config = config_of(&self.world, self.ably.local_addr());
+        let mut config = config_of(&self.world, self.ably.local_addr());
+        config.results.delivery = self.delivery;
         let request = Request { ably: true, at_rest: true, kept_max: 100, ..Request::default() };
         let report = audit::run(request, &config, pipeline::decoder(&config).expect("a decoder")).await;
         let report = report.expect("a verdict");
@@ -121,8 +128,8 @@ fn nothing_was_mended(results: &[Value]) {
 }
 
 /// Members come and go in order, and nothing fails.
-async fn in_order(properties: &[(&str, &str)]) {
-    let group = Group::new(properties, Faults::default()).await;
+async fn in_order(properties: &[(&str, &str)], delivery: Delivery) {
+    let group = Group { delivery, ..Group::new(properties, Faults::default()).await };
     let (responses, left) = group
         .under_load(async {
             let first = group.join().await;
@@ -167,12 +174,12 @@ async fn by_accident(properties: &[(&str, &str)]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn members_come_and_go_in_a_cooperative_group() {
-    in_order(&COOPERATIVE).await;
+    in_order(&COOPERATIVE, Delivery::ExactlyOnce).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn members_come_and_go_in_an_eager_group() {
-    in_order(&EAGER).await;
+    in_order(&EAGER, Delivery::ExactlyOnce).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -182,7 +189,12 @@ async fn members_die_in_an_eager_group() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn members_come_and_go_in_a_group_of_kafka_4() {
-    in_order(&OF_KAFKA_4).await;
+    in_order(&OF_KAFKA_4, Delivery::ExactlyOnce).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_come_and_go_when_results_come_at_least_once() {
+    in_order(&OF_KAFKA_4, Delivery::AtLeastOnce).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
