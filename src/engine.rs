@@ -221,6 +221,15 @@ impl Engine {
         self.in_flight == 0 && before_us
     }
 
+    /// Where beginnings are that may be missing, and until when, if that is known; the next owner is to be told until what
+    /// began in that time must be over, too.
+    #[must_use]
+    pub fn missing(&self) -> (Beginnings, Option<Time>) {
+        let (beginnings, until) = self.legacy.missing();
+        let is_over = until.is_some_and(|until| self.record_time > until + self.settings.idle);
+        if is_over { (Beginnings::Here, None) } else { (beginnings, until) }
+    }
+
     /// Whether every report that has been asked for is durable.
     #[must_use]
     pub fn is_durable(&self) -> bool {

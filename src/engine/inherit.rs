@@ -43,6 +43,8 @@ pub struct Inheritance {
     pub letters: Vec<(Offset, Offset)>,
     /// Where the beginnings are of responses that do not begin here.
     pub beginnings: Beginnings,
+    /// Until when in the partition's time they may be missing, if an owner before us knew it.
+    pub missing_until: Option<Time>,
     /// What is too old to be begun.
     pub stale: Option<Stale>,
     /// What the results say.
@@ -142,6 +144,11 @@ impl Legacy {
         Some((!told).then_some(Notice::TooOld { partition, below, before }))
     }
 
+    /// Where beginnings are that may be missing, and until when.
+    pub(super) const fn missing(&self) -> (Beginnings, Option<Time>) {
+        (self.beginnings, self.missing_until)
+    }
+
     /// Whether the record's dead letter is written.
     pub(super) fn has_letter(&self, offset: Offset) -> bool {
         let after = self.letters.partition_point(|(first, _)| *first <= offset);
@@ -161,7 +168,7 @@ impl Engine {
             waiting: left.begun_below > next,
             letters: left.letters,
             beginnings: left.beginnings,
-            missing_until: None,
+            missing_until: left.missing_until,
             stale: left.stale,
             stale_told: false,
             open: HashMap::default(),
@@ -259,6 +266,7 @@ impl Engine {
         let (head, channel) = self.head_of(record.offset, &past, shared)?;
         let hold = self.ledger.hold(record.offset);
         let mut response = Response::new(now, record, event.begins, head, channel, hold);
+        self.look_for_beginning(record, event.begins, &mut response);
         let takeover = (!self.legacy.clean).then_some(Takeover { before: self.legacy.begun_below });
         response.inherit(now, past, takeover, &self.settings);
         response.waiting = self.legacy.waiting;

@@ -81,8 +81,13 @@ impl Assigned {
             Before::Left(handover) if gap.is_none() => handover.stale,
             _ => None,
         };
-        let beginnings = if gap.is_some() { Beginnings::Lost } else { Beginnings::Here };
-        let inheritance = Inheritance { epoch: epoch + 1, begun_below, clean, letters, beginnings, stale, history };
+        let (beginnings, missing_until) = match &before {
+            _ if gap.is_some() => (Beginnings::Lost, None),
+            Before::Left(handover) => (handover.beginnings, handover.missing_until),
+            Before::Nobody | Before::Somebody => (Beginnings::Here, None),
+        };
+        let inheritance =
+            Inheritance { epoch: epoch + 1, begun_below, clean, letters, beginnings, missing_until, stale, history };
         // A results partition that is not there yet begins at 0.
         Self { partition, start, before, end, gap, inheritance, places: Places::new(start, 0) }
     }

@@ -10,13 +10,13 @@ use std::fmt::Write as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 
-use crate::engine::{Stale, Time};
+use crate::engine::{Beginnings, Stale, Time};
 
 /// The longest metadata of an offset that brokers take by default.
 pub const METADATA_BYTES_MAX: usize = 4096;
 
 /// Bytes of the list of dead letters; in Base64 it is a third longer.
-const LETTERS_BYTES_MAX: usize = 2_900;
+const LETTERS_BYTES_MAX: usize = 2_850;
 /// Places in the results partition that are kept; with more, every second is forgotten, which costs reading a little more.
 const PLACES_MAX: usize = 1_024;
 
@@ -35,6 +35,10 @@ pub struct Handover {
     pub ending: Ending,
     /// What must not be begun, because it was too old when reading began anew.
     pub stale: Option<Stale>,
+    /// Where beginnings are that may be missing.
+    pub beginnings: Beginnings,
+    /// Until when in the partition's time they may be, if that is known.
+    pub missing_until: Option<Time>,
     /// Records from the committed offset on whose dead letters are written, as ranges with both ends included.
     pub letters: Vec<(i64, i64)>,
 }
@@ -54,13 +58,23 @@ impl Handover {
     /// What is said of a partition that nobody has owned.
     #[must_use]
     pub fn first(read: i64) -> Self {
-        Self { epoch: 0, read, results: None, until: 0, ending: Ending::Clean, stale: None, letters: Vec::new() }
+        Self {
+            epoch: 0,
+            read,
+            results: None,
+            until: 0,
+            ending: Ending::Clean,
+            stale: None,
+            beginnings: Beginnings::Here,
+            missing_until: None,
+            letters: Vec::new(),
+        }
     }
 
     /// As metadata of the committed `offset`.
     #[must_use]
     pub fn to_metadata(&self, offset: i64) -> String {
-        let Self { epoch, read, results, until, ending, stale, letters } = self;
+        let Self { epoch, read, results, until, ending, stale, beginnings, missing_until, letters } = self;
         let ending = match ending {
             Ending::None => "more",
             Ending::Unanswered => "last",
@@ -75,6 +89,15 @@ impl Handover {
         }
         if let Some(Stale { below, before }) = stale {
             let _infallible = write!(metadata, " stale={below},{}", before.millis());
+        }
+        let missing = match beginnings {
+            Beginnings::Here => None,
+            Beginnings::Lost => Some("lost"),
+            Beginnings::Elsewhere => Some("elsewhere"),
+        };
+        if let Some(missing) = missing {
+            let until = missing_until.map_or(0, Time::millis);
+            let _infallible = write!(metadata, " missing={missing},{until}");
         }
         let letters = pack(offset, letters);
         if !letters.is_empty() {
@@ -91,8 +114,7 @@ impl Handover {
         let mut words = metadata.strip_prefix("v1 ")?.split(' ');
         let epoch = words.next()?.strip_prefix("epoch=")?.parse().ok()?;
         let read = words.next()?.strip_prefix("read=")?.parse().ok()?;
-        let mut handover =
-            Self { epoch, read, results: None, until: 0, ending: Ending::None, stale: None, letters: Vec::new() };
+        let mut handover = Self { epoch, ending: Ending::None, ..Self::first(read) };
         for word in words {
             match word.split_once('=') {
                 None if word == "clean" => handover.ending = Ending::Clean,
@@ -103,6 +125,15 @@ impl Handover {
                     let (below, before) = both.split_once(',')?;
                     let before = Time::from_millis(before.parse().ok()?);
                     handover.stale = Some(Stale { below: below.parse().ok()?, before });
+                }
+                Some(("missing", both)) => {
+                    let (beginnings, until) = both.split_once(',')?;
+                    handover.beginnings = match beginnings {
+                        "lost" => Beginnings::Lost,
+                        _ => Beginnings::Elsewhere,
+                    };
+                    let until = Time::from_millis(until.parse().ok()?);
+                    handover.missing_until = (until > Time::default()).then_some(until);
                 }
                 Some(("letters", packed)) => handover.letters = unpack(offset, &BASE64.decode(packed).ok()?),
                 _ => {}
@@ -223,13 +254,23 @@ mod tests {
 
     fn handover(letters: Vec<(i64, i64)>) -> Handover {
         let stale = Some(Stale { below: 160, before: Time::from_millis(1_764_000_000_000) });
-        Handover { epoch: 3, read: 170, results: Some(5_512), until: 5_600, ending: Ending::Clean, stale, letters }
+        Handover {
+            epoch: 3,
+            read: 170,
+            results: Some(5_512),
+            until: 5_600,
+            ending: Ending::Clean,
+            stale,
+            letters,
+            ..Handover::first(0)
+        }
     }
 
     #[test]
     fn what_is_written_is_read_back() {
         for ending in [Ending::None, Ending::Unanswered, Ending::Clean] {
-            let handover = Handover { ending, ..handover(vec![(101, 101), (105, 300_000)]) };
+            let (beginnings, missing_until) = (Beginnings::Lost, Some(Time::from_millis(1_764_000_000_000)));
+            let handover = Handover { ending, beginnings, missing_until, ..handover(vec![(101, 101), (105, 300_000)]) };
             assert_eq!(Handover::parse(&handover.to_metadata(100), 100), Some(handover));
         }
         for other in ["", "v1 epoch=1", "v1 epoch=x read=1 clean", "v2 epoch=1 read=1 clean"] {

@@ -41,12 +41,15 @@ impl Owned {
             true => (engine.watermark_once_durable(), engine.letters().to_vec()),
             false => (engine.watermark(), engine.letters_durable()),
         };
+        let (beginnings, missing_until) = engine.missing();
         let handover = Handover {
             epoch: self.epoch,
             read: engine.begun_below(),
             results: self.places.results(offset),
             until: self.places.end(),
             stale: engine.stale(),
+            beginnings,
+            missing_until,
             ending: match last {
                 false => Ending::None,
                 // What is not in the results the next owner does not know.

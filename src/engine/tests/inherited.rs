@@ -20,6 +20,7 @@ impl Story {
             clean,
             letters: letters.to_vec(),
             beginnings: Beginnings::Here,
+            missing_until: None,
             stale: None,
             history,
         };
@@ -256,6 +257,7 @@ fn what_is_too_old_is_skipped_and_what_has_begun_is_not() {
         clean: false,
         letters: Vec::new(),
         beginnings: Beginnings::Here,
+        missing_until: None,
         stale: Some(stale),
         history,
     };
@@ -282,8 +284,17 @@ fn in_a_partition_that_was_added_what_does_not_show_its_beginning_is_not_called_
     let mut story = Story::new();
     let beginnings = Beginnings::Elsewhere;
     let (letters, history) = (Vec::new(), History::default());
-    let left = Inheritance { epoch: 1, begun_below: 0, clean: true, letters, beginnings, stale: None, history };
-    story.apply(Input::Inherited(Box::new(left)));
+    let left = Inheritance {
+        epoch: 1,
+        begun_below: 0,
+        clean: true,
+        letters,
+        beginnings,
+        missing_until: None,
+        stale: None,
+        history,
+    };
+    story.apply(Input::Inherited(Box::new(left.clone())));
     let of = |id: &'static str, begins, kind| Event { response_id: id.into(), begins, ..event(kind) };
     let plays = |story: &mut Story, id, begins| {
         let create = only(story.events(&[of(id, begins, token("x")), of(id, None, END)]));
@@ -291,6 +302,25 @@ fn in_a_partition_that_was_added_what_does_not_show_its_beginning_is_not_called_
         (story.last_report()["outcome"].clone(), story.last_report()["headless"].clone())
     };
     assert_eq!(plays(&mut story, "split", None), ("failed".into(), true.into()));
+    let (_, missing_until) = story.engine.missing();
+    assert_eq!(missing_until, Some(story.now + Duration::from_secs(600)));
+
+    // The next owner knows it, also of what has been begun.
+    let create = only(story.events(&[of("open", None, token("x"))]));
+    story.ack(&create);
+    let mut history = History::default();
+    for report in &story.reports {
+        history.add("tokens", report.to_string().as_bytes());
+    }
+    let former = std::mem::replace(&mut story.engine, Engine::new(settings().into(), 3, story.offset - 1));
+    former.leave(&mut story.shared);
+    story.offset -= 1;
+    story.apply(Input::Inherited(Box::new(Inheritance { missing_until, history, ..left })));
+    story.events(&[of("open", None, token("x"))]);
+    story.events(&[of("open", None, END)]);
+    let update = only(story.after(Duration::from_secs(1)));
+    story.ack(&update);
+    assert_eq!(story.last_report()["outcome"], "failed");
     assert_eq!(plays(&mut story, "begins", Some(true)), ("delivered".into(), false.into()));
     story.after(Duration::from_secs(601));
     assert_eq!(plays(&mut story, "later", None), ("delivered".into(), false.into()));
