@@ -66,6 +66,11 @@ pub enum Error {
         /// How many.
         operations: usize,
     },
+    /// Results and offsets were not confirmed in time; the next owner repeats what they say.
+    #[error(
+        "the last results and offsets were not committed in time; the next owner of the partitions repeats some work"
+    )]
+    Uncommitted,
     /// The tokens topic was deleted and made again under us: what we know of it is of no use.
     #[error(
         "the tokens topic was made anew: partition {partition} begins again below what was read; start the relay again"
@@ -107,7 +112,7 @@ impl Error {
             Self::Ably(error) if error.is_fatal() => Exit::Refused,
             Self::Ably(_) => Exit::Unavailable,
             Self::Channels(_) | Self::NoChannels => Exit::Configuration,
-            Self::Undrained { .. } | Self::TopicAnew { .. } => Exit::TryAgain,
+            Self::Undrained { .. } | Self::Uncommitted | Self::TopicAnew { .. } => Exit::TryAgain,
             Self::Ended(_) => Exit::Bug,
         }
     }

@@ -51,7 +51,7 @@ impl Relay<'_> {
         if !self.writer.is_transactional() {
             self.mark(last)?;
             let done = timeout_at(deadline, self.intake.commit_now(partitions)).await;
-            return Ok(done.map_err(|_| Error::Ended("the wait for a commit"))??);
+            return Ok(done.map_err(|_| Error::Uncommitted)??);
         }
         self.writer.member(self.intake.group_metadata());
         let number = loop {
@@ -68,7 +68,7 @@ impl Relay<'_> {
 
     async fn wait_for_results(&mut self, deadline: Instant) -> Result<(), Error> {
         let progress = timeout_at(deadline, self.writer.progress(&mut self.progress)).await;
-        progress.map_err(|_| Error::Ended("the wait for a commit"))??;
+        progress.map_err(|_| Error::Uncommitted)??;
         self.durable();
         Ok(())
     }

@@ -15,6 +15,8 @@ use crate::engine::Input;
 
 /// What the end needs for itself: answering connections, flushing results, committing.
 const RESERVED: Duration = Duration::from_secs(3);
+/// Of this, how long connections may take to close: the rest is for the results of what they say then.
+const CLOSING_MAX: Duration = Duration::from_secs(1);
 /// How long a rebalance waits for answers.
 const LETTING_GO_MAX: Duration = Duration::from_secs(5);
 
@@ -84,7 +86,7 @@ impl Relay<'_> {
     /// Closes the connections, makes durable what that tells us, and commits.
     async fn finish(mut self, deadline: Instant) -> Result<(), Error> {
         let left = deadline.saturating_duration_since(Instant::now());
-        let mut closing = pin!(self.pool.close(left.min(RESERVED)));
+        let mut closing = pin!(self.pool.close(left.min(CLOSING_MAX)));
         loop {
             tokio::select! {
                 biased;
