@@ -13,7 +13,7 @@ mod audit;
 mod growth;
 mod hostile;
 mod limits;
-mod member;
+pub(crate) mod member;
 mod offsets;
 mod outage;
 mod reader;
@@ -21,7 +21,7 @@ mod rebalance;
 pub(crate) mod relay;
 mod restart;
 mod results;
-mod story;
+pub(crate) mod story;
 mod vllm;
 
 /// The emulator's only key.

@@ -4,6 +4,7 @@
 mod ably;
 mod cli;
 mod config;
+mod crash;
 mod demo;
 mod deploy;
 mod e2e;

@@ -22,9 +22,9 @@ pub(crate) fn servers() -> String {
     std::env::var("TOKENRELAY_TEST_KAFKA").expect("TOKENRELAY_TEST_KAFKA is not set: run the tests by tests/run")
 }
 
-fn client() -> ClientConfig {
+fn client(servers: &str) -> ClientConfig {
     ClientConfig::new()
-        .set("bootstrap.servers", servers())
+        .set("bootstrap.servers", servers)
         .set("linger.ms", "1")
         .set("message.max.bytes", "20000000")
         .clone()
@@ -56,10 +56,15 @@ impl Seen {
 impl World {
     /// Topics with these numbers of partitions; 0 for a topic that is not there.
     pub(crate) async fn new(tokens: i32, results: i32, dead_letters: i32) -> Self {
+        Self::at(servers(), tokens, results, dead_letters).await
+    }
+
+    /// The same on a Kafka of the test's own.
+    pub(crate) async fn at(servers: String, tokens: i32, results: i32, dead_letters: i32) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let settings = config::Kafka {
-            bootstrap_servers: servers(),
+            bootstrap_servers: servers,
             group_id: format!("{name}-group"),
             tokens_topic: format!("{name}-tokens"),
             results_topic: format!("{name}-results"),
@@ -68,10 +73,11 @@ impl World {
             session_timeout: Duration::from_secs(6),
             ..config::Kafka::default()
         };
+        let client = client(&settings.bootstrap_servers);
         let world = Self {
             settings,
-            admin: client().create().expect("an admin client"),
-            producer: client().create().expect("a producer"),
+            admin: client.create().expect("an admin client"),
+            producer: client.create().expect("a producer"),
         };
         world.create(&world.settings.tokens_topic, tokens, &[]).await;
         world.create(&world.settings.results_topic, results, &[]).await;
@@ -100,7 +106,7 @@ impl World {
             topic.expect("grown");
         }
         // The old one would take minutes to hear of it.
-        self.producer = client().create().expect("a producer");
+        self.producer = client(&self.settings.bootstrap_servers).create().expect("a producer");
     }
 
     /// Sets one property of a topic.
@@ -253,7 +259,7 @@ impl World {
 
     /// A consumer that is no member of any group.
     fn observer(&self) -> BaseConsumer {
-        client()
+        client(&self.settings.bootstrap_servers)
             .set("group.id", &self.settings.group_id)
             .set("enable.auto.commit", "false")
             .create()

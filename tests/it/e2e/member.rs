@@ -15,16 +15,25 @@ use tokio::time::{sleep, timeout};
 use super::{KEY, relay};
 use crate::world::PATIENCE;
 
-/// A process that relays.
-pub(super) struct Member {
+/// A process that relays. What it has written stays where a test has failed.
+pub(crate) struct Member {
     child: Child,
     log: PathBuf,
     folder: TempDir,
 }
 
+impl Drop for Member {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.folder.disable_cleanup(true);
+            eprintln!("a relay's log: {}", self.log.display());
+        }
+    }
+}
+
 impl Member {
     /// Starts one with these settings.
-    pub(super) fn start(kafka: &Kafka, ably: SocketAddr, settings: &[&str]) -> Self {
+    pub(crate) fn start(kafka: &Kafka, ably: SocketAddr, settings: &[&str]) -> Self {
         let (folder, file) = relay::settings(kafka, ably, KEY);
         let log = folder.path().join("log");
         let open = || File::options().create(true).append(true).open(&log).expect("a file");
@@ -38,14 +47,14 @@ impl Member {
     }
 
     /// Lines of the log that say this.
-    pub(super) fn said(&self, words: &str) -> Vec<Value> {
+    pub(crate) fn said(&self, words: &str) -> Vec<Value> {
         let log = self.log();
         let lines = log.lines().filter(|line| line.contains(words));
         lines.filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
     /// Waits until the log has so many lines that say this.
-    pub(super) async fn says(&mut self, words: &str, times: usize) {
+    pub(crate) async fn says(&mut self, words: &str, times: usize) {
         let said = async {
             while self.said(words).len() < times {
                 let ended = self.child.try_wait().expect("it is ours");
@@ -58,12 +67,12 @@ impl Member {
     }
 
     /// What it measures.
-    pub(super) async fn metrics(&mut self) -> String {
+    pub(crate) async fn metrics(&mut self) -> String {
         self.page("metrics").await
     }
 
     /// Whether it is ready, and why not.
-    pub(super) async fn ready(&mut self) -> String {
+    pub(crate) async fn ready(&mut self) -> String {
         self.page("readyz").await
     }
 
@@ -75,30 +84,40 @@ impl Member {
     }
 
     /// Waits until it has a partition.
-    pub(super) async fn joins(&mut self) {
+    pub(crate) async fn joins(&mut self) {
         self.says("partition assigned", 1).await;
     }
 
     /// Stops it in order.
-    pub(super) async fn stop(mut self) {
-        let ended = self.signal("TERM").await;
+    pub(crate) async fn stop(mut self) {
+        let ended = self.end("TERM").await;
         assert!(ended.success(), "{ended}:\n{}", self.log());
-        drop(self.folder);
     }
 
     /// Ends it in the middle of whatever it is doing.
-    pub(super) async fn kill(mut self) {
-        let ended = self.signal("KILL").await;
+    pub(crate) async fn kill(mut self) {
+        let ended = self.end("KILL").await;
         assert_eq!(ended.code(), None, "it was alive:\n{}", self.log());
     }
 
     /// Sends a signal that ends it, and waits for that.
-    async fn signal(&mut self, name: &str) -> ExitStatus {
+    pub(crate) async fn end(&mut self, signal: &str) -> ExitStatus {
+        self.signal(signal).await;
+        let ended = timeout(PATIENCE, self.child.wait()).await;
+        ended.unwrap_or_else(|_| panic!("it does not end:\n{}", self.log())).expect("it was ours")
+    }
+
+    /// Sends a signal.
+    pub(crate) async fn signal(&self, name: &str) {
         let id = self.child.id().expect("it lives").to_string();
         let sent = Command::new("kill").args(["-s", name, &id]).status().await.expect("kill runs");
         assert!(sent.success(), "{sent}");
-        let ended = timeout(PATIENCE, self.child.wait()).await;
-        ended.unwrap_or_else(|_| panic!("it does not end:\n{}", self.log())).expect("it was ours")
+    }
+
+    /// Fails if it has ended by itself.
+    pub(crate) fn check_alive(&mut self) {
+        let ended = self.child.try_wait().expect("it is ours");
+        assert!(ended.is_none(), "it has ended with {ended:?}:\n{}", self.log());
     }
 
     fn log(&self) -> String {

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::world::World;
 
 /// Pieces that are easily broken: they join with what is before or after them, or must be escaped.
-const PIECES: &[&str] = &[
+pub(crate) const PIECES: &[&str] = &[
     "The ",
     "answer",
     " is",

@@ -1,0 +1,39 @@
+//! Processes die, freeze and are replaced, brokers go away and connections drop, under load; nothing of it may show in the
+//! end. Everything is as in production: a real Kafka, relays in processes of their own, the emulator in another, and an
+//! ordinary reader that is there all the time.
+//!
+//! Faults come from a seeded schedule that goes in step with what comes of the load, not by the clock; only what has to last
+//! for longer than a session is timed. The audit judges, from outside, and the reader. The short form is here; the long one
+//! is [`long`], for `tests/run --long`.
+
+use fastrand::Rng;
+use load::Plan;
+use stage::{Fault, Stage};
+
+mod ably;
+mod broker;
+mod load;
+mod long;
+mod progress;
+mod stage;
+
+/// Tokens a second.
+const RATE: u64 = 2_000;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_relays_that_die_freeze_and_end_leave_nothing_wrong() {
+    const SEED: u64 = 1;
+    let mut stage = Stage::new(None, Plan { seed: SEED, least: 300, rate: RATE }).await;
+    stage.enter(&[&[], &[]]).await;
+    let mut rng = Rng::with_seed(SEED);
+    let mut faults = [Fault::Kill, Fault::Freeze, Fault::Terminate];
+    rng.shuffle(&mut faults);
+    for fault in faults {
+        stage.suffer(fault, &mut rng, None).await;
+    }
+    stage.proceed(20).await;
+    let stats = stage.ably.stats().await;
+    assert!(stats["dropped"].as_u64() > Some(0), "connections did drop: {stats}");
+    let counts = stage.judge().await;
+    eprintln!("{counts}");
+}

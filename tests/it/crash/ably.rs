@@ -1,0 +1,117 @@
+//! Ably's place: the emulator in a process of its own, and an ordinary ably-js that is connected all the time.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::process::Stdio;
+use std::time::Duration;
+
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::Value;
+use tokenrelay::emulator::Faults;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::load::{self, Response};
+use crate::e2e::KEY;
+use crate::sdk::subscriber::Subscriber;
+use crate::world::PATIENCE;
+
+/// Where the reader is told that nothing more will come.
+const LAST_WORD: &str = "ai:last-word";
+/// The reader has less patience than a broker that is away needs.
+const SILENCE: Duration = Duration::from_secs(20);
+
+/// The emulator.
+pub(super) struct Ably {
+    _child: Child,
+    pub(super) address: SocketAddr,
+    client: reqwest::Client,
+}
+
+impl Ably {
+    pub(super) async fn start() -> Self {
+        let _already = rustls::crypto::ring::default_provider().install_default();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tokenrelay"));
+        command.args(["emulator", "--listen", "127.0.0.1:0", "--key", KEY]).kill_on_drop(true);
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("it runs");
+        let mut lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+        let line = timeout(PATIENCE, lines.next_line()).await.expect("ready in time").expect("text").expect("a line");
+        let address = line.rsplit(' ').next().and_then(|address| address.parse().ok()).expect("its address");
+        Self { _child: child, address, client: reqwest::Client::new() }
+    }
+
+    /// Fails so from now on.
+    pub(super) async fn fail(&self, faults: &Faults) {
+        let request = self.client.put(format!("http://{}/emulator/faults", self.address)).json(faults);
+        request.send().await.expect("asked").error_for_status().expect("taken");
+    }
+
+    pub(super) async fn stats(&self) -> Value {
+        let request = self.client.get(format!("http://{}/emulator/stats", self.address));
+        request.send().await.expect("asked").json().await.expect("counters")
+    }
+
+    async fn say_last_word(&self) {
+        let channel = utf8_percent_encode(LAST_WORD, NON_ALPHANUMERIC);
+        let (name, secret) = KEY.split_once(':').expect("a key");
+        let request = self.client.post(format!("http://{}/channels/{channel}/messages", self.address));
+        let request = request.basic_auth(name, Some(secret)).json(&serde_json::json!({"data": "That is all."}));
+        request.send().await.expect("asked").error_for_status().expect("published");
+    }
+}
+
+/// What a reader holds of a response.
+#[derive(Debug, PartialEq, Eq)]
+struct Held {
+    channel: String,
+    text: String,
+    status: String,
+}
+
+/// The reader.
+pub(super) struct Reader(JoinHandle<Value>);
+
+impl Reader {
+    pub(super) async fn start(ably: &Ably) -> Self {
+        let channels: Vec<String> = load::channels().chain([LAST_WORD.to_owned()]).collect();
+        let names: Vec<&str> = channels.iter().map(String::as_str).collect();
+        let mut subscriber = Subscriber::start(ably.address, KEY, "msgpack", &names).await;
+        Self(tokio::spawn(async move {
+            loop {
+                match timeout(SILENCE, subscriber.next()).await {
+                    Ok(event) if event["channel"] == LAST_WORD => return subscriber.finish().await,
+                    Ok(_) | Err(_) => {}
+                }
+            }
+        }))
+    }
+
+    /// Compares what it holds with what was said. Everything must have been settled.
+    pub(super) async fn check(self, ably: &Ably, responses: &[Response]) {
+        ably.say_last_word().await;
+        let texts = timeout(PATIENCE, self.0).await.expect("it reads in time").expect("it lives");
+        let mut held: HashMap<String, Vec<Held>> = HashMap::new();
+        for (channel, messages) in texts.as_object().expect("channels") {
+            for message in messages.as_object().expect("messages").values() {
+                let id = message["headers"]["responseId"].as_str().unwrap_or_default().to_owned();
+                held.entry(id).or_default().push(Held {
+                    channel: channel.clone(),
+                    text: message["text"].as_str().unwrap_or_default().to_owned(),
+                    status: message["headers"]["status"].as_str().unwrap_or_default().to_owned(),
+                });
+            }
+        }
+        let mut wrong = Vec::new();
+        for response in responses {
+            let expected =
+                Held { channel: response.channel.clone(), text: response.text(), status: response.status().to_owned() };
+            let holds = held.remove(&response.id).unwrap_or_default();
+            if holds != [expected] {
+                wrong.push((response, holds));
+            }
+        }
+        assert!(wrong.is_empty(), "the reader holds {} otherwise: {:#?}", wrong.len(), &wrong[..wrong.len().min(3)]);
+    }
+}
