@@ -4,6 +4,7 @@
 //! - [`topics`]: what must be so before anything starts;
 //! - [`source`]: token records and rebalances, in order, through one door; offsets back;
 //! - [`assignment`]: where a partition that was just given to us is to be read from;
+//! - `predecessor`: what is known of the owner before us, and what follows;
 //! - `restore`: what former owners have left in the results topic;
 //! - [`results`]: the thread that makes results and dead letters durable;
 //! - [`reader`]: reads a range of records once more;
@@ -18,6 +19,7 @@ mod context;
 mod error;
 mod handover;
 mod headers;
+pub(crate) mod predecessor;
 pub mod reader;
 mod restore;
 pub mod results;

@@ -12,6 +12,7 @@ mod notices;
 mod partitions;
 mod relay;
 mod start;
+pub(crate) mod stay;
 
 use std::sync::Arc;
 

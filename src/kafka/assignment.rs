@@ -16,106 +16,15 @@ use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::error::Error;
-use super::handover::{Ending, Handover, Places};
+use super::handover::Handover;
+use super::predecessor::{Committed, Facts};
 use crate::config::Start;
-use crate::engine::{Beginnings, History, Inheritance, Stale, Time};
+use crate::engine::{Stale, Time};
+
+pub use super::predecessor::{Assigned, Before, Gap};
 
 /// How long one question to the brokers may take.
 pub(super) const QUESTION: Duration = Duration::from_secs(10);
-
-/// A partition that was given to us.
-#[derive(Debug, Clone)]
-pub struct Assigned {
-    /// The partition of the tokens topic.
-    pub partition: i32,
-    /// The offset to begin at.
-    pub start: i64,
-    /// What the owner before us committed with the offset.
-    pub before: Before,
-    /// The end of the partition at the time of asking: what is below is old.
-    pub end: i64,
-    /// What was lost, if the committed offset is not in the topic.
-    pub gap: Option<Gap>,
-    /// What the owner before us has left.
-    pub inheritance: Inheritance,
-    /// Where the results of what is read begin.
-    pub places: Places,
-}
-
-/// What is known of the owner before us.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Before {
-    /// There was none.
-    Nobody,
-    /// It has committed an offset without a word that we understand: a tool may have set it, or another version.
-    Somebody,
-    /// It has left this.
-    Left(Handover),
-}
-
-impl Before {
-    fn of(committed: Option<&Committed>) -> Self {
-        let Some((offset, metadata)) = committed else { return Self::Nobody };
-        Handover::parse(metadata, *offset).map_or(Self::Somebody, Self::Left)
-    }
-}
-
-impl Assigned {
-    /// A partition of which the results say nothing.
-    pub(crate) fn new(partition: i32, start: i64, end: i64, before: Before, gap: Option<Gap>) -> Self {
-        // Behind the end there once was another topic.
-        let is_another = gap.is_some_and(|gap| gap.committed > end);
-        let begun_below = match &before {
-            _ if is_another => end,
-            Before::Nobody => start,
-            Before::Somebody => end,
-            Before::Left(handover) => handover.begun_below(end),
-        };
-        let (epoch, letters, clean) = match &before {
-            Before::Left(handover) if is_another => (handover.epoch, Vec::new(), false),
-            Before::Left(handover) => (handover.epoch, handover.letters.clone(), handover.ending == Ending::Clean),
-            Before::Nobody | Before::Somebody => (0, Vec::new(), false),
-        };
-        let history = History::default();
-        let stale = match &before {
-            Before::Left(handover) if gap.is_none() => handover.stale,
-            _ => None,
-        };
-        let (beginnings, missing_until) = match &before {
-            _ if gap.is_some() => (Beginnings::Lost, None),
-            Before::Left(handover) => (handover.beginnings, handover.missing_until),
-            Before::Nobody | Before::Somebody => (Beginnings::Here, None),
-        };
-        let inheritance =
-            Inheritance { epoch: epoch + 1, begun_below, clean, letters, beginnings, missing_until, stale, history };
-        // A results partition that is not there yet begins at 0.
-        Self { partition, start, before, end, gap, inheritance, places: Places::new(start, 0) }
-    }
-
-    /// The results say this, from `from` to `end`; `whole` if nothing of it is missing.
-    pub(super) fn inherit(&mut self, history: History, from: i64, end: i64, whole: bool) {
-        let left = &mut self.inheritance;
-        left.epoch = left.epoch.max(history.epoch() + 1);
-        left.clean &= whole;
-        left.history = history;
-        let place = match &self.before {
-            Before::Left(Handover { results: Some(place), .. }) if whole => *place,
-            Before::Nobody => end,
-            Before::Left(_) | Before::Somebody => from,
-        };
-        self.places = Places::new(self.start, place);
-        self.places.note(self.inheritance.begun_below.max(self.start), end);
-    }
-}
-
-/// Records between the committed offset and the place where reading goes on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Gap {
-    /// The offset at which reading should have gone on.
-    pub committed: i64,
-    /// The first offset that the topic holds.
-    pub begins: i64,
-}
 
 /// What the decision needs to know of us.
 #[derive(Debug, Clone)]
@@ -126,18 +35,6 @@ pub(super) struct Policy {
     pub(super) start: Start,
     /// Where reading begins anew, older responses are not begun.
     pub(super) max_age: Duration,
-}
-
-/// A committed offset and its metadata.
-type Committed = (i64, String);
-
-/// One partition's facts.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Facts {
-    partition: i32,
-    committed: Option<Committed>,
-    begins: i64,
-    end: i64,
 }
 
 impl Policy {
@@ -211,26 +108,11 @@ impl Policy {
     }
 
     fn place(&self, facts: Facts, new_group: bool) -> Assigned {
-        let first = self.first(&facts, new_group);
-        let Facts { partition, committed, begins, end } = facts;
-        let before = Before::of(committed.as_ref());
-        if let (Before::Somebody, Some((offset, metadata))) = (&before, &committed) {
-            foreign(partition, *offset, metadata);
+        let (first, stale) = (self.first(&facts, new_group), self.stale(facts.end));
+        if let Some((offset, metadata)) = facts.foreign() {
+            foreign(facts.partition, offset, metadata);
         }
-        let committed = committed.map_or(first, |(offset, _)| offset);
-        let lost = committed < begins || committed > end;
-        let gap = lost.then_some(Gap { committed, begins });
-        let start = if lost { begins } else { committed };
-        let before_is_nobody = before == Before::Nobody;
-        let anew = new_group || lost || before == Before::Somebody;
-        let mut assigned = Assigned::new(partition, start, end, before, gap);
-        if before_is_nobody && !new_group {
-            assigned.inheritance.beginnings = Beginnings::Elsewhere;
-        }
-        if anew {
-            assigned.inheritance.stale = self.stale(end);
-        }
-        assigned
+        facts.place(first, new_group, stale)
     }
 
     /// What of a partition that is read anew is too old now.
@@ -336,6 +218,7 @@ pub(super) fn list(topic: &str, partitions: &[i32]) -> TopicPartitionList {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::Beginnings;
 
     fn policy(start: Start) -> Policy {
         Policy { topic: "t".into(), results: "r".into(), group: "g".into(), start, max_age: Duration::from_secs(900) }

@@ -18,24 +18,13 @@ use super::assignment::{Assigned, Before, QUESTION};
 use super::client::Clients;
 use super::context::{Log, Plain};
 use super::error::Error;
+use super::predecessor::Stretch;
 use crate::engine::History;
 
-/// Results that are read even if none of them belongs to what is open, so that late events of what has just settled are
-/// recognised.
-const LOOK_BACK: i64 = 10_000;
 /// How often it is looked whether an open transaction has ended.
 const LOOK: Duration = Duration::from_millis(20);
 /// How long reading may stand still before it is begun again.
 const SILENCE: Duration = Duration::from_secs(30);
-
-/// What is read of one results partition.
-#[derive(Debug, Clone, Copy)]
-struct Stretch {
-    from: i64,
-    end: i64,
-    /// Nothing of what was to be read is missing.
-    whole: bool,
-}
 
 /// Completes what is known of the partitions that were given to us.
 ///
@@ -72,7 +61,7 @@ pub(super) fn complete(clients: &Clients, assigned: &mut [Assigned], results: i3
                 "results that are not ours, or of a version that is not known: every open response begins with its full text"
             );
         }
-        assigned.inherit(history, stretch.from, stretch.end, stretch.whole);
+        assigned.inherit(history, *stretch);
     }
     Ok(())
 }
@@ -108,13 +97,8 @@ impl Restorer {
         let mut stretches = HashMap::with_capacity(places.len());
         for (partition, before) in places {
             let (low, end) = self.uncommitted.fetch_watermarks(&self.topic, *partition, QUESTION).map_err(failed())?;
-            let (place, until, known) = match before {
-                Before::Nobody => (end, end, true),
-                Before::Somebody => (low, end, false),
-                Before::Left(handover) => (handover.results.unwrap_or(end), handover.until, true),
-            };
-            let whole = known && (low..=end).contains(&place) && until <= end;
-            if known && !whole {
+            let stretch = Stretch::of(before, low, end);
+            if let Some((place, until)) = before.results(end).filter(|_| !stretch.whole) {
                 tracing::warn!(
                     partition,
                     place,
@@ -125,9 +109,7 @@ impl Restorer {
                     "results that are needed are not there any more: every open response begins with its full text"
                 );
             }
-            let place = if whole { place } else { low };
-            let from = (place - LOOK_BACK).max(low).min(end);
-            stretches.insert(*partition, Stretch { from, end, whole });
+            stretches.insert(*partition, stretch);
         }
         let mut said = false;
         for (partition, stretch) in &stretches {

@@ -6,13 +6,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::stay::Stay;
 use crate::engine::{
     ConnectionId, Effect, Effects, Engine, Input, LookUp, Notice, Operation, Refusal, Reload, ReportSeq, Settings,
     Shared, Time,
 };
 use crate::kafka::assignment::Assigned;
 use crate::kafka::results::{Batch, Lane, Mark};
-use crate::kafka::{Ending, Handover, Places};
 use crate::telemetry::{Facts, Metrics};
 
 /// The partitions that are ours.
@@ -27,38 +27,14 @@ pub(super) struct Partitions {
 /// A partition that is ours.
 #[derive(Debug)]
 struct Owned {
-    engine: Engine,
+    stay: Stay,
     lane: Lane,
-    epoch: u64,
-    /// Where in the results partition the results of which records begin.
-    places: Places,
 }
 
 impl Owned {
     fn mark(&mut self, last: bool, with_all: bool) -> Mark {
-        let engine = &self.engine;
-        let (offset, letters) = match with_all {
-            true => (engine.watermark_once_durable(), engine.letters().to_vec()),
-            false => (engine.watermark(), engine.letters_durable()),
-        };
-        let (beginnings, missing_until) = engine.missing();
-        let handover = Handover {
-            epoch: self.epoch,
-            read: engine.begun_below(),
-            results: self.places.results(offset),
-            until: self.places.end(),
-            stale: engine.stale(),
-            beginnings,
-            missing_until,
-            ending: match last {
-                false => Ending::None,
-                // What is not in the results the next owner does not know.
-                true if engine.is_clear() && (with_all || engine.is_durable()) => Ending::Clean,
-                true => Ending::Unanswered,
-            },
-            letters,
-        };
-        Mark { lane: self.lane, offset, metadata: handover.to_metadata(offset) }
+        let (offset, metadata) = self.stay.mark(last, with_all);
+        Mark { lane: self.lane, offset, metadata }
     }
 }
 
@@ -86,12 +62,11 @@ impl Partitions {
 
     /// A partition is ours.
     pub(super) fn assign(&mut self, now: Time, assigned: Assigned, out: &mut Outbox) {
-        let Assigned { partition, start, places, inheritance, .. } = assigned;
+        let partition = assigned.partition;
         self.lives += 1;
-        let life = self.lives;
-        let engine = Engine::new(self.settings.clone(), partition, start).in_life(life);
-        let (lane, epoch) = (Lane { partition, life }, inheritance.epoch);
-        self.owned.insert(partition, Owned { engine, lane, epoch, places });
+        let (stay, inheritance) = Stay::begin(self.settings.clone(), self.lives, assigned);
+        let lane = Lane { partition, life: self.lives };
+        self.owned.insert(partition, Owned { stay, lane });
         self.apply(now, partition, Input::Inherited(Box::new(inheritance)), out);
     }
 
@@ -101,7 +76,7 @@ impl Partitions {
         if let (Some(owned), Some(end)) = (self.owned.get_mut(&lane.partition), end)
             && owned.lane == lane
         {
-            owned.places.note(owned.engine.next_offset(), end);
+            owned.stay.written(end);
         }
     }
 
@@ -119,7 +94,7 @@ impl Partitions {
     /// A partition is not ours any more.
     pub(super) fn revoke(&mut self, partition: i32) {
         if let Some(owned) = self.owned.remove(&partition) {
-            owned.engine.leave(&mut self.shared);
+            owned.stay.engine.leave(&mut self.shared);
         }
     }
 
@@ -153,8 +128,8 @@ impl Partitions {
     pub(super) fn tick_due(&mut self, now: Time, after_answers: bool, out: &mut Outbox) {
         let full = !self.shared.intake_open();
         for owned in self.owned.values_mut() {
-            let due = owned.engine.next_deadline().is_some_and(|deadline| deadline <= now);
-            if due || full || (after_answers && owned.engine.is_blocked()) {
+            let due = owned.stay.engine.next_deadline().is_some_and(|deadline| deadline <= now);
+            if due || full || (after_answers && owned.stay.engine.is_blocked()) {
                 out.tell(now, owned, Input::Tick, &mut self.shared);
             }
         }
@@ -162,15 +137,15 @@ impl Partitions {
 
     /// When the next of them wants to be told the time.
     pub(super) fn next_deadline(&self) -> Option<Time> {
-        self.owned.values().filter_map(|owned| owned.engine.next_deadline()).min()
+        self.owned.values().filter_map(|owned| owned.stay.engine.next_deadline()).min()
     }
 
     pub(super) fn engine(&self, partition: i32) -> Option<&Engine> {
-        self.owned.get(&partition).map(|owned| &owned.engine)
+        self.owned.get(&partition).map(|owned| &owned.stay.engine)
     }
 
     pub(super) fn engines(&self) -> impl Iterator<Item = &Engine> {
-        self.owned.values().map(|owned| &owned.engine)
+        self.owned.values().map(|owned| &owned.stay.engine)
     }
 
     /// The numbers of the partitions that are ours.
@@ -210,7 +185,7 @@ impl Outbox {
     /// Tells an engine and sorts what it asks for. It writes reports where they stay: into the batch.
     fn tell(&mut self, now: Time, owned: &mut Owned, input: Input<'_>, shared: &mut Shared) -> Option<Refusal> {
         std::mem::swap(&mut self.effects.bytes, self.batch.buffer());
-        owned.engine.apply(now, input, shared, &mut self.effects);
+        owned.stay.engine.apply(now, input, shared, &mut self.effects);
         std::mem::swap(&mut self.effects.bytes, self.batch.buffer());
         let mut refusal = None;
         for effect in self.effects.list.drain(..) {
@@ -245,6 +220,7 @@ mod tests {
     use super::*;
     use crate::engine::{ChannelRules, Limits, ReconcileSettings, ReconcileWhen, Template};
     use crate::kafka::assignment::Before;
+    use crate::kafka::{Ending, Handover};
 
     fn settings() -> Settings {
         let template = Template::parse("ai:{key}").expect("a template");
