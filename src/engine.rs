@@ -88,6 +88,8 @@ pub struct Engine {
     epoch: u64,
     legacy: Legacy,
     draining: bool,
+    /// Owners after us do not know of us yet.
+    unannounced: bool,
     /// The queue of a connection is being served: its first may pass, though others wait.
     pumping: bool,
     in_flight: usize,
@@ -116,6 +118,7 @@ impl Engine {
             epoch: 0,
             legacy: Legacy::default(),
             draining: false,
+            unannounced: false,
             pumping: false,
             in_flight: 0,
             touched: Vec::new(),
@@ -130,8 +133,11 @@ impl Engine {
         self
     }
 
-    /// The partition is not ours any more: gives back everything that its responses hold of what is shared.
-    pub fn leave(mut self, shared: &mut Shared) {
+    /// The partition is not ours any more: gives back everything that its responses hold of what is shared. The connections
+    /// that carry unanswered operations of it: these must not be written again, for they would land behind what its next
+    /// owner sends.
+    pub fn leave(mut self, shared: &mut Shared) -> Vec<ConnectionId> {
+        let mut carrying = Vec::new();
         let ids: Vec<_> = self.responses.ids().collect();
         for id in ids {
             let Some(response) = self.responses.remove(id) else { continue };
@@ -140,14 +146,19 @@ impl Engine {
             for operation in &response.in_flight {
                 shared.flow.answered(connection, operation.bytes + FRAME_OVERHEAD);
             }
+            if !response.in_flight.is_empty() && !carrying.contains(&connection) {
+                carrying.push(connection);
+            }
             shared.flow.close(response.channel);
         }
+        carrying
     }
 
     /// Decides; never waits, never reads a clock. `effects` is reused by the caller.
     pub fn apply(&mut self, now: Time, input: Input<'_>, shared: &mut Shared, effects: &mut Effects) {
         match input {
             Input::Inherited(left) => self.inherit(now, *left, shared, effects),
+            Input::Announced => self.announced(now, shared, effects),
             Input::Record(record) => self.record(now, &record, shared, effects),
             Input::Undecodable { offset } => self.undecodable(now, offset, shared, effects),
             Input::Lost { begins } => {

@@ -49,6 +49,9 @@ pub enum Error {
     /// The state of the connection is older than the server keeps it.
     #[error("connection to ably: down for longer than {0:?}, after which the server forgets it")]
     Expired(Duration),
+    /// We gave it up, so that nothing that was written to it is written again.
+    #[error("connection to ably: given up, because partitions left while operations of theirs were unanswered")]
+    Abandoned,
     /// The credentials cannot be used.
     #[error("credentials for ably: {0}")]
     Credentials(String),
@@ -88,7 +91,7 @@ impl Error {
         match self {
             Self::Refused { code, .. } | Self::Channel { code, .. } => Some(*code),
             Self::Unreachable { .. } | Self::NoAnswer(_) | Self::TransportLost(_) | Self::Silent(_) => None,
-            Self::Overdue(_) | Self::Expired(_) | Self::Credentials(_) | Self::Frame(_) => None,
+            Self::Overdue(_) | Self::Expired(_) | Self::Abandoned | Self::Credentials(_) | Self::Frame(_) => None,
         }
     }
 
@@ -99,7 +102,7 @@ impl Error {
             Self::Refused { code, status_code, .. } => Fate::of(*code, *status_code) == Fate::Fatal,
             Self::Credentials(_) => true,
             Self::Unreachable { .. } | Self::NoAnswer(_) | Self::TransportLost(_) | Self::Silent(_) => false,
-            Self::Overdue(_) | Self::Expired(_) | Self::Frame(_) | Self::Channel { .. } => false,
+            Self::Overdue(_) | Self::Expired(_) | Self::Abandoned | Self::Frame(_) | Self::Channel { .. } => false,
         }
     }
 }

@@ -154,8 +154,8 @@ impl Pool {
         if self.connections[index].is_some() {
             return;
         }
-        // As many batches as there are permits, and the command to close.
-        let capacity = self.settings.in_flight_operations as usize + 1;
+        // As many batches as there are permits, and the commands to give up and to close.
+        let capacity = self.settings.in_flight_operations as usize + 2;
         let (commands, receiver) = mpsc::channel(capacity);
         let actor = Connection::new(connection, &self.settings, self.target.clone(), receiver, self.events.clone());
         self.connections[index] = Some(Handle { commands, task: tokio::spawn(actor.run()) });
@@ -174,6 +174,13 @@ impl Pool {
         {
             self.refuse(connection, operations);
         }
+    }
+
+    /// Gives a connection up: what is unanswered on it is not written again, and answered as unknown. Another takes its place.
+    pub fn abandon(&self, connection: ConnectionId) {
+        let Some(Some(handle)) = self.connections.get(connection as usize) else { return };
+        // If there is no room, the same command waits already.
+        let _ = handle.commands.try_send(Command::Abandon);
     }
 
     /// Closes all connections: each waits for its answers, says goodbye, and ends at `deadline` whatever is unanswered. The

@@ -34,6 +34,8 @@ const TAKE_MAX: usize = 256;
 pub(super) enum Command {
     /// Send these, in order.
     Send(Vec<Operation>),
+    /// Give the connection up, if anything on it is unanswered.
+    Abandon,
     /// End within this time.
     Close {
         /// How long it may take.
@@ -198,6 +200,7 @@ impl Connection {
                         self.session.send(now, operation, &mut self.actions);
                     }
                 }
+                Command::Abandon => self.session.abandon(now, &mut self.actions),
                 Command::Close { deadline } => self.session.close(now + deadline, &mut self.actions),
             }
         }

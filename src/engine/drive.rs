@@ -56,7 +56,7 @@ impl Engine {
     /// Sends an operation if it may leave now; otherwise arranges for another try. Whether to go on asking.
     fn try_send(&mut self, now: Time, id: SlotId, kind: OpKind, shared: &mut Shared, effects: &mut Effects) -> bool {
         let Some(response) = self.responses.get_mut(id) else { return false };
-        if self.draining || response.blocked {
+        if self.draining || self.unannounced || response.blocked {
             return false;
         }
         if response.text.len() + FRAME_OVERHEAD > shared.flow.message_bytes_max(response.channel) {

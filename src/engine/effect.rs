@@ -18,8 +18,10 @@ pub type ReportSeq = u64;
 /// Everything that can happen to a partition.
 #[derive(Debug, Clone)]
 pub enum Input<'a> {
-    /// An owner before us has left this; before anything else.
+    /// An owner before us has left this; before anything else. Nothing is sent until [`Input::Announced`].
     Inherited(Box<Inheritance>),
+    /// That the partition is ours is committed: owners after us know that we may have begun something.
+    Announced,
     /// A record was read and decoded.
     Record(Record<'a>),
     /// A record was read and could not be decoded.

@@ -78,7 +78,6 @@ pub struct Stale {
 pub(super) struct Legacy {
     begun_below: Offset,
     clean: bool,
-    letters: Vec<(Offset, Offset)>,
     beginnings: Beginnings,
     /// Until when in the partition's time beginnings may be missing; set by the first record.
     missing_until: Option<Time>,
@@ -96,7 +95,6 @@ impl Default for Legacy {
         Self {
             begun_below: 0,
             clean: true,
-            letters: Vec::new(),
             beginnings: Beginnings::Here,
             missing_until: None,
             stale: None,
@@ -148,12 +146,6 @@ impl Legacy {
     pub(super) const fn missing(&self) -> (Beginnings, Option<Time>) {
         (self.beginnings, self.missing_until)
     }
-
-    /// Whether the record's dead letter is written.
-    pub(super) fn has_letter(&self, offset: Offset) -> bool {
-        let after = self.letters.partition_point(|(first, _)| *first <= offset);
-        after.checked_sub(1).is_some_and(|index| offset <= self.letters[index].1)
-    }
 }
 
 impl Engine {
@@ -161,12 +153,13 @@ impl Engine {
     pub(super) fn inherit(&mut self, now: Time, left: Inheritance, shared: &mut Shared, effects: &mut Effects) {
         let next = self.ledger.next();
         self.epoch = left.epoch;
+        self.unannounced = true;
+        self.ledger.inherit_letters(left.letters);
         let clean = left.clean && left.history.unreadable() == 0;
         let mut legacy = Legacy {
             begun_below: left.begun_below,
             clean,
             waiting: left.begun_below > next,
-            letters: left.letters,
             beginnings: left.beginnings,
             missing_until: left.missing_until,
             stale: left.stale,
@@ -190,6 +183,15 @@ impl Engine {
         let reason = if left.beginnings == Beginnings::Lost { INPUT_LOST } else { SKIPPED };
         for past in passed {
             self.cut_off(now, past, reason, shared, effects);
+        }
+    }
+
+    /// Owners after us know of us: what we begin they mend.
+    pub(super) fn announced(&mut self, now: Time, shared: &mut Shared, effects: &mut Effects) {
+        self.unannounced = false;
+        let ids: Vec<SlotId> = self.responses.ids().collect();
+        for id in ids {
+            self.advance(now, id, shared, effects);
         }
     }
 

@@ -44,8 +44,7 @@ impl Engine {
     }
 
     fn dead_letter(&mut self, offset: Offset, reason: Refusal, effects: &mut Effects) {
-        if self.legacy.has_letter(offset) {
-            self.ledger.note_letter(offset);
+        if self.ledger.has_letter(offset) {
             return;
         }
         self.ledger.hold_dead_letter(offset);

@@ -129,18 +129,28 @@ impl Ledger {
         self.holds.first().map_or(self.next, |hold| hold.offset)
     }
 
-    /// The dead letter of a record is written or asked for; records come in order.
-    pub(super) fn note_letter(&mut self, offset: Offset) {
-        match self.letters.last_mut() {
+    /// Owners before us have written the dead letters of these records: ranges with both ends included, rising.
+    pub(super) fn inherit_letters(&mut self, letters: Vec<(Offset, Offset)>) {
+        self.letters = letters;
+    }
+
+    /// Whether the dead letter of a record is written or asked for.
+    pub(super) fn has_letter(&self, offset: Offset) -> bool {
+        let after = self.letters.partition_point(|(first, _)| *first <= offset);
+        after.checked_sub(1).is_some_and(|index| offset <= self.letters[index].1)
+    }
+
+    /// The dead letter of a record is asked for; it has none yet.
+    fn note_letter(&mut self, offset: Offset) {
+        let watermark = self.watermark();
+        let below = self.letters.partition_point(|(_, last)| *last < watermark);
+        if below > self.letters.len() / 2 {
+            self.letters.drain(..below);
+        }
+        let at = self.letters.partition_point(|(first, _)| *first < offset);
+        match at.checked_sub(1).map(|before| &mut self.letters[before]) {
             Some((_, last)) if *last + 1 == offset => *last = offset,
-            _ => {
-                let watermark = self.watermark();
-                let below = self.letters.partition_point(|(_, last)| *last < watermark);
-                if below > self.letters.len() / 2 {
-                    self.letters.drain(..below);
-                }
-                self.letters.push((offset, offset));
-            }
+            _ => self.letters.insert(at, (offset, offset)),
         }
     }
 
@@ -186,6 +196,21 @@ mod tests {
         assert_eq!(ledger.watermark(), 10, "its report is not durable");
         ledger.durable(1);
         assert_eq!(ledger.watermark(), 15);
+    }
+
+    #[test]
+    fn letters_of_owners_before_us_are_told_on_before_they_are_read_again() {
+        let mut ledger = Ledger::new(0);
+        ledger.inherit_letters(vec![(2, 3), (7, 7)]);
+        assert_eq!(ledger.letters(), [(2, 3), (7, 7)]);
+        ledger.read(4);
+        assert!(!ledger.has_letter(4) && ledger.has_letter(3) && ledger.has_letter(7));
+        ledger.hold_dead_letter(4);
+        ledger.read(5);
+        ledger.hold(5);
+        ledger.read(6);
+        ledger.hold_dead_letter(6);
+        assert_eq!(ledger.letters(), [(2, 4), (6, 6), (7, 7)]);
     }
 
     #[test]

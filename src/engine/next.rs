@@ -166,7 +166,8 @@ impl Response {
             self.create.status = Some(status);
             self.create.span = carried.span;
             self.create.tokens = carried.tokens;
-            self.create.sent_at = Some(now);
+            // An owner before us may have used its id already.
+            self.create.sent_at.get_or_insert(now);
             self.outdated = false;
             return (carried, status, self.text.from(0).into());
         }

@@ -260,7 +260,7 @@ impl Response {
                 self.raise_version(Some(&serial));
                 self.raise_version(version.as_ref());
                 self.serial = Some(serial);
-                self.repair.taint(now, settings.reconcile.debounce);
+                self.repair.taint(now, self.quiet_time(settings));
             }
             Found::Nothing => self.create.sent_at = None,
             Found::Unreadable if self.cut_off.is_some() => self.create.sent_at = None,
@@ -271,7 +271,9 @@ impl Response {
     /// An owner before us may have created its message, and appended to it.
     pub(super) fn doubt_create(&mut self) {
         self.create.doubtful = true;
-        self.create.sent_at.get_or_insert(self.started_at);
+        // The first use of its id may have died with an owner that told nobody.
+        let first = self.create.sent_at.map_or(self.started_at, |sent_at| sent_at.min(self.started_at));
+        self.create.sent_at = Some(first);
     }
 
     /// The connection that carried it was lost and not resumed.
@@ -350,7 +352,8 @@ impl Response {
                 self.raise_version(serial);
                 self.serial = serial.cloned();
                 let clean = !self.create.doubtful && !resent && !self.outdated;
-                if clean { self.repair.cleaned(now) } else { self.repair.taint(now, debounce) }
+                let wait = self.quiet_time(settings);
+                if clean { self.repair.cleaned(now) } else { self.repair.taint(now, wait) }
             }
             OpKind::Append => {
                 self.raise_version(serial);
@@ -371,6 +374,13 @@ impl Response {
                 }
             }
         }
+    }
+
+    /// How long to wait with the full text that a doubtful create is followed by: what an owner before us has appended to its
+    /// message may be on its way.
+    fn quiet_time(&self, settings: &Settings) -> Duration {
+        let debounce = settings.reconcile.debounce;
+        if self.takeover.is_some() { settling_time(debounce, settings.append_rollup) } else { debounce }
     }
 
     fn rejected(&mut self, now: Time, operation: InFlight, rejection: &Rejection, settings: &Settings) {

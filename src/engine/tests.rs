@@ -408,7 +408,8 @@ fn a_partition_that_leaves_gives_back_what_it_holds() {
     only(story.says(token("a")));
     assert_eq!((story.shared.flow.in_flight(), story.shared.usage().open), (1, 1));
     let other = Engine::new(settings().into(), 3, 0);
-    std::mem::replace(&mut story.engine, other).leave(&mut story.shared);
+    let carrying = std::mem::replace(&mut story.engine, other).leave(&mut story.shared);
+    assert_eq!(carrying, [0], "its operation is unanswered");
     assert_eq!((story.shared.flow.in_flight(), story.shared.usage()), (0, Usage::default()));
 }
 

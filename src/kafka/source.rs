@@ -324,6 +324,12 @@ impl<'a> Intake<'a> {
         Ok(())
     }
 
+    /// Whether a broker has confirmed a mark of this partition since it was started.
+    pub fn is_told(&mut self, partition: i32) -> bool {
+        self.learn();
+        self.offsets.is_told(partition)
+    }
+
     /// How many commits have failed.
     #[must_use]
     pub fn commits_failed(&self) -> u64 {

@@ -6,7 +6,8 @@ use tokio::time::{Duration, Instant, timeout_at};
 
 use super::Error;
 use super::relay::Relay;
-use crate::kafka::results::Mark;
+use crate::engine::Input;
+use crate::kafka::results::{Lane, Mark};
 
 /// What was last offered to be committed, for exactly-once delivery.
 #[derive(Debug, Default)]
@@ -14,6 +15,8 @@ pub(super) struct Committing {
     marks: HashMap<i32, (i64, String)>,
     /// The number of the last job.
     offered: u64,
+    /// Stays of which no owner after us knows yet, and the job that is to tell.
+    unannounced: Vec<(Lane, Option<u64>)>,
 }
 
 impl Relay<'_> {
@@ -89,17 +92,43 @@ impl Relay<'_> {
         let number = self.writer.commit(&mut self.out.batch, changed)?;
         self.committing.offered = number;
         for mark in marks {
+            let told = self.committing.unannounced.iter_mut().filter(|(lane, _)| *lane == mark.lane);
+            told.for_each(|(_, job)| _ = job.get_or_insert(number));
             self.committing.marks.insert(mark.lane.partition, (mark.offset, mark.metadata));
         }
         Some(number)
     }
 
+    /// The partition has come: nothing of it is sent before that is committed.
+    pub(super) fn announce_later(&mut self, partition: i32) {
+        self.committing.unannounced.extend(self.partitions.lane(partition).map(|lane| (lane, None)));
+    }
+
+    /// Tells the engines whose stays are committed: whoever owns the partition next knows that they may have begun something.
+    pub(super) fn announce(&mut self) {
+        let now = self.clock.now();
+        for (lane, job) in std::mem::take(&mut self.committing.unannounced) {
+            let is_known = match self.writer.is_transactional() {
+                true => job.is_some_and(|job| job <= self.progress.committed),
+                false => self.intake.is_told(lane.partition),
+            };
+            match is_known {
+                true => self.partitions.apply_in(now, lane, Input::Announced, &mut self.out),
+                false => self.committing.unannounced.push((lane, job)),
+            }
+        }
+    }
+
     /// Partitions have left: nothing of theirs is committed any more.
     pub(super) fn forget(&mut self, partitions: &[i32]) {
         self.writer.forget(partitions.iter().filter_map(|partition| self.partitions.lane(*partition)));
+        self.committing.unannounced.retain(|(lane, _)| !partitions.contains(&lane.partition));
         for partition in partitions {
             self.committing.marks.remove(partition);
-            self.partitions.revoke(*partition);
+            self.out.forget(*partition);
+            for connection in self.partitions.revoke(*partition) {
+                self.pool.abandon(connection);
+            }
             self.metrics.forget_partition(*partition);
         }
         if self.partitions.numbers().is_empty() {

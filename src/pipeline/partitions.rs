@@ -91,11 +91,9 @@ impl Partitions {
         self.owned.get(&partition).map(|owned| owned.lane)
     }
 
-    /// A partition is not ours any more.
-    pub(super) fn revoke(&mut self, partition: i32) {
-        if let Some(owned) = self.owned.remove(&partition) {
-            owned.stay.engine.leave(&mut self.shared);
-        }
+    /// A partition is not ours any more. The connections that carry unanswered operations of it.
+    pub(super) fn revoke(&mut self, partition: i32) -> Vec<ConnectionId> {
+        self.owned.remove(&partition).map(|owned| owned.stay.engine.leave(&mut self.shared)).unwrap_or_default()
     }
 
     /// Tells one engine. A dead letter that it asks for is given back: only the caller has the record's bytes.
@@ -179,6 +177,13 @@ impl Outbox {
             reloads: Vec::new(),
             look_ups: Vec::new(),
             notices: Vec::new(),
+        }
+    }
+
+    /// A partition is not ours any more: nothing of it is sent.
+    pub(super) fn forget(&mut self, partition: i32) {
+        for operations in &mut self.operations {
+            operations.retain(|operation| operation.id.partition != partition);
         }
     }
 

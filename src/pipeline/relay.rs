@@ -298,13 +298,16 @@ impl<'a> Relay<'a> {
                      some fail as input-lost"
                 );
             }
+            let partition = *partition;
             self.partitions.assign(now, assigned, &mut self.out);
+            self.announce_later(partition);
         }
         self.intake.start(&starts)?;
         let numbers: Vec<i32> = starts.iter().map(|(partition, _)| *partition).collect();
         if let Err(error) = self.commit_now(&numbers, false, COMMIT_MAX).await {
-            tracing::warn!(%error, "the first commit of a new owner has failed");
+            tracing::warn!(%error, "the first commit of a new owner is not confirmed: nothing of its partitions is sent before");
         }
+        self.announce();
         self.health.clear("partitions");
         Ok(())
     }
@@ -357,6 +360,7 @@ impl<'a> Relay<'a> {
         for (lane, offset) in self.progress.letters.drain(..) {
             self.partitions.apply_in(now, lane, Input::DeadLetterDurable(offset), &mut self.out);
         }
+        self.announce();
     }
 
     pub(super) fn found_again(&mut self, done: Done) {
@@ -389,6 +393,7 @@ impl<'a> Relay<'a> {
     fn look_at_everything(&mut self, now: Instant) -> Result<(), Error> {
         self.health.beat();
         self.notices.tick();
+        self.announce();
         self.partitions.apply_all(self.clock.now(), || Input::Tick, &mut self.out);
         match self.intake_closed {
             Some(since) if now.duration_since(since) >= PAUSE_AFTER => self.intake.pause()?,

@@ -100,6 +100,18 @@ impl Session {
         self.lose(Doubt::ConnectionLost, actions);
     }
 
+    /// What is unanswered must not be written again, whatever became of it: the connection is forgotten, and another begun.
+    pub fn abandon(&mut self, now: Time, actions: &mut Vec<Action>) {
+        if self.closing.is_some() || self.unanswered.size().0 == 0 {
+            return;
+        }
+        if matches!(self.link, Link::Opening { .. } | Link::Up { .. }) {
+            actions.push(Action::Hangup);
+            self.down(now, Error::Abandoned, actions);
+        }
+        self.lose(Doubt::ConnectionLost, actions);
+    }
+
     /// The end, whatever is unanswered.
     pub(super) fn stop(&mut self, actions: &mut Vec<Action>) {
         if self.link == Link::Closed {

@@ -441,3 +441,22 @@ fn the_server_may_close_without_being_asked() {
     let actions = case.take();
     assert!(matches!(&actions[..], [Action::Hangup, Action::Down(_), Action::Answer(_), Action::Lost]), "{actions:?}");
 }
+
+#[test]
+fn what_is_unanswered_when_a_connection_is_given_up_is_never_written_again() {
+    let mut case = Case::up(settings());
+    case.session.abandon(case.now, &mut case.actions);
+    assert_eq!(case.take(), [], "nothing is unanswered");
+    case.send(OpKind::Append);
+    case.take();
+    case.session.abandon(case.now, &mut case.actions);
+    let actions = case.take();
+    assert_eq!(actions.first(), Some(&Action::Hangup));
+    assert_eq!(actions.last(), Some(&Action::Lost));
+    case.actions = actions;
+    assert_eq!(case.answers(), [(0, unknown(Doubt::ConnectionLost), false)]);
+    case.pass(Duration::from_secs(2));
+    assert!(case.take().contains(&Action::Connect { resume: None, renew: false, failures: 0 }));
+    case.connected("id-2", "key-2");
+    assert!(written(&case.take()).is_empty());
+}

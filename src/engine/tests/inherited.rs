@@ -25,6 +25,7 @@ impl Story {
             history,
         };
         assert!(self.apply(Input::Inherited(Box::new(left))).is_empty());
+        assert!(self.apply(Input::Announced).is_empty());
     }
 
     fn last_report(&self) -> &serde_json::Value {
@@ -262,6 +263,7 @@ fn what_is_too_old_is_skipped_and_what_has_begun_is_not() {
         history,
     };
     story.apply(Input::Inherited(Box::new(left)));
+    story.apply(Input::Announced);
     story.says(token("a"));
     story.says(token("b"));
     let of = |id: &'static str, kind| Event { response_id: id.into(), ..event(kind) };
@@ -295,6 +297,7 @@ fn in_a_partition_that_was_added_what_does_not_show_its_beginning_is_not_called_
         history,
     };
     story.apply(Input::Inherited(Box::new(left.clone())));
+    story.apply(Input::Announced);
     let of = |id: &'static str, begins, kind| Event { response_id: id.into(), begins, ..event(kind) };
     let plays = |story: &mut Story, id, begins| {
         let create = only(story.events(&[of(id, begins, token("x")), of(id, None, END)]));
@@ -316,6 +319,7 @@ fn in_a_partition_that_was_added_what_does_not_show_its_beginning_is_not_called_
     former.leave(&mut story.shared);
     story.offset -= 1;
     story.apply(Input::Inherited(Box::new(Inheritance { missing_until, history, ..left })));
+    story.apply(Input::Announced);
     story.events(&[of("open", None, token("x"))]);
     story.events(&[of("open", None, END)]);
     let update = only(story.after(Duration::from_secs(1)));
@@ -324,4 +328,39 @@ fn in_a_partition_that_was_added_what_does_not_show_its_beginning_is_not_called_
     assert_eq!(plays(&mut story, "begins", Some(true)), ("delivered".into(), false.into()));
     story.after(Duration::from_secs(601));
     assert_eq!(plays(&mut story, "later", None), ("delivered".into(), false.into()));
+}
+
+#[test]
+fn nothing_is_sent_before_owners_after_us_can_know_of_it() {
+    let mut story = Story::new();
+    let left = Inheritance {
+        epoch: 1,
+        begun_below: 0,
+        clean: true,
+        letters: Vec::new(),
+        beginnings: Beginnings::Here,
+        missing_until: None,
+        stale: None,
+        history: History::default(),
+    };
+    story.apply(Input::Inherited(Box::new(left)));
+    assert!(story.says(token("a")).is_empty());
+    assert!(story.after(Duration::from_secs(60)).is_empty());
+    assert_eq!(&*only(story.apply(Input::Announced)).data, "a");
+}
+
+#[test]
+fn an_id_that_an_owner_before_us_may_have_used_counts_from_then() {
+    let mut story = Story::new();
+    story.inherit(1, false, &[]);
+    let (began, events) = (story.now, [event(token("a"))]);
+    story.now = story.now + Duration::from_secs(60);
+    let record = Record { offset: 0, time: began, key: "r", traceparent: None, events: &events };
+    let create = only(story.apply(Input::Record(record)));
+    story.now = story.now + Duration::from_secs(50);
+    story.answer(&create, Outcome::Unknown(Doubt::ConnectionLost));
+    assert!(
+        story.after(Duration::from_secs(5)).is_empty(),
+        "the server may not know the id any more: it is looked for"
+    );
 }

@@ -15,6 +15,8 @@ pub(super) struct Offsets {
 struct Place {
     position: i64,
     mark: Option<Mark>,
+    /// A broker has confirmed some mark of it.
+    told: bool,
 }
 
 /// Everything below `offset` is done with.
@@ -34,7 +36,7 @@ impl Offsets {
         if self.places.len() <= index {
             self.places.resize_with(index + 1, || None);
         }
-        self.places[index] = Some(Place { position, mark: None });
+        self.places[index] = Some(Place { position, mark: None, told: false });
     }
 
     pub(super) fn end(&mut self, partition: i32) {
@@ -112,8 +114,9 @@ impl Offsets {
     /// The broker has these.
     pub(super) fn confirm(&mut self, list: &TopicPartitionList) {
         for element in list.elements() {
-            let Some(Some(Place { mark: Some(mark), .. })) = self.slot(element.partition()) else { continue };
+            let Some(Some(Place { mark: Some(mark), told, .. })) = self.slot(element.partition()) else { continue };
             if element.offset() == Offset::Offset(mark.offset) {
+                *told = true;
                 mark.fresh = false;
                 mark.on_its_way = None;
             }
@@ -123,12 +126,19 @@ impl Offsets {
     pub(super) fn learn(&mut self, commits: Vec<Committed>) {
         for Committed { partition, offset, done } in commits {
             self.failed += u64::from(!done);
-            let Some(Some(Place { mark: Some(mark), .. })) = self.slot(partition) else { continue };
+            let Some(Some(Place { mark: Some(mark), told, .. })) = self.slot(partition) else { continue };
             if mark.on_its_way.is_some() && mark.on_its_way == offset {
+                *told |= done;
                 mark.on_its_way = None;
                 mark.fresh |= !done;
             }
         }
+    }
+
+    /// Whether a broker has confirmed that the partition is ours.
+    pub(super) fn is_told(&self, partition: i32) -> bool {
+        let place = usize::try_from(partition).ok().and_then(|index| self.places.get(index));
+        place.is_some_and(|place| place.as_ref().is_some_and(|place| place.told))
     }
 
     pub(super) fn failed(&self) -> u64 {
@@ -190,9 +200,10 @@ mod tests {
         assert_eq!(sent(&offsets.unsent("t")), [(2, Offset::Offset(12), "meta".to_owned())]);
         assert_eq!(offsets.unsent("t").count(), 0, "on its way");
         offsets.learn(vec![Committed { partition: 2, offset: Some(12), done: false }]);
-        assert_eq!(offsets.failed(), 1);
+        assert_eq!((offsets.failed(), offsets.is_told(2)), (1, false));
         assert_eq!(offsets.unsent("t").count(), 1);
         offsets.learn(vec![Committed { partition: 2, offset: Some(12), done: true }]);
+        assert!(offsets.is_told(2) && !offsets.is_told(1));
         assert_eq!(offsets.unsent("t").count(), 0);
         offsets.mark(2, 12, "meta");
         assert_eq!(offsets.unsent("t").count(), 0, "nothing new");
