@@ -12,9 +12,6 @@ use planted::{MUTANTS, Mutant};
 
 mod planted;
 
-/// Seeds that a mutant may survive, and that the engine without one must.
-const SEEDS: u32 = 10_000;
-
 const MANIFEST: &str = r#"
 [package]
 name = "mutants"
@@ -24,6 +21,7 @@ edition = "2024"
 [workspace]
 
 [dependencies]
+base64 = "0.23"
 bytes = "1"
 compact_str = { version = "0.10", features = ["serde"] }
 fastrand = "2"
@@ -47,17 +45,32 @@ debug = false
 opt-level = 3
 "#;
 
-const LIB: &str = "#![allow(warnings)]\npub mod ably;\npub mod engine;\n#[cfg(test)]\nmod sim;\n";
+const LIB: &str =
+    "#![allow(warnings)]\npub mod ably;\npub mod engine;\npub mod kafka;\npub mod pipeline;\n#[cfg(test)]\nmod sim;\n";
+const KAFKA: &str = "mod handover;\npub mod predecessor;\npub use handover::*;\n";
+const PIPELINE: &str = "pub mod stay;\n";
 const ABLY: &str = "pub mod encode;\npub mod fault;\npub mod session;\npub mod wire;\n";
 
 /// What is copied, by its path here and there. A folder goes with its file.
-const COPIED: [(&str, &str); 6] = [
+const COPIED: [(&str, &str); 10] = [
     ("src/engine.rs", "engine.rs"),
     ("src/ably/encode.rs", "ably/encode.rs"),
     ("src/ably/fault.rs", "ably/fault.rs"),
     ("src/ably/session.rs", "ably/session.rs"),
     ("src/ably/wire.rs", "ably/wire.rs"),
+    ("src/kafka/handover.rs", "kafka/handover.rs"),
+    ("src/kafka/predecessor.rs", "kafka/predecessor.rs"),
+    ("src/pipeline/stay.rs", "pipeline/stay.rs"),
+    ("tests/it/fleet.rs", "fleet.rs"),
     ("tests/it/sim.rs", "sim.rs"),
+];
+
+/// What plays: one process, then named troubles, then many processes; and how many seeds a mutant may survive, and the
+/// program without one must.
+const PLAYS: [(&str, u32); 3] = [
+    ("sim::every_text_is_right_at_rest", 10_000),
+    ("sim::scripts::scripts_end_well", 0),
+    ("sim::fleet::every_text_is_right_whoever_dies", 100_000),
 ];
 
 /// The throw-away crate.
@@ -77,6 +90,8 @@ impl Bench {
         fs::copy(home.join("Cargo.lock"), bench.root.join("Cargo.lock")).expect("the lock file is copied");
         bench.write("src/lib.rs", LIB);
         bench.write("src/ably.rs", ABLY);
+        bench.write("src/kafka.rs", KAFKA);
+        bench.write("src/pipeline.rs", PIPELINE);
         for (from, to) in COPIED {
             bench.copy(&home.join(from), &Path::new("src").join(to));
         }
@@ -123,13 +138,13 @@ impl Bench {
         program.expect("cargo names the program that it built")
     }
 
-    /// Plays the random schedule, then the scripts. Gives what was broken first.
+    /// Plays everything. Gives what was broken first.
     fn play(&self) -> Option<String> {
         let program = self.build();
-        ["sim::every_text_is_right_at_rest", "sim::scripts::scripts_end_well"].into_iter().find_map(|test| {
+        PLAYS.into_iter().find_map(|(test, seeds)| {
             let played = Command::new(&program)
                 .args(["--exact", test])
-                .env("TOKENRELAY_SIM_SEEDS", SEEDS.to_string())
+                .env("TOKENRELAY_SIM_SEEDS", seeds.to_string())
                 .env("TOKENRELAY_SIM_BRIEF", "1")
                 .env_remove("TOKENRELAY_SIM_SEED")
                 .output()

@@ -9,6 +9,8 @@
 mod checks;
 #[path = "sim/fault.rs"]
 mod fault;
+#[path = "fleet.rs"]
+mod fleet;
 #[path = "sim/frames.rs"]
 mod frames;
 #[path = "sim/link.rs"]

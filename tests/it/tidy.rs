@@ -50,7 +50,17 @@ const IMPORTS: &[(&str, &[&str])] = &[
 ];
 
 /// Modules that are pure, and the crates that would make them otherwise.
-const PURE: &[&str] = &["engine", "decode", "ably::wire", "ably::fault", "ably::encode", "ably::session"];
+const PURE: &[&str] = &[
+    "engine",
+    "decode",
+    "ably::wire",
+    "ably::fault",
+    "ably::encode",
+    "ably::session",
+    "kafka::handover",
+    "kafka::predecessor",
+    "pipeline::stay",
+];
 const IMPURE_CRATES: &[&str] = &["tokio", "rdkafka", "reqwest", "tokio_tungstenite", "axum"];
 
 /// What must not be in code (comments and strings do not count), and what to do instead.

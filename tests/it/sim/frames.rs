@@ -93,6 +93,7 @@ pub(super) fn read(encoding: Encoding, bytes: &[u8]) -> Kept<Frame> {
             "cancelled" => Status::Cancelled,
             "error" => Status::Error,
             "abandoned" => Status::Abandoned,
+            "failed" => Status::Failed,
             other => return Err(Broken(format!("R18: status {other:?}"))),
         },
         resent: false,

@@ -41,6 +41,13 @@ struct Rolling {
     frames: Vec<usize>,
 }
 
+impl Message {
+    /// The serial of its latest version.
+    pub(in crate::sim) fn latest(&self) -> Serial {
+        serial(self.version)
+    }
+}
+
 impl Server {
     pub(super) fn apply(&mut self, scene: &mut Scene, c: usize, frame: &Frame) -> Verdict {
         if frame.kind == OpKind::Create {

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::fault::{Fault, Odds};
-use super::scene::{MS, SECOND};
+use super::link::Terms;
+use super::run::Plans;
+use super::scene::{MS, SECOND, Trace};
+use super::world::World;
 use crate::ably::wire::Encoding;
 use crate::engine::{ChannelRules, Limits, ReconcileSettings, ReconcileWhen, Settings, Template};
 
@@ -143,6 +146,16 @@ impl Plan {
         }
     }
 
+    /// What is decided for the net.
+    pub(super) fn terms(&self) -> Terms {
+        Terms {
+            encoding: self.encoding,
+            seed: self.seed,
+            size: self.limits.message_bytes_max,
+            outage: self.outage_s * SECOND,
+        }
+    }
+
     /// The server's rollup window.
     pub(super) const fn rollup(&self) -> u64 {
         self.rollup_ms * MS
@@ -156,6 +169,42 @@ impl Plan {
     /// How long a silent response goes on.
     pub(super) const fn idle(&self) -> u64 {
         self.idle_s * SECOND
+    }
+}
+
+impl Plans for Plan {
+    type World = World;
+
+    fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    fn world(&self, trace: Option<Trace>) -> World {
+        World::new(self, trace)
+    }
+
+    fn salted(&self, by: u64) -> Self {
+        Self { salt: self.salt.wrapping_add(by), ..self.clone() }
+    }
+
+    fn smaller(&self) -> Vec<Self> {
+        let plan = self;
+        let mut plans = Vec::new();
+        for bit in (0..64).filter(|bit| plan.kept >> bit & 1 == 1) {
+            plans.push(Self { kept: plan.kept & !(1 << bit), ..plan.clone() });
+        }
+        for fault in Fault::ALL.into_iter().filter(|fault| plan.odds.of(*fault) > 0) {
+            plans.push(Self { odds: plan.odds.with(fault, 0), ..plan.clone() });
+        }
+        for tokens_max in [plan.tokens_max / 2, plan.tokens_max.saturating_sub(1)] {
+            plans.push(Self { tokens_max, ..plan.clone() });
+        }
+        plans.push(Self { partitions: 1, ..plan.clone() });
+        plans.push(Self { channels: 1, ..plan.clone() });
+        plans.push(Self { silent: 0, ..plan.clone() });
+        plans.push(Self { faults_s: 0, ..plan.clone() });
+        plans.push(plan.clone());
+        plans
     }
 }
 
@@ -191,7 +240,7 @@ thread_local! {
 }
 
 /// Made once per thread: globs take longer to build than a run takes.
-fn channel_rules() -> ChannelRules {
+pub(super) fn channel_rules() -> ChannelRules {
     RULES.with_borrow_mut(|rules| {
         let make = || {
             let template = Template::parse("ai:{key}").expect("a template");

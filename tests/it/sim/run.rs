@@ -8,12 +8,30 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::fault::Fault;
-use super::plan::Plan;
-use super::scene::{Struck, Trace};
-use super::world::World;
+use super::scene::{Kept, Struck, Trace};
 
 /// Seeds that a worker takes at once.
 const BATCH: u64 = 64;
+
+/// What can be played, and made smaller.
+pub(super) trait Plans: Clone + std::fmt::Debug {
+    /// What it is played in.
+    type World: Plays;
+
+    fn seed(&self) -> u64;
+    fn world(&self, trace: Option<Trace>) -> Self::World;
+    /// The same with another course of chance.
+    fn salted(&self, by: u64) -> Self;
+    /// Plans that lack something of this one.
+    fn smaller(&self) -> Vec<Self>;
+}
+
+/// What plays a plan.
+pub(super) trait Plays {
+    fn run(&mut self) -> Kept;
+    fn steps(&self) -> u64;
+    fn struck(&self) -> Struck;
+}
 
 /// Why a run failed, and how long it was.
 #[derive(Debug, Clone)]
@@ -39,13 +57,13 @@ fn keep_panics_quiet() {
     });
 }
 
-fn play(plan: &Plan, trace: Option<Trace>) -> Result<Struck, Failure> {
-    let mut world = World::new(plan, trace);
+fn play(plan: &impl Plans, trace: Option<Trace>) -> Result<Struck, Failure> {
+    let mut world = plan.world(trace);
     QUIET.set(true);
     let played = catch_unwind(AssertUnwindSafe(|| world.run()));
     QUIET.set(false);
     let words = match played {
-        Ok(Ok(())) => return Ok(world.scene.struck),
+        Ok(Ok(())) => return Ok(world.struck()),
         Ok(Err(broken)) => broken.0,
         Err(_) => PANIC.take(),
     };
@@ -53,7 +71,7 @@ fn play(plan: &Plan, trace: Option<Trace>) -> Result<Struck, Failure> {
 }
 
 /// Plays seeds, on two threads. Gives how often each fault has struck, or the first seed that failed.
-pub(super) fn try_all(seeds: Range<u64>, plan: impl Fn(u64) -> Plan + Sync) -> Result<Struck, u64> {
+pub(super) fn try_all<P: Plans>(seeds: Range<u64>, plan: impl Fn(u64) -> P + Sync) -> Result<Struck, u64> {
     keep_panics_quiet();
     let next = AtomicU64::new(seeds.start);
     let failed = AtomicU64::new(u64::MAX);
@@ -84,7 +102,7 @@ pub(super) fn try_all(seeds: Range<u64>, plan: impl Fn(u64) -> Plan + Sync) -> R
 }
 
 /// Plays seeds; the first that fails is made smaller and told.
-pub(super) fn play_all(seeds: Range<u64>, plan: impl Fn(u64) -> Plan + Sync) -> Struck {
+pub(super) fn play_all<P: Plans>(seeds: Range<u64>, plan: impl Fn(u64) -> P + Sync) -> Struck {
     match try_all(seeds, &plan) {
         Ok(struck) => struck,
         Err(seed) => panic!("{}", tell(&plan(seed))),
@@ -92,7 +110,7 @@ pub(super) fn play_all(seeds: Range<u64>, plan: impl Fn(u64) -> Plan + Sync) -> 
 }
 
 /// Plays one seed and tells every step.
-pub(super) fn play_one(plan: &Plan) {
+pub(super) fn play_one(plan: &impl Plans) {
     keep_panics_quiet();
     let trace = Trace::default();
     let played = play(plan, Some(Rc::clone(&trace)));
@@ -101,30 +119,30 @@ pub(super) fn play_one(plan: &Plan) {
 }
 
 /// A failing run, as short as it could be made, step by step; with `TOKENRELAY_SIM_BRIEF` only its seed and what was broken.
-fn tell(plan: &Plan) -> String {
+fn tell(plan: &impl Plans) -> String {
     if std::env::var_os("TOKENRELAY_SIM_BRIEF").is_some() {
         let words = play(plan, None).map_or_else(|failure| failure.words, |_| String::new());
-        return format!("seed {}: {words}", plan.seed);
+        return format!("seed {}: {words}", plan.seed());
     }
     let (plan, failure) = shrink(plan);
     let trace = Trace::default();
     let _again = play(&plan, Some(Rc::clone(&trace)));
     let steps = trace.borrow().join("\n");
-    let (seed, words) = (plan.seed, failure.words);
+    let (seed, words) = (plan.seed(), failure.words);
     format!("seed {seed}: {words}\nthe shortest history found:\n{plan:?}\n{steps}\nseed {seed}: {words}")
 }
 
 /// Takes away what a failure does not need: responses, kinds of fault, tokens, partitions, the rest of the course of chance.
-fn shrink(plan: &Plan) -> (Plan, Failure) {
+fn shrink<P: Plans>(plan: &P) -> (P, Failure) {
     let mut best = plan.clone();
     let Err(mut failure) = play(&best, None) else {
         return (best, Failure { words: "it did not fail again".into(), steps: 0 });
     };
     loop {
         let before = failure.steps;
-        for smaller in smaller(&best) {
-            for salt in (0..40).map(|n| best.salt.wrapping_add(n)) {
-                let candidate = Plan { salt, ..smaller.clone() };
+        for smaller in best.smaller() {
+            for salt in 0..40 {
+                let candidate = smaller.salted(salt);
                 match play(&candidate, None) {
                     Err(found) if found.steps < failure.steps && kind(&found) == kind(&failure) => {
                         (best, failure) = (candidate, found);
@@ -143,23 +161,4 @@ fn shrink(plan: &Plan) -> (Plan, Failure) {
 /// The name of the rule that was broken, or where the engine panicked.
 fn kind(failure: &Failure) -> &str {
     failure.words.split([':', ' ']).next().unwrap_or_default()
-}
-
-fn smaller(plan: &Plan) -> Vec<Plan> {
-    let mut plans = Vec::new();
-    for bit in (0..64).filter(|bit| plan.kept >> bit & 1 == 1) {
-        plans.push(Plan { kept: plan.kept & !(1 << bit), ..plan.clone() });
-    }
-    for fault in Fault::ALL.into_iter().filter(|fault| plan.odds.of(*fault) > 0) {
-        plans.push(Plan { odds: plan.odds.with(fault, 0), ..plan.clone() });
-    }
-    for tokens_max in [plan.tokens_max / 2, plan.tokens_max.saturating_sub(1)] {
-        plans.push(Plan { tokens_max, ..plan.clone() });
-    }
-    plans.push(Plan { partitions: 1, ..plan.clone() });
-    plans.push(Plan { channels: 1, ..plan.clone() });
-    plans.push(Plan { silent: 0, ..plan.clone() });
-    plans.push(Plan { faults_s: 0, ..plan.clone() });
-    plans.push(plan.clone());
-    plans
 }

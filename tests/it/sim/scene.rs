@@ -6,6 +6,7 @@ use std::collections::BinaryHeap;
 use std::rc::Rc;
 
 use super::fault::{Fault, Odds};
+use super::fleet::Deed;
 
 /// Microseconds in a millisecond.
 pub(super) const MS: u64 = 1_000;
@@ -72,6 +73,8 @@ pub(super) enum Due {
     DeadLetter(usize, i64),
     /// A question of a partition's engine is answered.
     Reply(usize),
+    /// Something among many processes.
+    Fleet(Deed),
 }
 
 /// Where the steps of a run are written down; it outlives a panic of the engine.

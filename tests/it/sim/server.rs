@@ -17,8 +17,8 @@ use messages::{Message, serial};
 /// How long the server keeps a connection without a transport.
 const STATE_TTL: u64 = 120 * SECOND;
 
-/// Bytes under way when a connection ends live no longer than this (rollup not counted).
-const LATE: u64 = 250 * MS;
+/// Bytes under way when a process ends a connection live no longer than this (rollup not counted).
+pub(super) const LATE: u64 = 250 * MS;
 
 /// What the server says of a frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,18 +105,18 @@ impl Server {
         (c, connection.times, kept.is_none() && key.is_some())
     }
 
-    /// A transport breaks. Some of what is under way arrives all the same.
-    pub(super) fn cut(&mut self, scene: &mut Scene, c: usize) {
+    /// A transport breaks. Some of what is under way arrives all the same, within `bound`.
+    pub(super) fn cut(&mut self, scene: &mut Scene, c: usize, bound: u64) {
         let connection = &mut self.connections[c];
         connection.attached = false;
         connection.since = scene.now;
         let late = scene.strikes(Fault::Late);
         let kept = if late { connection.inbound.len() } else { scene.rng.usize(..=connection.inbound.len()) };
         connection.inbound.truncate(kept);
-        let mut earliest = if late { scene.now + LATE / 2 } else { scene.now };
+        let mut earliest = if late { scene.now + bound / 2 } else { scene.now };
         for (time, _) in &mut connection.inbound {
-            earliest = scene.rng.u64(earliest..(scene.now + LATE).max(earliest + 1));
-            *time = if late { earliest } else { (*time).min(scene.now + LATE - 1) };
+            earliest = scene.rng.u64(earliest..(scene.now + bound).max(earliest + 1));
+            *time = if late { earliest } else { (*time).min(scene.now + bound - 1) };
         }
         if let Some((time, _)) = connection.inbound.front() {
             scene.at(*time, Due::Arrive(c));

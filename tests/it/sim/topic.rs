@@ -226,12 +226,12 @@ const CHANNELS: [&str; 4] = ["ai:one", "ai:two", "ai:three", "ai:four"];
 const LONG: &str = "a long one, of which a few fill what small limits leave; \u{1f680}\u{e9}\n";
 
 /// Ids and words, made once: a run has no time to make them.
-struct Vocabulary {
-    ids: Vec<&'static str>,
-    words: Vec<&'static str>,
+pub(super) struct Vocabulary {
+    pub(super) ids: Vec<&'static str>,
+    pub(super) words: Vec<&'static str>,
 }
 
-fn vocabulary() -> &'static Vocabulary {
+pub(super) fn vocabulary() -> &'static Vocabulary {
     static VOCABULARY: OnceLock<Vocabulary> = OnceLock::new();
     let leak = |text: String| -> &'static str { Box::leak(text.into_boxed_str()) };
     VOCABULARY.get_or_init(|| Vocabulary {

@@ -1,19 +1,18 @@
 //! The world around the engines of one process: it carries effects out and brings inputs in, in virtual time.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use super::checks::Checks;
 use super::fault::Fault;
-use super::link::Link;
+use super::link::{Event, Net};
 use super::plan::Plan;
-use super::scene::{Due, Kept, MS, SECOND, START, Scene, Trace, hold, note};
+use super::run::Plays;
+use super::scene::{Due, Kept, MS, SECOND, START, Scene, Struck, Trace, hold, note};
 use super::server::Server;
 use super::topic::{self, Log};
-use crate::engine::{
-    Effect, Effects, Engine, EventKind, Fact, Found, Input, LookUp, OpId, Operation, Record, Reload, Shared, Time,
-};
+use crate::engine::{Effect, Effects, Engine, EventKind, Fact, Found, Input, LookUp, Record, Reload, Shared, Time};
 
 /// Steps that a run may take; more is a livelock.
 const STEPS_MAX: u64 = 200_000;
@@ -24,12 +23,8 @@ pub(super) struct World {
     pub(super) scene: Scene,
     pub(super) engines: Vec<Engine>,
     pub(super) shared: Shared,
-    pub(super) links: Vec<Link>,
-    pub(super) server: Server,
+    pub(super) net: Net,
     pub(super) checks: Checks,
-    pub(super) outage_until: u64,
-    /// Operations that have no answer yet.
-    pub(super) operations: HashMap<OpId, Operation>,
     logs: Rc<Vec<Log>>,
     intakes: Vec<Intake>,
     deadlines: Vec<Option<Time>>,
@@ -67,11 +62,8 @@ impl World {
             scene: Scene::new(rng, plan.odds, last + plan.faults_s * SECOND, trace),
             engines: (0..).zip(&logs).map(|(p, log)| Engine::new(settings.clone(), p, first(log))).collect(),
             shared: Shared::new(plan.limits, settings.append_rollup),
-            links: Vec::new(),
-            server: Server::new(plan.rollup(), plan.update_code),
+            net: Net::new(Server::new(plan.rollup(), plan.update_code), plan.terms()),
             checks: Checks::new(plan),
-            outage_until: 0,
-            operations: HashMap::new(),
             intakes: logs.iter().map(|_| Intake::default()).collect(),
             deadlines: vec![None; logs.len()],
             effects: Effects::default(),
@@ -81,41 +73,17 @@ impl World {
         }
     }
 
-    /// Plays until nothing is due, and looks at what there is.
-    pub(super) fn run(&mut self) -> Kept {
-        self.open_links()?;
-        for p in 0..self.engines.len() {
-            self.checks.partitions[p].next = self.engines[p].next_offset();
-            self.checks.partitions[p].watermark = self.engines[p].watermark();
-            self.read_later(p);
-        }
-        while self.step()? {
-            self.steps += 1;
-            hold!(self.steps < STEPS_MAX, "I12: it does not come to rest");
-        }
-        note!(self.scene, "at rest");
-        hold!(self.operations.is_empty(), "I12: an operation is never answered");
-        self.checks.at_rest(&self.server, &self.logs)?;
-        let usage = self.shared.usage();
-        hold!(usage == crate::engine::Usage::default(), "I9: at rest there is still {usage:?}");
-        Ok(())
-    }
-
-    pub(super) fn steps(&self) -> u64 {
-        self.steps
-    }
-
     /// Lets the next thing happen. Whether there was one.
     fn step(&mut self) -> Kept<bool> {
         let tick = (0..).zip(&self.deadlines).filter_map(|(p, time)| time.map(|time| (time.0, p))).min();
         let next = self.scene.next_time();
-        let link = (0..).zip(&self.links).filter_map(|(l, link)| link.deadline.map(|time| (time.0, l))).min();
+        let link = (0..).zip(&self.net.links).filter_map(|(l, link)| link.deadline.map(|time| (time.0, l))).min();
         if let Some((time, l)) = link
             && next.is_none_or(|next| time < next)
             && tick.is_none_or(|(tick, _)| time < tick)
         {
             self.scene.now = self.scene.now.max(time);
-            self.tick_link(l)?;
+            self.net.tick_link(&mut self.scene, l)?;
             return Ok(true);
         }
         match tick {
@@ -137,17 +105,17 @@ impl World {
         match due {
             Due::Intake(p) => self.read(p)?,
             Due::Arrive(c) => {
-                if self.server.arrive(&mut self.scene, c) {
-                    let l = self.links.iter().position(|link| link.carries(c));
-                    l.into_iter().for_each(|l| self.break_link(l));
+                if self.net.server.arrive(&mut self.scene, c) {
+                    let l = self.net.links.iter().position(|link| link.carries(c));
+                    l.into_iter().for_each(|l| self.net.break_link(&mut self.scene, l));
                 }
             }
-            Due::Flush(m) => self.server.flush(&mut self.scene, m),
-            Due::Answers(c) => self.answers(c)?,
-            Due::Break(l) => self.break_link(l),
-            Due::Noticed(l, transport) => self.noticed(l, transport)?,
-            Due::Opened(l, transport) => self.opened(l, transport)?,
-            Due::Told(l) => self.told(l)?,
+            Due::Flush(m) => self.net.server.flush(&mut self.scene, m),
+            Due::Answers(c) => self.net.answers(&mut self.scene, c)?,
+            Due::Break(l) => self.net.break_link(&mut self.scene, l),
+            Due::Noticed(l, transport) => self.net.noticed(&mut self.scene, l, transport)?,
+            Due::Opened(l, transport) => self.net.opened(&mut self.scene, l, transport)?,
+            Due::Told(l) => self.net.told(&mut self.scene, l)?,
             Due::Heard(l) => self.heard(l)?,
             Due::Durable(p) => self.durable(p)?,
             Due::DeadLetter(p, offset) => {
@@ -155,6 +123,7 @@ impl World {
                 self.apply(p, Input::DeadLetterDurable(offset))?;
             }
             Due::Reply(p) => self.reply(p)?,
+            Due::Fleet(_) => {}
         }
         Ok(())
     }
@@ -195,7 +164,7 @@ impl World {
                     operation.connection
                 );
                 self.checks.sent(&self.scene, &operation)?;
-                self.transmit(operation)
+                self.net.transmit(&mut self.scene, operation.connection as usize, operation)
             }
             Effect::Report(report) => {
                 let value = &bytes[report.value];
@@ -240,7 +209,7 @@ impl World {
                 self.apply(p, Input::Reloaded { id: reload.id, text: text.as_deref() })
             }
             Some(Question::LookUp(look_up)) => {
-                let message = self.server.made(&look_up.head.create_id);
+                let message = self.net.server.made(&look_up.head.create_id);
                 let found = match message {
                     _ if self.scene.strikes(Fault::Unreadable) => Found::Unreadable,
                     None => Found::Nothing,
@@ -348,6 +317,40 @@ impl World {
         self.apply(p, Input::Durable(durable - 1))
     }
 
+    /// There are as many links as the engines want connections.
+    fn open_links(&mut self) -> Kept {
+        let wanted = self.shared.flow.connections();
+        (self.net.links.len() as u32..wanted).try_for_each(|n| self.net.open_link(&mut self.scene, 0, n).map(drop))
+    }
+
+    /// The engines hear what happened on a link.
+    fn heard(&mut self, l: usize) -> Kept {
+        for event in self.net.heard(l) {
+            match event {
+                Event::Answer(answer) => {
+                    let operation = self.net.asked(&mut self.scene, 0, &answer)?;
+                    self.checks.answered(&self.scene, &operation, &answer.outcome, answer.resent)?;
+                    self.apply(operation.id.partition as usize, Input::Answer(answer))?;
+                }
+                Event::Up(details) => {
+                    note!(self.scene, "link {l}: up as {}", details.ably_id);
+                    let bytes = usize::try_from(details.max_message_size).unwrap_or(usize::MAX);
+                    self.shared.flow.up(l as u32, details.ably_id, bytes, None);
+                }
+                Event::Down => {
+                    note!(self.scene, "link {l}: down");
+                    self.shared.flow.down(l as u32);
+                }
+                Event::Lost => {
+                    note!(self.scene, "link {l}: lost");
+                    self.checks.moved(self.scene.now, l as u32);
+                    (0..self.engines.len()).try_for_each(|p| self.apply(p, Input::Moved(l as u32)))?;
+                }
+            }
+        }
+        self.tick_blocked()
+    }
+
     /// A tick for everybody: connections or memory have become free.
     pub(super) fn tick_all(&mut self) -> Kept {
         (0..self.engines.len()).try_for_each(|p| self.apply(p, Input::Tick))
@@ -361,6 +364,36 @@ impl World {
             }
         }
         Ok(())
+    }
+}
+
+impl Plays for World {
+    /// Plays until nothing is due, and looks at what there is.
+    fn run(&mut self) -> Kept {
+        self.open_links()?;
+        for p in 0..self.engines.len() {
+            self.checks.partitions[p].next = self.engines[p].next_offset();
+            self.checks.partitions[p].watermark = self.engines[p].watermark();
+            self.read_later(p);
+        }
+        while self.step()? {
+            self.steps += 1;
+            hold!(self.steps < STEPS_MAX, "I12: it does not come to rest");
+        }
+        note!(self.scene, "at rest");
+        hold!(self.net.operations.is_empty(), "I12: an operation is never answered");
+        self.checks.at_rest(&self.net.server, &self.logs)?;
+        let usage = self.shared.usage();
+        hold!(usage == crate::engine::Usage::default(), "I9: at rest there is still {usage:?}");
+        Ok(())
+    }
+
+    fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    fn struck(&self) -> Struck {
+        self.scene.struck
     }
 }
 

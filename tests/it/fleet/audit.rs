@@ -1,0 +1,224 @@
+//! What a reader of committed records sees, checked at every commit: results, dead letters and offsets (I3 to I8).
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+use super::broker::{Committed, Mark};
+use super::tokens::{Tokens, Truth};
+use crate::engine::{Offset, OpKind, Status};
+use crate::kafka::Handover;
+use crate::sim::scene::{Broken, Kept, hold};
+
+#[derive(Deserialize)]
+struct Range {
+    first: Offset,
+    last: Offset,
+    partition: usize,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Said<'a> {
+    kind: &'a str,
+    response_id: &'a str,
+    part: u32,
+    outcome: &'a str,
+    covered: Range,
+    tokens: u64,
+    bytes: usize,
+    epoch: u64,
+    op: Option<OpKind>,
+    op_seq: Option<u32>,
+    cause: Option<&'a str>,
+    operations: Option<u32>,
+    rejected: Option<u32>,
+    unknown: Option<u32>,
+    repairs: Option<u32>,
+    text_sha256: Option<&'a str>,
+}
+
+/// What a record says of an operation.
+#[derive(Debug)]
+struct Operation {
+    kind: OpKind,
+    is_new_text: bool,
+    outcome: Box<str>,
+    first: Offset,
+    last: Offset,
+}
+
+/// What the results say of a response.
+#[derive(Debug, Default)]
+pub(super) struct Account {
+    operations: BTreeMap<u32, Operation>,
+    pub(super) settled: Option<Box<str>>,
+    /// It was given up on for its silence, but it was not over: it opens again.
+    pub(super) opens_again: bool,
+    /// Its last record that is accounted for.
+    through: Option<Offset>,
+}
+
+/// The books.
+#[derive(Debug)]
+pub(super) struct Audit {
+    /// By truth.
+    pub(super) accounts: Vec<Account>,
+    by_name: HashMap<(Box<str>, u32), usize>,
+    pub(super) letters: Vec<(usize, Offset)>,
+    pub(super) offsets: Vec<Offset>,
+    epochs: Vec<u64>,
+    owners: Vec<((usize, u32), u64)>,
+}
+
+impl Audit {
+    pub(super) fn new(tokens: &Tokens) -> Self {
+        let names = tokens.truths.iter().enumerate();
+        Self {
+            accounts: tokens.truths.iter().map(|_| Account::default()).collect(),
+            by_name: names.map(|(i, truth)| ((truth.id.into(), truth.part), i)).collect(),
+            letters: Vec::new(),
+            offsets: (0..tokens.logs.len()).map(|partition| tokens.begins(partition)).collect(),
+            epochs: vec![0; tokens.logs.len()],
+            owners: vec![((usize::MAX, 0), 0); tokens.logs.len()],
+        }
+    }
+
+    /// A transaction has become visible.
+    pub(super) fn committed(&mut self, tokens: &Tokens, committed: &Committed) -> Kept {
+        for (partition, value) in &committed.results {
+            let said: Said<'_> = serde_json::from_slice(value).map_err(|error| Broken(format!("a result: {error}")))?;
+            self.result(tokens, *partition, &said)?;
+        }
+        for letter in &committed.letters {
+            hold!(
+                tokens.letters.contains(letter),
+                "I7: the record at {letter:?} went to the dead letters, but it is good"
+            );
+            hold!(!self.letters.contains(letter), "I7: two dead letters of the record at {letter:?}");
+            self.letters.push(*letter);
+        }
+        committed.marks.iter().try_for_each(|mark| self.mark(tokens, mark))
+    }
+
+    fn result(&mut self, tokens: &Tokens, partition: usize, said: &Said<'_>) -> Kept {
+        hold!(
+            said.epoch >= self.epochs[partition],
+            "I8: epoch {} after {} in results partition {partition}",
+            said.epoch,
+            self.epochs[partition]
+        );
+        self.epochs[partition] = said.epoch;
+        let i = self.by_name.get(&(said.response_id.into(), said.part));
+        let Some(i) = i.copied() else { return Err(Broken(format!("I6: a result of {}", said.response_id))) };
+        let (truth, account) = (&tokens.truths[i], &mut self.accounts[i]);
+        if std::mem::take(&mut account.opens_again) {
+            account.settled = None;
+        }
+        let name = truth.name();
+        hold!(said.covered.partition == partition && truth.partition == partition, "{name}: results in {partition}");
+        match said.kind {
+            "operation" => account.operation(&name, said),
+            _ => account.response(truth, said),
+        }
+    }
+
+    /// An offset has been committed.
+    fn mark(&mut self, tokens: &Tokens, mark: &Mark) -> Kept {
+        let Mark { by, partition, offset, metadata } = mark;
+        let before = std::mem::replace(&mut self.offsets[*partition], *offset);
+        hold!(*offset >= before, "I3: the committed offset of {partition} goes back from {before} to {offset}");
+        let Some(handover) = Handover::parse(metadata, *offset) else {
+            return Err(Broken(format!("I8: nobody understands {metadata:?}")));
+        };
+        let (former, epoch) = std::mem::replace(&mut self.owners[*partition], (*by, handover.epoch));
+        let rises = if former == *by { handover.epoch == epoch } else { handover.epoch > epoch };
+        hold!(rises, "I8: an owner of {partition} has epoch {}, the one before has {epoch}", handover.epoch);
+        for (truth, account) in tokens.truths.iter().zip(&self.accounts) {
+            let is_over = account.settled.is_some() && !account.opens_again;
+            let mut open = truth.events.iter().filter(|event| Some(**event) > account.through);
+            let is_passed = truth.partition == *partition && !is_over && open.any(|event| event < offset);
+            hold!(!is_passed, "I3: {offset} of {partition} is committed, but {} is not settled", truth.name());
+        }
+        for letter in tokens.letters.iter().filter(|(at, record)| at == partition && record < offset) {
+            hold!(
+                self.letters.contains(letter),
+                "I7: {offset} is committed, but the record at {letter:?} is not accounted for"
+            );
+        }
+        Ok(())
+    }
+}
+
+impl Account {
+    fn operation(&mut self, name: &str, said: &Said<'_>) -> Kept {
+        let (Some(kind), Some(seq), Some(cause)) = (said.op, said.op_seq, said.cause) else {
+            return Err(Broken(format!("{name}: a record of an operation without op, opSeq or cause")));
+        };
+        hold!(self.settled.is_none(), "I11: {name} is settled, but an operation of it is recorded");
+        hold!(!self.operations.contains_key(&seq), "I4: two results of operation {seq} of {name}");
+        let (first, last) = (said.covered.first, said.covered.last);
+        let is_new_text = matches!(cause, "stream" | "final");
+        self.operations.insert(seq, Operation { kind, is_new_text, outcome: said.outcome.into(), first, last });
+        Ok(())
+    }
+
+    fn response(&mut self, truth: &Truth, said: &Said<'_>) -> Kept {
+        let name = truth.name();
+        hold!(self.settled.is_none(), "I6: {name} has two results");
+        self.settled = Some(said.outcome.into());
+        if said.outcome == "abandoned" && said.covered.last < truth.last {
+            (self.opens_again, self.through) = (true, Some(said.covered.last));
+            return self.sums_up(&name, said);
+        }
+        let expected = match truth.status {
+            Status::Complete | Status::Error => ["delivered", "reconciled"],
+            Status::Cancelled => ["cancelled"; 2],
+            _ => ["abandoned"; 2],
+        };
+        hold!(expected.contains(&said.outcome), "I1: {name} is {}, not {expected:?}", said.outcome);
+        hold!(
+            said.tokens == truth.tokens.len() as u64,
+            "I6: {name} has {} tokens, not {}",
+            said.tokens,
+            truth.tokens.len()
+        );
+        hold!(said.bytes == truth.text.len(), "I6: {name} has {} bytes, not {}", said.bytes, truth.text.len());
+        let digest = Sha256::digest(truth.text.as_bytes());
+        let sha256: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        hold!(said.text_sha256 == Some(&*sha256), "I6: {name} has another text than its hash says");
+        self.sums_up(&name, said)?;
+        self.covers(truth)
+    }
+
+    fn sums_up(&self, name: &str, said: &Said<'_>) -> Kept {
+        let count = |outcome: &str| {
+            let those = self.operations.values().filter(|operation| *operation.outcome == *outcome);
+            Some(those.count() as u32)
+        };
+        let next = self.operations.last_key_value().map_or(0, |(seq, _)| seq + 1);
+        let updates = self.operations.values().filter(|operation| operation.kind == OpKind::Update).count() as u32;
+        hold!(said.operations == Some(next), "I6: {name}: {:?} operations, but the last is {next}", said.operations);
+        hold!(said.rejected == count("rejected"), "I6: {name}: {:?} were refused", said.rejected);
+        hold!(said.unknown == count("unknown"), "I6: {name}: {:?} are unknown", said.unknown);
+        hold!(said.repairs >= Some(updates), "I6: {name}: {:?} repairs, not {updates}", said.repairs);
+        Ok(())
+    }
+
+    fn covers(&self, truth: &Truth) -> Kept {
+        let name = truth.name();
+        let acked = || self.operations.values().filter(|operation| *operation.outcome == *"acked");
+        let mut through = Offset::MIN;
+        for operation in acked().filter(|operation| operation.is_new_text && operation.first <= operation.last) {
+            let (first, last) = (operation.first, operation.last);
+            hold!(first > through, "I5: {name}: {first} to {last} is covered by two operations");
+            through = last;
+        }
+        for token in &truth.tokens {
+            let is_covered = acked().any(|operation| (operation.first..=operation.last).contains(token));
+            hold!(is_covered, "I5: {name}: the token at {token} is covered by nothing that was taken");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,232 @@
+//! What a run plays, drawn from its seed. All of it is here, so that a failing run can be made smaller.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::world::Fleet;
+use crate::ably::wire::Encoding;
+use crate::engine::{Limits, ReconcileSettings, ReconcileWhen, Settings};
+use crate::sim::fault::{Fault, Odds};
+use crate::sim::link::Terms;
+use crate::sim::plan::channel_rules;
+use crate::sim::run::Plans;
+use crate::sim::scene::{MS, SECOND, Trace};
+
+/// What somebody or something does to the fleet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum What {
+    /// A process is killed, after so many more effects.
+    Kill(u32),
+    /// A process stands still for a time, and does not know it.
+    Freeze(u64),
+    /// A process does not hear from Kafka for a time.
+    Isolate(u64),
+    /// A process ends in order.
+    Stop,
+    /// Another process joins.
+    Join,
+    /// No broker answers for a time.
+    Away(u64),
+}
+
+/// An act: when, to which of the processes, what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Act {
+    pub(super) at: u64,
+    pub(super) whom: usize,
+    pub(super) what: What,
+}
+
+/// What a run plays.
+#[derive(Debug, Clone)]
+pub(super) struct Plan {
+    pub(super) seed: u64,
+    /// Another course of chance for the same plan.
+    pub(super) salt: u64,
+    pub(super) odds: Odds,
+    pub(super) encoding: Encoding,
+    /// Which responses there are, by bit.
+    pub(super) kept: u64,
+    /// Token events of a response, at the most.
+    pub(super) tokens_max: usize,
+    pub(super) partitions: usize,
+    /// Processes at the start.
+    pub(super) processes: usize,
+    pub(super) acts: Vec<Act>,
+    pub(super) debounce_ms: u64,
+    pub(super) rollup_ms: u64,
+    pub(super) idle_s: u64,
+    pub(super) commit_ms: u64,
+    pub(super) session: u64,
+    pub(super) transaction: u64,
+    /// How long bytes of a dead process may be under way.
+    pub(super) late: u64,
+    /// How long a process is away before it starts again.
+    pub(super) restart: u64,
+    /// It has the same name then.
+    pub(super) is_static: bool,
+    pub(super) remember: usize,
+    /// Records that cannot be decoded, in percent.
+    pub(super) hostile: u8,
+}
+
+impl Plan {
+    /// The plan of a seed.
+    pub(super) fn draw(seed: u64) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed ^ 0x0066_6c65_6574);
+        let rng = &mut rng;
+        let responses = [1, 1, 1, 2, 2, 3, 5][rng.usize(..7)];
+        let span = [200 * MS, SECOND, 5 * SECOND, 40 * SECOND][rng.usize(..4)];
+        let acts = [0, 1, 1, 1, 2, 2, 3, 5][rng.usize(..8)];
+        Self {
+            seed,
+            salt: 0,
+            odds: odds(rng),
+            encoding: if rng.bool() { Encoding::Json } else { Encoding::Msgpack },
+            kept: (1 << responses) - 1,
+            tokens_max: [1, 2, 3, 5, 8][rng.usize(..5)],
+            partitions: [1, 1, 2, 3][rng.usize(..4)],
+            processes: [1, 1, 2, 3][rng.usize(..4)],
+            acts: (0..acts).map(|_| Act::draw(rng, span)).collect(),
+            debounce_ms: [0, 50, 250, 1_000][rng.usize(..4)],
+            rollup_ms: [0, 40, 40, 500][rng.usize(..4)],
+            idle_s: [20, 600][rng.usize(..2)],
+            commit_ms: [5, 50, 1_000][rng.usize(..3)],
+            session: [6 * SECOND, 45 * SECOND][rng.usize(..2)],
+            transaction: [10 * SECOND, 60 * SECOND][rng.usize(..2)],
+            late: [250 * MS, 250 * MS][rng.usize(..2)],
+            restart: [10 * MS, SECOND, 20 * SECOND, 130 * SECOND][rng.usize(..4)],
+            is_static: rng.bool(),
+            remember: 100,
+            hostile: [0, 0, 10][rng.usize(..3)],
+        }
+    }
+
+    /// What the engines of a process are told.
+    pub(super) fn settings(&self, name: usize) -> Settings {
+        Settings {
+            topic: "tokens".into(),
+            id_namespace: "fleet".into(),
+            instance: format!("p{name}").into(),
+            relay_version: "0",
+            channels: channel_rules(),
+            idle: Duration::from_secs(self.idle_s),
+            remember: self.remember,
+            reconcile: ReconcileSettings {
+                when: ReconcileWhen::Eager,
+                debounce: Duration::from_millis(self.debounce_ms),
+                attempts: 8,
+            },
+            refused_hold: Duration::from_secs(600),
+            append_rollup: Duration::from_millis(self.rollup_ms),
+        }
+    }
+
+    /// What is decided for the net.
+    pub(super) const fn terms(&self) -> Terms {
+        Terms { encoding: self.encoding, seed: self.seed, size: 65_536, outage: SECOND }
+    }
+
+    /// Generous limits: the first storey plays the tight ones.
+    pub(super) const fn limits() -> Limits {
+        Limits {
+            open_max: 1_000,
+            stub_max: 1_000,
+            text_bytes_max: 1 << 20,
+            connections_max: 2,
+            connection_rate: 1_000_000,
+            channel_rate: 1_000_000,
+            account_rate: 0,
+            in_flight_operations: 200,
+            in_flight_bytes: 1 << 22,
+            message_bytes_max: 65_536,
+        }
+    }
+}
+
+impl Act {
+    fn draw(rng: &mut fastrand::Rng, span: u64) -> Self {
+        let time = [3 * SECOND, 20 * SECOND, 60 * SECOND][rng.usize(..3)];
+        let what = match rng.u8(..10) {
+            0..4 => What::Kill(rng.u32(..12)),
+            4 => What::Freeze(rng.u64(..time)),
+            5 => What::Isolate(rng.u64(..time)),
+            6 | 7 => What::Stop,
+            8 => What::Join,
+            _ => What::Away(rng.u64(..time)),
+        };
+        Self { at: rng.u64(..span), whom: rng.usize(..8), what }
+    }
+}
+
+/// Faults of Ably that pass: nothing may fail.
+fn odds(rng: &mut fastrand::Rng) -> Odds {
+    const PASSING: [Fault; 14] = [
+        Fault::Rate,
+        Fault::Transient,
+        Fault::FoldNext,
+        Fault::FoldLater,
+        Fault::Drop,
+        Fault::LoseAck,
+        Fault::RefuseResume,
+        Fault::ResentNotApplied,
+        Fault::ResentTwice,
+        Fault::Lag,
+        Fault::AckEarly,
+        Fault::Late,
+        Fault::CreateNull,
+        Fault::SlowAnswers,
+    ];
+    let share = [0, 0, 1, 3][rng.usize(..4)];
+    let mut odds = Odds::NONE;
+    for fault in PASSING {
+        if rng.u8(..10) < share {
+            odds = odds.with(fault, [5, 20, 60][rng.usize(..3)]);
+        }
+    }
+    if rng.bool() { odds.with(Fault::SlowAnswers, 60).with(Fault::Late, 60) } else { odds }
+}
+
+impl Plans for Plan {
+    type World = Fleet;
+
+    fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    fn world(&self, trace: Option<Trace>) -> Fleet {
+        Fleet::new(self, trace)
+    }
+
+    fn salted(&self, by: u64) -> Self {
+        Self { salt: self.salt.wrapping_add(by), ..self.clone() }
+    }
+
+    fn smaller(&self) -> Vec<Self> {
+        let mut plans = Vec::new();
+        for bit in (0..64).filter(|bit| self.kept >> bit & 1 == 1) {
+            plans.push(Self { kept: self.kept & !(1 << bit), ..self.clone() });
+        }
+        for n in 0..self.acts.len() {
+            let mut acts = self.acts.clone();
+            acts.remove(n);
+            plans.push(Self { acts, ..self.clone() });
+        }
+        for fault in Fault::ALL.into_iter().filter(|fault| self.odds.of(*fault) > 0) {
+            plans.push(Self { odds: self.odds.with(fault, 0), ..self.clone() });
+        }
+        for tokens_max in [self.tokens_max / 2, self.tokens_max.saturating_sub(1)] {
+            plans.push(Self { tokens_max, ..self.clone() });
+        }
+        plans.push(Self { partitions: 1, ..self.clone() });
+        plans.push(Self { processes: 1, ..self.clone() });
+        plans.push(Self { hostile: 0, ..self.clone() });
+        plans.push(self.clone());
+        plans
+    }
+}
+
+/// Shared by the processes of one name.
+pub(super) fn settings_of(plan: &Plan, name: usize) -> Arc<Settings> {
+    Arc::new(plan.settings(name))
+}
