@@ -1,7 +1,7 @@
 //! Ably: its wire, and the client that the relay is.
 //!
 //! Reading order: `wire` (what frames look like), `session` (what a connection owes its operations, without sockets),
-//! `realtime` (a session with a socket), `pool` (all of them). `encode` and `fault` are the session's way out and its
+//! `realtime` (a session with a socket), `pool` (all of them), `lease` (until when they may write). `encode` and `fault` are the session's way out and its
 //! dictionary.
 
 pub mod auth;
@@ -9,6 +9,7 @@ pub mod encode;
 pub mod endpoint;
 pub mod fault;
 mod history;
+pub mod lease;
 pub mod pool;
 mod probe;
 mod realtime;
@@ -18,5 +19,6 @@ pub mod wire;
 
 pub use fault::Error;
 pub use history::look_up;
+pub use lease::{Lease, Moment};
 pub use pool::{Event, Pool, Settings};
 pub use probe::{probe, probe_channel};

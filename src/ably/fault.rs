@@ -52,6 +52,9 @@ pub enum Error {
     /// We gave it up, so that nothing that was written to it is written again.
     #[error("connection to ably: given up, because partitions left while operations of theirs were unanswered")]
     Abandoned,
+    /// Nothing may be written.
+    #[error("connection to ably: nothing may be written, because the consumer group has not confirmed us for too long")]
+    NoLease,
     /// The credentials cannot be used.
     #[error("credentials for ably: {0}")]
     Credentials(String),
@@ -92,6 +95,7 @@ impl Error {
             Self::Refused { code, .. } | Self::Channel { code, .. } => Some(*code),
             Self::Unreachable { .. } | Self::NoAnswer(_) | Self::TransportLost(_) | Self::Silent(_) => None,
             Self::Overdue(_) | Self::Expired(_) | Self::Abandoned | Self::Credentials(_) | Self::Frame(_) => None,
+            Self::NoLease => None,
         }
     }
 
@@ -103,6 +107,7 @@ impl Error {
             Self::Credentials(_) => true,
             Self::Unreachable { .. } | Self::NoAnswer(_) | Self::TransportLost(_) | Self::Silent(_) => false,
             Self::Overdue(_) | Self::Expired(_) | Self::Abandoned | Self::Frame(_) | Self::Channel { .. } => false,
+            Self::NoLease => false,
         }
     }
 }

@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 
 use super::auth::Auth;
 use super::fault::{self, Error};
+use super::lease::Lease;
 use super::realtime::{Command, Connection};
 use super::session;
 use super::transport::Target;
@@ -44,6 +45,8 @@ pub struct Settings {
     pub in_flight_operations: u32,
     /// Key or token.
     pub auth: Auth,
+    /// Until when operations may be written.
+    pub lease: Lease,
 }
 
 impl Settings {
@@ -68,6 +71,7 @@ impl Settings {
             trust_resume: config.trust_resume,
             in_flight_operations: config.in_flight.operations,
             auth: Auth::from_config(config)?,
+            lease: Lease::forever(),
         })
     }
 }

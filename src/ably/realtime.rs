@@ -20,6 +20,7 @@ use tokio_tungstenite::tungstenite::{self, Message};
 
 use super::auth::Auth;
 use super::fault::Error;
+use super::lease::Lease;
 use super::pool::{Event, Settings};
 use super::session::{self, Action, Session};
 use super::transport::{self, Socket, Target};
@@ -49,6 +50,7 @@ pub(super) struct Connection {
     text: bool,
     auth: Auth,
     target: Arc<Target>,
+    lease: Lease,
     session: Session,
     commands: mpsc::Receiver<Command>,
     events: mpsc::Sender<Event>,
@@ -110,6 +112,7 @@ impl Connection {
             text: settings.encoding == Encoding::Json,
             auth: settings.auth.clone(),
             target,
+            lease: settings.lease.clone(),
             session: Session::new(session, Time::default()),
             commands,
             events,
@@ -144,10 +147,10 @@ impl Connection {
 
     /// Waits for anything. Operations last: they wait for permits, and permits come with answers.
     async fn woken(&mut self) -> Woken {
-        let Self { transport, messages, timer, armed, commands, batches, .. } = self;
+        let Self { transport, messages, timer, armed, commands, batches, lease, .. } = self;
         tokio::select! {
             biased;
-            woken = poll_fn(|context| transport.poll(messages, context)) => woken,
+            woken = poll_fn(|context| transport.poll(lease, messages, context)) => woken,
             () = timer.as_mut(), if armed.is_some() => {
                 *armed = None;
                 Woken::Due
@@ -237,6 +240,11 @@ impl Connection {
     /// at the flush.
     fn write(&mut self, frame: Bytes) {
         let Transport::Open { socket, unflushed } = &mut self.transport else { return };
+        // A full buffer is written to the socket at once.
+        if !self.lease.is_held() {
+            *unflushed = true;
+            return;
+        }
         let data = if self.text { Data::Text } else { Data::Binary };
         let message = Message::Frame(Frame::message(frame, OpCode::Data(data), true));
         *unflushed = true;
@@ -286,8 +294,9 @@ impl Connection {
 }
 
 impl Transport {
-    /// Flushes what is to be flushed and takes the messages that are there.
-    fn poll(&mut self, messages: &mut Vec<Message>, context: &mut Context<'_>) -> Poll<Woken> {
+    /// Flushes what is to be flushed and takes the messages that are there. What was to be flushed is thrown away with the
+    /// transport when the lease has run out meanwhile: this is the last place to notice that we were frozen.
+    fn poll(&mut self, lease: &Lease, messages: &mut Vec<Message>, context: &mut Context<'_>) -> Poll<Woken> {
         let (socket, unflushed) = match self {
             Self::None => return Poll::Pending,
             Self::Opening(opening) => {
@@ -300,6 +309,9 @@ impl Transport {
         let lost = |error: tungstenite::Error| Some(Error::TransportLost(error.to_string()));
         let mut end = None;
         if *unflushed {
+            if !lease.is_held() {
+                return Poll::Ready(Woken::Received(Some(Error::NoLease)));
+            }
             match socket.poll_flush_unpin(context) {
                 Poll::Ready(Ok(())) => *unflushed = false,
                 // What the server said before is still to be read.

@@ -112,6 +112,7 @@ impl Source {
             stream: self.consumer.stream(),
             offsets: Offsets::default(),
             committing: None,
+            commits: 0,
             asking: None,
             held: Held::default(),
             offered: false,
@@ -152,6 +153,8 @@ pub struct Intake<'a> {
     offsets: Offsets,
     /// A commit that waits for the broker's word.
     committing: Option<JoinHandle<()>>,
+    /// How many there were.
+    commits: u64,
     asking: Option<JoinHandle<Result<Answer, Error>>>,
     held: Held,
     /// Held partitions were handed out and not started yet: whether they leave us is looked at after that.
@@ -282,31 +285,47 @@ impl<'a> Intake<'a> {
         Ok(())
     }
 
-    /// Sends every mark that no broker has confirmed, unless some are on their way. Does not wait; a commit that fails is
-    /// logged, counted, and sent again by a later call. Must be called in a tokio runtime.
-    pub fn commit(&mut self) {
+    /// Marks are to be committed once more, though nothing has changed: the group's coordinator takes them only from members.
+    pub fn mark_again(&mut self) {
+        self.offsets.mark_again();
+    }
+
+    /// Sends every mark that no broker has confirmed, unless some are on their way, and gives the number by which
+    /// [`Intake::confirmed`] tells that a broker has taken them. Does not wait; a commit that fails is logged, counted, and
+    /// sent again by a later call. Must be called in a tokio runtime.
+    pub fn commit(&mut self) -> Option<u64> {
         if self.committing.as_ref().is_some_and(|committing| !committing.is_finished()) {
-            return;
+            return None;
         }
         self.learn();
         let list = self.offsets.unsent(&self.source.policy.topic);
         if list.count() == 0 {
-            return;
+            return None;
         }
+        self.commits += 1;
+        let number = self.commits;
         // Nobody is told what becomes of librdkafka's own asynchronous commit: it reports to a callback that rdkafka,
         // which takes events, does not set.
         let consumer = Arc::clone(&self.source.consumer);
         self.committing = Some(tokio::task::spawn_blocking(move || {
             let result = consumer.commit(&list, CommitMode::Sync);
-            consumer.context().committed(&result, &list);
+            consumer.context().committed(number, &result, &list);
         }));
+        Some(number)
     }
 
-    /// Commits the marks of these partitions and waits for the broker's word: before they are released.
+    /// The number of the last commit that a broker has taken.
+    #[must_use]
+    pub fn confirmed(&self) -> u64 {
+        self.source.consumer.context().confirmed()
+    }
+
+    /// Commits the marks of these partitions and waits for the broker's word: before they are released. `false` when there
+    /// was nothing to ask the broker.
     ///
     /// # Errors
     /// When the broker does not confirm.
-    pub async fn commit_now(&mut self, partitions: &[i32]) -> Result<(), Error> {
+    pub async fn commit_now(&mut self, partitions: &[i32]) -> Result<bool, Error> {
         // An older commit must not come after this one.
         if let Some(committing) = self.committing.take() {
             committing.await.map_err(|_| Error::Ended { role: "commits" })?;
@@ -314,14 +333,14 @@ impl<'a> Intake<'a> {
         self.learn();
         let list = self.offsets.unconfirmed(&self.source.policy.topic, partitions);
         if list.count() == 0 {
-            return Ok(());
+            return Ok(false);
         }
         let consumer = Arc::clone(&self.source.consumer);
         let sent = list.clone();
         let done = tokio::task::spawn_blocking(move || consumer.commit(&sent, CommitMode::Sync)).await;
         done.map_err(|_| Error::Ended { role: "commits" })?.map_err(Error::client("commit offsets"))?;
         self.offsets.confirm(&list);
-        Ok(())
+        Ok(true)
     }
 
     /// Whether a broker has confirmed a mark of this partition since it was started.

@@ -1,22 +1,86 @@
 //! Commits: what is done with, told to Kafka; with the results in one transaction, or behind them.
+//!
+//! The group's coordinator takes offsets only from members, so a commit that it has taken is also the proof of membership by
+//! which the [lease](crate::ably::lease) on Ably is renewed. When there is nothing to commit for a while, the same is
+//! committed again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use tokio::time::{Duration, Instant, timeout_at};
 
 use super::Error;
 use super::relay::Relay;
+use crate::ably::{Lease, Moment};
 use crate::engine::Input;
 use crate::kafka::results::{Lane, Mark};
 
-/// What was last offered to be committed, for exactly-once delivery.
-#[derive(Debug, Default)]
+/// What was last offered to be committed, and since when the group has not confirmed us.
+#[derive(Debug)]
 pub(super) struct Committing {
+    /// For exactly-once delivery.
     marks: HashMap<i32, (i64, String)>,
     /// The number of the last job.
     offered: u64,
     /// Stays of which no owner after us knows yet, and the job that is to tell.
     unannounced: Vec<(Lane, Option<u64>)>,
+    /// Jobs without an answer, and since when.
+    asked: VecDeque<(u64, Moment)>,
+    lease: Lease,
+    /// The last proof of membership was asked for then.
+    proven: Moment,
+    /// How old it may become before it is asked for again.
+    proof_every: Duration,
+    was_held: bool,
+}
+
+impl Committing {
+    /// Renews this lease, which the group gives out for `session`.
+    pub(super) fn new(lease: Lease, session: Duration) -> Self {
+        Self {
+            marks: HashMap::new(),
+            offered: 0,
+            unannounced: Vec::new(),
+            asked: VecDeque::new(),
+            lease,
+            proven: Moment::now(),
+            proof_every: session / 4,
+            was_held: false,
+        }
+    }
+
+    /// How long the group's word is good for: a member that falls silent now is expelled no earlier. The last heartbeat may
+    /// be a tenth of the session old, and another tenth is for the way.
+    pub(super) fn term(session: Duration) -> Duration {
+        session * 4 / 5
+    }
+
+    /// Whether operations may leave.
+    pub(super) fn may_send(&self) -> bool {
+        self.lease.is_held()
+    }
+
+    fn wants_proof(&self) -> bool {
+        self.asked.is_empty() && self.proven.elapsed() >= self.proof_every
+    }
+
+    fn ask(&mut self, number: u64) {
+        if self.asked.back().is_none_or(|(asked, _)| *asked < number) {
+            self.asked.push_back((number, Moment::now()));
+        }
+    }
+
+    /// Everything up to the job of this number was taken.
+    pub(super) fn confirmed(&mut self, number: u64) {
+        while let Some((_, asked)) = self.asked.pop_front_if(|(asked, _)| *asked <= number) {
+            self.prove(asked);
+        }
+    }
+
+    /// We were a member at some moment after this.
+    fn prove(&mut self, asked: Moment) {
+        self.proven = asked;
+        self.lease.renew(asked);
+    }
 }
 
 impl Relay<'_> {
@@ -31,8 +95,29 @@ impl Relay<'_> {
             return Ok(());
         }
         self.mark(&[])?;
-        self.intake.commit();
+        if self.committing.wants_proof() {
+            self.intake.mark_again();
+        }
+        if let Some(number) = self.intake.commit() {
+            self.committing.ask(number);
+        }
+        self.committing.confirmed(self.intake.confirmed());
         Ok(())
+    }
+
+    /// Says when the group is silent for so long that operations wait, and when that is over.
+    pub(super) fn look_at_lease(&mut self) {
+        let held = self.committing.may_send() || self.partitions.numbers().is_empty();
+        if std::mem::replace(&mut self.committing.was_held, held) == held {
+            return;
+        }
+        if held {
+            tracing::info!("the consumer group has confirmed us: operations go on");
+            return self.health.clear("group");
+        }
+        let silent = self.committing.proven.elapsed();
+        tracing::warn!(?silent, "the consumer group does not confirm us: operations wait until it does");
+        self.health.set("group", NOT_CONFIRMED.to_owned());
     }
 
     /// Hands results over: at once, or, where they wait for the next commit, when there are many.
@@ -53,8 +138,12 @@ impl Relay<'_> {
         let last = if last { partitions } else { &[] };
         if !self.writer.is_transactional() {
             self.mark(last)?;
+            let asked = Moment::now();
             let done = timeout_at(deadline, self.intake.commit_now(partitions)).await;
-            return Ok(done.map_err(|_| Error::Uncommitted)??);
+            if done.map_err(|_| Error::Uncommitted)?? {
+                self.committing.prove(asked);
+            }
+            return Ok(());
         }
         self.writer.member(self.intake.group_metadata());
         let number = loop {
@@ -79,9 +168,11 @@ impl Relay<'_> {
     /// The number of the job that commits all there is; none if the thread is behind.
     fn offer_transaction(&mut self, last: &[i32]) -> Option<u64> {
         let mut changed: Vec<Mark> = Vec::new();
+        let wants_proof = self.committing.wants_proof();
         for mark in self.partitions.marks(last, true) {
             let known = self.committing.marks.get(&mark.lane.partition);
-            if known.is_none_or(|(offset, metadata)| (*offset, metadata) != (mark.offset, &mark.metadata)) {
+            let is_new = known.is_none_or(|(offset, metadata)| (*offset, metadata) != (mark.offset, &mark.metadata));
+            if is_new || wants_proof {
                 changed.push(mark);
             }
         }
@@ -91,6 +182,10 @@ impl Relay<'_> {
         let marks = changed.clone();
         let number = self.writer.commit(&mut self.out.batch, changed)?;
         self.committing.offered = number;
+        // Results alone would be taken from anybody.
+        if !marks.is_empty() {
+            self.committing.ask(number);
+        }
         for mark in marks {
             let told = self.committing.unannounced.iter_mut().filter(|(lane, _)| *lane == mark.lane);
             told.for_each(|(_, job)| _ = job.get_or_insert(number));
@@ -121,6 +216,7 @@ impl Relay<'_> {
 
     /// Partitions have left: nothing of theirs is committed any more.
     pub(super) fn forget(&mut self, partitions: &[i32]) {
+        self.committing.asked.clear();
         self.writer.forget(partitions.iter().filter_map(|partition| self.partitions.lane(*partition)));
         self.committing.unannounced.retain(|(lane, _)| !partitions.contains(&lane.partition));
         for partition in partitions {
@@ -143,3 +239,6 @@ impl Relay<'_> {
         Ok(())
     }
 }
+
+const NOT_CONFIRMED: &str = "the consumer group's coordinator has not taken a commit of ours for most of \
+    kafka.session_timeout; nothing is sent until it does, because the partitions may be somebody else's by now";

@@ -75,7 +75,7 @@ impl<'a> Relay<'a> {
             intake,
             writer: rest.writer,
             progress: Progress::default(),
-            committing: Committing::default(),
+            committing: Committing::new(rest.lease, config.kafka.session_timeout),
             pool: rest.pool,
             events: rest.events,
             again: rest.again,
@@ -142,8 +142,8 @@ impl<'a> Relay<'a> {
             self.pool.open(self.opened);
             self.opened += 1;
         }
-        for (connection, operations) in (0..).zip(&mut self.out.operations) {
-            if !operations.is_empty() {
+        if self.committing.may_send() {
+            for (connection, operations) in (0..).zip(&mut self.out.operations) {
                 self.pool.send(connection, operations);
             }
         }
@@ -350,6 +350,7 @@ impl<'a> Relay<'a> {
     /// Takes in what has become durable.
     pub(super) fn durable(&mut self) {
         let now = self.clock.now();
+        self.committing.confirmed(self.progress.committed);
         match &self.progress.trouble {
             Some(trouble) => self.health.set("results", trouble.clone()),
             None => self.health.clear("results"),
@@ -380,7 +381,7 @@ impl<'a> Relay<'a> {
     fn tick(&mut self) -> Result<(), Error> {
         let now = Instant::now();
         if now >= self.next_commit {
-            self.next_commit = now + self.config.results.commit_interval;
+            self.next_commit = now + self.config.results.commit_interval.min(self.config.kafka.session_timeout / 4);
             self.commit()?;
         }
         if now >= self.next_tick {
@@ -392,6 +393,7 @@ impl<'a> Relay<'a> {
 
     fn look_at_everything(&mut self, now: Instant) -> Result<(), Error> {
         self.health.beat();
+        self.look_at_lease();
         self.notices.tick();
         self.announce();
         self.partitions.apply_all(self.clock.now(), || Input::Tick, &mut self.out);

@@ -7,7 +7,8 @@ use tokio::sync::mpsc;
 
 use super::Error;
 use super::again::Again;
-use crate::ably::{self, Pool};
+use super::commit::Committing;
+use crate::ably::{self, Lease, Pool};
 use crate::config::{self, Config, Delivery};
 use crate::decode::{self, Decoder};
 use crate::engine::{ChannelRules, Limits, ReconcileSettings, ReconcileWhen, Settings, Template};
@@ -40,6 +41,7 @@ pub(super) struct Rest {
     pub(super) writer: Writer,
     pub(super) again: Again,
     pub(super) pool: Pool,
+    pub(super) lease: Lease,
     pub(super) events: mpsc::Receiver<ably::Event>,
 }
 
@@ -56,10 +58,12 @@ pub(super) async fn start(config: &Config, health: &Health) -> Result<Parts, Err
     let layout = check_topics(clients.clone()).await?;
     say_worst_freeze(config);
     let settings = engine_settings(config, topic, channels, &layout);
-    let ably = ably::Settings::from_config(&config.ably)?;
+    let lease = Lease::new(Committing::term(config.kafka.session_timeout));
+    let mut ably = ably::Settings::from_config(&config.ably)?;
     check_credentials(&ably, health).await?;
 
     let decoder = decoder(config, template);
+    ably.lease = lease.clone();
     let (sender, events) = mpsc::channel(EVENTS_WAITING_MAX);
     let again = Again::new(Reader::start(&clients)?, decoder.clone(), ably.clone());
     let rest = Rest {
@@ -69,6 +73,7 @@ pub(super) async fn start(config: &Config, health: &Health) -> Result<Parts, Err
         writer: Writer::start(&clients)?,
         again,
         pool: Pool::new(ably, sender),
+        lease,
         events,
     };
     Ok(Parts { source: Source::open(&clients)?, rest })

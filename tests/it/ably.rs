@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokenrelay::ably::auth::Auth;
 use tokenrelay::ably::pool::{Event, Pool, Settings};
 use tokenrelay::ably::wire::Encoding;
-use tokenrelay::ably::{Error, probe, probe_channel};
+use tokenrelay::ably::{Error, Lease, probe, probe_channel};
 use tokenrelay::emulator::{self, Config, Emulator, Faults};
 use tokenrelay::engine::{ConnectionId, Head, OpId, OpKind, Operation, Outcome, Serial, Status};
 use tokio::sync::mpsc;
@@ -36,6 +36,7 @@ fn settings(emulator: &Emulator, key: &str, encoding: Encoding) -> Settings {
         trust_resume: false,
         in_flight_operations: MESSAGES * (APPENDS + 1),
         auth: Auth::key(key).expect("a key"),
+        lease: Lease::forever(),
     }
 }
 

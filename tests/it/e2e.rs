@@ -12,6 +12,7 @@ use crate::world::World;
 mod audit;
 mod growth;
 mod hostile;
+mod lease;
 mod limits;
 pub(crate) mod member;
 mod offsets;

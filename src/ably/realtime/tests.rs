@@ -13,6 +13,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
 
 use super::super::auth::Auth;
+use super::super::lease::Moment;
 use super::super::pool::Pool;
 use super::super::wire::ProtocolMessage;
 use super::super::{probe, probe_channel};
@@ -34,6 +35,7 @@ fn settings(port: u16) -> Settings {
         trust_resume: false,
         in_flight_operations: 200,
         auth: Auth::key("app.id:secret").expect("a key"),
+        lease: Lease::forever(),
     }
 }
 
@@ -221,6 +223,79 @@ async fn a_dropped_transport_is_resumed_with_the_same_frames() {
     assert!(matches!(next(&mut events).await, Event::Down { .. }));
     assert_eq!(next(&mut events).await, Event::Lost { connection: 0 });
     assert!(matches!(next(&mut events).await, Event::Up { resumed: false, ably_id, .. } if &*ably_id == "id-2"));
+    close(pool, Duration::from_secs(5)).await;
+    server.await.expect("the server is content");
+}
+
+#[tokio::test]
+async fn without_a_lease_nothing_is_written_and_with_one_all_of_it() {
+    let (listener, port) = listen().await;
+    let (told, renew) = tokio::sync::oneshot::channel();
+    let server = tokio::spawn(async move {
+        let mut peer = accept(&listener).await;
+        peer.connected("id-1", "key-1").await;
+        assert_eq!(peer.hear().await, None, "the transport ends without a frame");
+        told.send(()).expect("somebody listens");
+        loop {
+            let mut peer = accept(&listener).await;
+            assert_eq!(peer.query.get("resume").map(String::as_str), Some("key-1"));
+            peer.connected("id-1", "key-1").await;
+            let Some(first) = peer.hear().await else { continue };
+            assert_eq!(first["messages"][0]["data"], "a");
+            assert_eq!(peer.hear().await.expect("the second frame")["messages"][0]["data"], "b");
+            peer.ack(0, 2).await;
+            return peer.serve().await;
+        }
+    });
+    let (sender, mut events) = mpsc::channel(16);
+    let lease = Lease::new(Duration::from_secs(3_600));
+    let mut pool = Pool::new(Settings { lease: lease.clone(), ..settings(port) }, sender);
+    pool.open(0);
+    assert!(matches!(next(&mut events).await, Event::Up { resumed: false, .. }));
+    pool.send(0, &mut vec![operation(0, 0, "a"), operation(0, 1, "b")]);
+    assert_eq!(next(&mut events).await, Event::Down { connection: 0, reason: Error::NoLease });
+    renew.await.expect("the transport has ended");
+    lease.renew(Moment::now());
+    let mut answered = Vec::new();
+    while answered.len() < 2 {
+        match next(&mut events).await {
+            Event::Answers(answers) => answered.extend(answers),
+            Event::Up { resumed, .. } => assert!(resumed),
+            Event::Down { reason, .. } => assert_eq!(reason, Error::NoLease),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(answered.iter().all(|answer| matches!(answer.outcome, Outcome::Acked { .. })));
+    close(pool, Duration::from_secs(5)).await;
+    server.await.expect("the server is content");
+}
+
+#[tokio::test]
+async fn a_partition_that_leaves_takes_its_connection_along_if_it_must() {
+    let (listener, port) = listen().await;
+    let (told, written) = tokio::sync::oneshot::channel();
+    let server = tokio::spawn(async move {
+        let mut peer = accept(&listener).await;
+        peer.connected("id-1", "key-1").await;
+        peer.hear().await.expect("a frame");
+        told.send(()).expect("somebody listens");
+        assert_eq!(peer.hear().await, None);
+        let mut peer = accept(&listener).await;
+        assert_eq!(peer.query.get("resume"), None);
+        peer.connected("id-2", "key-2").await;
+        peer.serve().await;
+    });
+    let (sender, mut events) = mpsc::channel(16);
+    let mut pool = Pool::new(settings(port), sender);
+    pool.open(0);
+    assert!(matches!(next(&mut events).await, Event::Up { .. }));
+    pool.send(0, &mut vec![operation(0, 0, "a")]);
+    written.await.expect("the frame was written");
+    pool.abandon(0);
+    assert_eq!(next(&mut events).await, Event::Down { connection: 0, reason: Error::Abandoned });
+    assert!(matches!(answers(&mut events, 1).await[0].outcome, Outcome::Unknown(Doubt::ConnectionLost)));
+    assert_eq!(next(&mut events).await, Event::Lost { connection: 0 });
+    assert!(matches!(next(&mut events).await, Event::Up { resumed: false, .. }));
     close(pool, Duration::from_secs(5)).await;
     server.await.expect("the server is content");
 }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
@@ -41,6 +41,7 @@ pub(super) struct Group {
     events: Mutex<VecDeque<Rebalanced>>,
     unanswered: Mutex<Option<Unanswered>>,
     commits: Mutex<Vec<Committed>>,
+    confirmed: AtomicU64,
     closing: AtomicBool,
 }
 
@@ -76,14 +77,18 @@ impl Group {
             events: Mutex::default(),
             unanswered: Mutex::default(),
             commits: Mutex::default(),
+            confirmed: AtomicU64::default(),
             closing: AtomicBool::new(false),
         }
     }
 
     /// The broker's word about a commit.
-    pub(super) fn committed(&self, result: &KafkaResult<()>, offsets: &TopicPartitionList) {
+    pub(super) fn committed(&self, number: u64, result: &KafkaResult<()>, offsets: &TopicPartitionList) {
         match result {
-            Ok(()) => self.log.well(),
+            Ok(()) => {
+                self.confirmed.fetch_max(number, Ordering::AcqRel);
+                self.log.well();
+            }
             Err(error) => self.log.say("commit", || format!("commit: {error}")),
         }
         let committed = offsets.elements().into_iter().map(|element| Committed {
@@ -92,6 +97,11 @@ impl Group {
             done: result.is_ok(),
         });
         lock(&self.commits).extend(committed);
+    }
+
+    /// The number of the last commit that was taken.
+    pub(super) fn confirmed(&self) -> u64 {
+        self.confirmed.load(Ordering::Acquire)
     }
 
     pub(super) fn next_event(&self) -> Option<Rebalanced> {

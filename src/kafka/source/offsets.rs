@@ -87,6 +87,13 @@ impl Offsets {
         }
     }
 
+    /// Every mark is to be sent, as if it were new.
+    pub(super) fn mark_again(&mut self) {
+        for (_, mark) in self.marks() {
+            mark.fresh = true;
+        }
+    }
+
     /// The marks that are to be sent; from now on they are on their way.
     pub(super) fn unsent(&mut self, topic: &str) -> TopicPartitionList {
         let mut list = TopicPartitionList::new();
