@@ -126,6 +126,11 @@ impl Clients {
         self.transactions.as_ref().map(|transactions| transactions.id.clone()).unwrap_or_default()
     }
 
+    /// How long a transaction may be open before brokers end it.
+    pub(super) fn transaction_timeout(&self) -> Duration {
+        self.transactions.as_ref().map(|transactions| transactions.timeout).unwrap_or_default()
+    }
+
     /// The settings that these come from.
     #[must_use]
     pub fn settings(&self) -> &config::Kafka {

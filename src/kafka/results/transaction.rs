@@ -35,8 +35,6 @@ const CALL: Duration = Duration::from_secs(5);
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 /// How long the group may need to say who we are in it: while it rebalances, nobody's offsets are taken.
 const REBALANCE_MAX: Duration = Duration::from_secs(30);
-/// A producer that was fenced is made anew, but not twice within this time: then another process has its name.
-const FENCED_TWICE: Duration = Duration::from_secs(60);
 /// Bytes that are gathered while nothing can be written.
 const PENDING_BYTES_MAX: usize = 16 << 20;
 
@@ -59,7 +57,8 @@ pub(super) struct Thread {
     carefully: bool,
     retry_at: Instant,
     backoff: Duration,
-    fenced_at: Option<Instant>,
+    /// When the producer was made anew because the one before was fenced.
+    anew_at: Option<Instant>,
     /// Since when the group does not know us under the name that we have.
     renamed_at: Option<Instant>,
     closing: bool,
@@ -93,7 +92,7 @@ impl Thread {
             carefully: false,
             retry_at: Instant::now(),
             backoff: RETRY.0,
-            fenced_at: None,
+            anew_at: None,
             renamed_at: None,
             closing: false,
         })
@@ -190,13 +189,16 @@ impl Thread {
                 self.tell_trouble(Some(reason));
             }
             Err(Failure::Fenced(reason)) => {
-                let again = self.fenced_at.replace(Instant::now()).is_some_and(|at| at.elapsed() < FENCED_TWICE);
-                if again {
+                // Brokers fence us off, too, when they end what was open for too long: while they are away, or we are frozen.
+                // A producer that is younger than that was fenced by another process of our name.
+                let lifetime = self.clients.transaction_timeout();
+                if self.anew_at.is_some_and(|at| at.elapsed() < lifetime) {
                     return Err(Error::Fenced { name: self.clients.transactional_id(), reason });
                 }
                 tracing::warn!(reason, "kafka: our transactions were fenced off; beginning anew");
                 self.outbox = Outbox::new(&self.clients)?;
                 self.introduce()?;
+                self.anew_at = Some(Instant::now());
             }
             Err(Failure::Fatal(error)) => return Err(error),
         }

@@ -1,5 +1,9 @@
 //! Results and offsets in one transaction: all of it or nothing, and nothing of partitions that have left.
 
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::producer::{BaseProducer, Producer};
 use tokenrelay::kafka::Error;
 use tokenrelay::kafka::results::{Batch, Lane, Mark, Progress, Writer};
 use tokenrelay::kafka::source::Source;
@@ -63,7 +67,8 @@ async fn results_and_offsets_are_committed_together() {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_processes_of_one_name_find_out() {
     let world = World::new(1, 1, 1).await;
-    let clients = in_transactions(&world, "same");
+    // However long a round takes here, no broker ends a transaction meanwhile.
+    let clients = world.clients().in_transactions("same", PATIENCE);
     let writers = [Writer::start(&clients).expect("started"), Writer::start(&clients).expect("started")];
     let lane = Lane { partition: 0, life: 1 };
     let mut results = Vec::new();
@@ -75,6 +80,32 @@ async fn two_processes_of_one_name_find_out() {
     let error = results.into_iter().find_map(Result::err).expect("one of them gives up");
     assert!(matches!(error, Error::Fenced { .. }), "{error}");
     assert!(error.to_string().contains("kafka.group_instance_id"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_is_fenced_now_and_then_goes_on() {
+    const LIFETIME: Duration = Duration::from_secs(1);
+    let world = World::new(1, 1, 1).await;
+    let writer = Writer::start(&world.clients().in_transactions("one", LIFETIME)).expect("started");
+    let lane = Lane { partition: 0, life: 1 };
+    for round in 0..3 {
+        let number = writer.commit(&mut batch(&[lane], &round.to_string()), Vec::new()).expect("taken");
+        committed(&writer, number).await.expect("it is not at its end");
+        // What a broker does with a transaction that is open for too long, which takes as long as that.
+        tokio::time::sleep(LIFETIME).await;
+        fence(&world, "one");
+    }
+    assert_eq!(world.read(&world.settings.results_topic, 3).len(), 3);
+}
+
+/// Nobody who has this name by now can commit.
+fn fence(world: &World, name: &str) {
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", &world.settings.bootstrap_servers)
+        .set("transactional.id", format!("{}-{name}", world.settings.group_id))
+        .create()
+        .expect("a producer");
+    producer.init_transactions(PATIENCE).expect("introduced");
 }
 
 #[tokio::test(flavor = "multi_thread")]
