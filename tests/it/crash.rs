@@ -12,6 +12,7 @@ use stage::{Fault, Stage};
 
 mod ably;
 mod broker;
+mod explain;
 mod load;
 mod long;
 mod progress;

@@ -135,30 +135,44 @@ pub(super) struct Plan {
     pub(super) rate: u64,
 }
 
-/// A load that is being written.
+/// A load that is being written. Dropping it ends it.
 pub(super) struct Load {
-    writer: JoinHandle<Vec<Response>>,
-    enough: Arc<AtomicBool>,
+    writer: Option<JoinHandle<Vec<Response>>>,
+    wanted: Arc<Wanted>,
+}
+
+#[derive(Debug, Default)]
+struct Wanted {
+    /// No more responses than there must be.
+    enough: AtomicBool,
+    /// Nothing at all.
+    nothing: AtomicBool,
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.wanted.nothing.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Load {
     pub(super) fn start(world: &World, plan: Plan) -> Self {
-        let enough = Arc::new(AtomicBool::new(false));
-        let writer = Writer::new(world, plan, Arc::clone(&enough));
-        Self { writer: tokio::task::spawn_blocking(|| writer.run()), enough }
+        let wanted = Arc::new(Wanted::default());
+        let writer = Writer::new(world, plan, Arc::clone(&wanted));
+        Self { writer: Some(tokio::task::spawn_blocking(|| writer.run())), wanted }
     }
 
     /// Begins no more responses, but for those that were planned at least; gives them all when the broker has them.
-    pub(super) async fn finish(self) -> Vec<Response> {
-        self.enough.store(true, Ordering::Relaxed);
-        self.writer.await.expect("it writes")
+    pub(super) async fn finish(mut self) -> Vec<Response> {
+        self.wanted.enough.store(true, Ordering::Relaxed);
+        self.writer.take().expect("it ends once").await.expect("it writes")
     }
 }
 
 struct Writer {
     plan: Plan,
     rng: Rng,
-    enough: Arc<AtomicBool>,
+    wanted: Arc<Wanted>,
     producer: BaseProducer,
     topic: String,
     partitions: usize,
@@ -167,7 +181,7 @@ struct Writer {
 }
 
 impl Writer {
-    fn new(world: &World, plan: Plan, enough: Arc<AtomicBool>) -> Self {
+    fn new(world: &World, plan: Plan, wanted: Arc<Wanted>) -> Self {
         let topic = world.settings.tokens_topic.clone();
         let producer = ClientConfig::new()
             .set("bootstrap.servers", &world.settings.bootstrap_servers)
@@ -179,13 +193,13 @@ impl Writer {
             .expect("a producer");
         let partitions = world.partitions(&topic) as usize;
         let rng = Rng::with_seed(plan.seed);
-        Self { plan, rng, enough, producer, topic, partitions, responses: Vec::new(), open: Vec::new() }
+        Self { plan, rng, wanted, producer, topic, partitions, responses: Vec::new(), open: Vec::new() }
     }
 
     fn run(mut self) -> Vec<Response> {
         let (start, mut written) = (Instant::now(), 0);
         self.begin();
-        while !self.open.is_empty() {
+        while !self.open.is_empty() && !self.wanted.nothing.load(Ordering::Relaxed) {
             let due = start.elapsed().as_millis() as u64 * self.plan.rate / 1_000;
             while written < due && !self.open.is_empty() {
                 self.write_one();
@@ -199,7 +213,7 @@ impl Writer {
     }
 
     fn begin(&mut self) {
-        let is_enough = |number| number >= self.plan.least && self.enough.load(Ordering::Relaxed);
+        let is_enough = |number| number >= self.plan.least && self.wanted.enough.load(Ordering::Relaxed);
         while self.open.len() < OPEN_MAX && !is_enough(self.responses.len()) {
             let number = self.responses.len();
             // Later ones would have to be waited for.

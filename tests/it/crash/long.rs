@@ -1,6 +1,9 @@
 //! The long form: many seeds, everything combined, and each of what the short form has no time for.
 
+use std::time::{Duration, Instant};
+
 use fastrand::Rng;
+use tokio::time::sleep;
 
 use super::RATE;
 use super::broker::Broker;
@@ -33,4 +36,77 @@ async fn everything_at_once_leaves_nothing_wrong_whatever_the_seed() {
     for seed in 1..=seeds {
         play(&broker, seed).await;
     }
+}
+
+/// Processes that live for no longer than this, for so long.
+const LIFETIME: Duration = Duration::from_secs(3);
+const DYING: Duration = Duration::from_secs(120);
+
+/// Kills the first of these relays as often as that, and expects that something comes of it nevertheless.
+async fn die_often(seed: u64, settings: &[&[&str]]) {
+    let mut stage = Stage::new(None, Plan { seed, least: 1_000, rate: RATE }).await;
+    stage.enter(settings).await;
+    stage.proceed(10).await;
+    let (start, over) = (Instant::now(), stage.progress.over());
+    while start.elapsed() < DYING {
+        sleep(LIFETIME).await;
+        stage.kill(0).await;
+    }
+    let progress = stage.progress.over() - over;
+    assert!(progress > 0, "nothing comes of it");
+    let counts = stage.judge().await;
+    eprintln!("{progress} responses while it died: {counts}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "minutes: tests/run --long"]
+async fn a_relay_that_is_killed_every_three_seconds_makes_progress() {
+    // A member with a name need not wait until the group has given its predecessor up.
+    die_often(21, &[&["kafka.group_instance_id=one"]]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "minutes: tests/run --long"]
+async fn beside_a_relay_that_is_killed_every_three_seconds_another_makes_progress() {
+    die_often(22, &[&[], &[]]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a minute: tests/run --long"]
+async fn a_relay_that_wakes_up_after_another_took_over_leaves_nothing_wrong() {
+    let mut stage = Stage::new(None, Plan { seed: 23, least: 1_000, rate: RATE }).await;
+    stage.enter(&[&[], &[]]).await;
+    stage.proceed(50).await;
+    let lost = stage.relay(0).said("partitions lost").len();
+    stage.relay(0).signal("STOP").await;
+    let frozen = sleep(Duration::from_secs(30));
+    // The other one has everything, and goes on with it.
+    stage.relay(1).says("\"partition assigned\"", super::stage::PARTITIONS as usize).await;
+    stage.proceed(50).await;
+    frozen.await;
+    stage.relay(0).signal("CONT").await;
+    stage.relay(0).says("partitions lost", lost + 1).await;
+    stage.relay(0).says("ransaction", 1).await;
+    stage.proceed(50).await;
+    let counts = stage.judge().await;
+    eprintln!("{counts}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "minutes: tests/run --long"]
+async fn a_broker_that_is_away_for_a_minute_is_waited_for() {
+    let broker = Broker::start().await;
+    let mut stage = Stage::new(Some(&broker), Plan { seed: 24, least: 1_000, rate: RATE }).await;
+    stage.enter(&[&[], &[]]).await;
+    stage.proceed(50).await;
+    broker.stop().await;
+    sleep(Duration::from_secs(60)).await;
+    stage.check_alive();
+    for number in 0..2 {
+        eprintln!("{}", stage.relay(number).ready().await);
+    }
+    broker.again().await;
+    stage.proceed(50).await;
+    let counts = stage.judge().await;
+    eprintln!("{counts}");
 }

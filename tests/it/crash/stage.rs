@@ -78,7 +78,7 @@ impl Stage {
         &mut self.relays[number].member
     }
 
-    pub(super) fn relays(&self) -> usize {
+    fn relays(&self) -> usize {
         self.relays.len()
     }
 
@@ -96,7 +96,7 @@ impl Stage {
         }
     }
 
-    fn check_alive(&mut self) {
+    pub(super) fn check_alive(&mut self) {
         self.relays.iter_mut().for_each(|relay| relay.member.check_alive());
     }
 
@@ -134,7 +134,9 @@ impl Stage {
         self.ably.fail(&Faults::default()).await;
         let load = self.load.take().expect("it is judged once");
         let responses = load.finish().await;
-        self.proceed(responses.len().saturating_sub(self.progress.over())).await;
+        while self.progress.over() < responses.len() {
+            self.proceed(1).await;
+        }
         self.comes_to_rest().await;
         for mut relay in std::mem::take(&mut self.relays) {
             let ended = relay.member.end("TERM").await;
@@ -148,7 +150,7 @@ impl Stage {
 
     /// Waits until the group has committed all that there is.
     async fn comes_to_rest(&mut self) {
-        let deadline = Instant::now() + PATIENCE;
+        let (mut before, mut deadline) = (Vec::new(), Instant::now() + PATIENCE);
         loop {
             self.check_alive();
             let committed = tokio::task::block_in_place(|| self.world.committed());
@@ -156,6 +158,9 @@ impl Stage {
                 return;
             }
             assert!(Instant::now() < deadline, "it lags behind: {committed:?}");
+            if committed != before {
+                (before, deadline) = (committed, Instant::now() + PATIENCE);
+            }
             sleep(Duration::from_millis(200)).await;
         }
     }
@@ -167,7 +172,10 @@ impl Stage {
         let ended = timeout(PATIENCE, command.output()).await.expect("a verdict in time").expect("it runs");
         let err = String::from_utf8_lossy(&ended.stderr);
         let report: Value = serde_json::from_slice(&ended.stdout).unwrap_or_else(|_| panic!("no verdict: {err}"));
-        assert!(ended.status.success() && report["clean"] == true, "{report:#} {err}");
+        if !ended.status.success() || report["clean"] != true {
+            let how = self.explain(&report["differences"]).await;
+            panic!("{}: {err}{report:#}{how}", ended.status);
+        }
         let letters: usize = responses.iter().map(Response::letters).sum();
         let counts = &report["counts"];
         for (name, expected) in
