@@ -14,6 +14,9 @@ use crate::ably::{Lease, Moment};
 use crate::engine::Input;
 use crate::kafka::results::{Lane, Mark};
 
+/// How often it is looked who we are in the group, while a commit is waited for.
+const LOOK: Duration = Duration::from_millis(100);
+
 /// What was last offered to be committed, and since when the group has not confirmed us.
 #[derive(Debug)]
 pub(super) struct Committing {
@@ -158,11 +161,21 @@ impl Relay<'_> {
         Ok(())
     }
 
+    /// Waits until something has become durable. The group may give us another name meanwhile, because others come and go: the
+    /// writer must be told, or no broker would take its offsets any more.
     async fn wait_for_results(&mut self, deadline: Instant) -> Result<(), Error> {
-        let progress = timeout_at(deadline, self.writer.progress(&mut self.progress)).await;
-        progress.map_err(|_| Error::Uncommitted)??;
-        self.durable();
-        Ok(())
+        loop {
+            let look = deadline.min(Instant::now() + LOOK);
+            match timeout_at(look, self.writer.progress(&mut self.progress)).await {
+                Ok(progress) => {
+                    progress?;
+                    self.durable();
+                    return Ok(());
+                }
+                Err(_) if look == deadline => return Err(Error::Uncommitted),
+                Err(_) => self.writer.member(self.intake.group_metadata()),
+            }
+        }
     }
 
     /// The number of the job that commits all there is; none if the thread is behind.

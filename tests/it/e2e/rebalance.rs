@@ -188,6 +188,27 @@ async fn members_die_in_an_eager_group() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn members_that_end_while_the_group_rebalances_leave_nothing_undone() {
+    let group = Group::new(&COOPERATIVE, Faults::default()).await;
+    let (responses, left) = group
+        .under_load(async {
+            let mut stays = group.join().await;
+            for _ in 0..6 {
+                let mut comes = group.start();
+                let moved = stays.said("partitions revoked").len();
+                stays.says("partitions revoked", moved + 1).await;
+                comes.joins().await;
+                comes.stop().await;
+                stays.stop().await;
+                stays = group.join().await;
+            }
+            vec![stays]
+        })
+        .await;
+    group.judge(responses, left).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn members_come_and_go_in_a_group_of_kafka_4() {
     in_order(&OF_KAFKA_4, Delivery::ExactlyOnce).await;
 }
