@@ -355,17 +355,18 @@ impl<'a> Intake<'a> {
         self.offsets.failed()
     }
 
-    /// Asks how far each partition is behind. The future does not borrow: it can be polled beside [`Intake::next`].
+    /// Asks how far each partition is behind; without any, whether a broker answers at all. The future does not borrow: it can
+    /// be polled beside [`Intake::next`].
     pub fn lag(&self) -> impl Future<Output = Result<Vec<Lag>, Error>> + Send + use<> {
         let positions = self.offsets.positions();
-        let (consumer, topic) = (Arc::clone(&self.source.consumer), self.source.policy.topic.clone());
+        let (consumer, policy) = (Arc::clone(&self.source.consumer), self.source.policy.clone());
         async move {
-            if positions.is_empty() {
-                return Ok(Vec::new());
-            }
             let partitions: Vec<i32> = positions.iter().map(|(partition, _)| *partition).collect();
             let ask = move || {
-                let ends = assignment::edges(&*consumer, &topic, &partitions, Offset::End)?;
+                let ends = match partitions.is_empty() {
+                    true => policy.results_partitions(&*consumer).map(|_| Vec::new())?,
+                    false => assignment::edges(&*consumer, &policy.topic, &partitions, Offset::End)?,
+                };
                 consumer.context().log.well();
                 Ok(ends)
             };

@@ -28,7 +28,7 @@ pub(super) enum Done {
     /// A message, or that there is none.
     LookedUp { partition: i32, id: OpId, found: Found },
     /// How far behind each partition is.
-    Lag(Vec<Lag>),
+    Lag(Result<Vec<Lag>, kafka::Error>),
 }
 
 /// Looks things up again.

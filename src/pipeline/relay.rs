@@ -20,9 +20,9 @@ use crate::config::Config;
 use crate::decode::{self, Decoder, Raw};
 use crate::engine::{self, Input, Record, Shared};
 use crate::kafka::assignment::{Assigned, Gap};
-use crate::kafka::header;
 use crate::kafka::results::{Progress, Writer};
 use crate::kafka::source::{Intake, Item, Lag};
+use crate::kafka::{self, header};
 use crate::telemetry::{Gauges, Health, Metrics};
 
 /// Records that are taken before operations leave.
@@ -374,7 +374,11 @@ impl<'a> Relay<'a> {
             Done::LookedUp { partition, id, found } => {
                 self.partitions.apply(now, partition, Input::LookedUp { id, found }, &mut self.out);
             }
-            Done::Lag(lags) => self.lag(&lags),
+            Done::Lag(Ok(lags)) => {
+                self.health.clear("kafka");
+                self.lag(&lags);
+            }
+            Done::Lag(Err(error)) => self.lag_unknown(&error),
         }
     }
 
@@ -422,12 +426,7 @@ impl<'a> Relay<'a> {
         if now >= self.next_lag {
             self.next_lag = now + LAG_EVERY;
             let asked = self.intake.lag();
-            self.again.tasks.spawn(async move {
-                Done::Lag(asked.await.unwrap_or_else(|error| {
-                    tracing::debug!(%error, "the lag is unknown");
-                    Vec::new()
-                }))
-            });
+            self.again.tasks.spawn(async move { Done::Lag(asked.await) });
         }
         Ok(())
     }
@@ -444,6 +443,15 @@ impl<'a> Relay<'a> {
         match stalled {
             true => self.health.set("stalled", format!("behind, and nothing read for {STALLED_AFTER:?}")),
             false => self.health.clear("stalled"),
+        }
+    }
+
+    /// While we have partitions, this passes, or they are lost. Without any, it is why: said once, in the words of the first
+    /// error.
+    fn lag_unknown(&self, error: &kafka::Error) {
+        tracing::debug!(%error, "the lag is unknown");
+        if self.partitions.numbers().is_empty() && !self.health.reasons().contains_key("kafka") {
+            self.health.set("kafka", format!("kafka does not answer: {error}"));
         }
     }
 

@@ -92,6 +92,10 @@ async fn a_relay_that_wakes_up_after_another_took_over_leaves_nothing_wrong() {
     eprintln!("{counts}");
 }
 
+/// What a relay may say of a broker that is away, however long that is and however much waits meanwhile: each of its four
+/// clients in its own words, that partitions are lost, that it is not ready and why.
+const LINES_MAX: usize = 20;
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes: tests/run --long"]
 async fn a_broker_that_is_away_for_a_minute_is_waited_for() {
@@ -99,11 +103,16 @@ async fn a_broker_that_is_away_for_a_minute_is_waited_for() {
     let mut stage = Stage::new(Some(&broker), Plan { seed: 24, least: 1_000, rate: RATE }).await;
     stage.enter(&[&[], &[]]).await;
     stage.proceed(50).await;
+    let said = [0, 1].map(|number| stage.relay(number).said("\"WARN\"").len());
     broker.stop().await;
     sleep(Duration::from_secs(60)).await;
     stage.check_alive();
-    for number in 0..2 {
-        eprintln!("{}", stage.relay(number).ready().await);
+    for (number, said) in said.into_iter().enumerate() {
+        let relay = stage.relay(number);
+        let ready = relay.ready().await;
+        assert!(ready.contains("kafka does not answer"), "{ready}");
+        let warnings = relay.said("\"WARN\"");
+        assert!((1..LINES_MAX).contains(&(warnings.len() - said)), "{:#?}", &warnings[said..]);
     }
     broker.again().await;
     stage.proceed(50).await;
