@@ -69,6 +69,9 @@ pub(super) struct Audit {
     pub(super) letters: Vec<(usize, Offset)>,
     pub(super) offsets: Vec<Offset>,
     epochs: Vec<u64>,
+    /// Partitions whose dead letters nobody knows, and those of which results are gone, too.
+    wordless: Vec<bool>,
+    forgotten: Vec<bool>,
     owners: Vec<((usize, u32), u64)>,
 }
 
@@ -81,8 +84,26 @@ impl Audit {
             letters: Vec::new(),
             offsets: (0..tokens.logs.len()).map(|partition| tokens.begins(partition)).collect(),
             epochs: vec![0; tokens.logs.len()],
+            wordless: vec![false; tokens.logs.len()],
+            forgotten: vec![false; tokens.logs.len()],
             owners: vec![((usize::MAX, 0), 0); tokens.logs.len()],
         }
+    }
+
+    /// Somebody has changed what Kafka holds of a partition. What was said of it may be said again then: what is promised is
+    /// that texts are right, and, as long as results are there, that they are right.
+    pub(super) fn meddled(&mut self, partition: usize, committed: Offset, forgets: bool) {
+        self.offsets[partition] = committed;
+        self.owners[partition] = ((usize::MAX, 0), self.epochs[partition]);
+        self.wordless[partition] = true;
+        self.forgotten[partition] |= forgets;
+        if forgets {
+            (self.epochs[partition], self.owners[partition].1) = (0, 0);
+        }
+    }
+
+    pub(super) fn is_meddled(&self, partition: usize) -> bool {
+        self.wordless[partition]
     }
 
     /// A transaction has become visible.
@@ -96,7 +117,8 @@ impl Audit {
                 tokens.letters.contains(letter),
                 "I7: the record at {letter:?} went to the dead letters, but it is good"
             );
-            hold!(!self.letters.contains(letter), "I7: two dead letters of the record at {letter:?}");
+            let is_twice = self.letters.contains(letter) && !self.wordless[letter.0];
+            hold!(!is_twice, "I7: two dead letters of the record at {letter:?}");
             self.letters.push(*letter);
         }
         committed.marks.iter().try_for_each(|mark| self.mark(tokens, mark))
@@ -118,6 +140,10 @@ impl Audit {
         }
         let name = truth.name();
         hold!(said.covered.partition == partition && truth.partition == partition, "{name}: results in {partition}");
+        if self.forgotten[partition] {
+            account.forget(truth, said);
+            return Ok(());
+        }
         match said.kind {
             "operation" => account.operation(&name, said),
             _ => account.response(truth, said),
@@ -152,6 +178,15 @@ impl Audit {
 }
 
 impl Account {
+    /// What was said before may be said again.
+    fn forget(&mut self, truth: &Truth, said: &Said<'_>) {
+        if said.kind == "response" {
+            self.settled = Some(said.outcome.into());
+            self.opens_again = said.outcome == "abandoned" && said.covered.last < truth.last;
+            self.through = self.through.max(Some(said.covered.last));
+        }
+    }
+
     fn operation(&mut self, name: &str, said: &Said<'_>) -> Kept {
         let (Some(kind), Some(seq), Some(cause)) = (said.op, said.op_seq, said.cause) else {
             return Err(Broken(format!("{name}: a record of an operation without op, opSeq or cause")));

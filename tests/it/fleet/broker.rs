@@ -55,6 +55,8 @@ struct Entry {
 struct Results {
     low: Offset,
     entries: Vec<Entry>,
+    /// Where it ended after each commit, and the offset that was committed then.
+    commits: Vec<(usize, Option<(Offset, String)>)>,
 }
 
 /// A transaction that is not over.
@@ -162,7 +164,43 @@ impl Broker {
         for Mark { partition, offset, metadata, .. } in &open.marks {
             self.offsets[*partition] = Some((*offset, metadata.clone()));
         }
+        for (results, offset) in self.results.iter_mut().zip(&self.offsets) {
+            results.commits.push((results.entries.len(), offset.clone()));
+        }
         Ok(Committed { results: values, letters: open.letters, marks: open.marks })
+    }
+
+    /// The oldest results of a partition are not kept any longer, some of those below `needed`.
+    pub(super) fn retain(&mut self, partition: usize, needed: Offset, rng: &mut fastrand::Rng) {
+        let kept = rng.i64(0..=needed.min(self.stable(partition)));
+        let low = &mut self.results[partition].low;
+        *low = (*low).max(kept);
+    }
+
+    /// A partition of the results is as it was after some commit, and the committed offset as it was then or before, without
+    /// a word. Nothing
+    /// is open.
+    pub(super) fn rewind(&mut self, partition: usize, rng: &mut fastrand::Rng) {
+        let results = &mut self.results[partition];
+        if results.commits.is_empty() {
+            return;
+        }
+        let then = rng.usize(..results.commits.len());
+        let (end, _) = results.commits[then];
+        results.entries.truncate(end);
+        results.low = results.low.min(end as Offset);
+        // Nobody's word of then is true any more.
+        if let Some((offset, _)) = results.commits[rng.usize(..=then)].1 {
+            self.offsets[partition] = Some((offset, String::new()));
+        }
+        results.commits.truncate(then + 1);
+    }
+
+    /// Nothing of these producers is open any more.
+    pub(super) fn abort_all(&mut self) {
+        let mut names: Vec<usize> = self.producers.keys().copied().collect();
+        names.sort_unstable();
+        names.into_iter().for_each(|name| self.abort_open(name));
     }
 
     /// The transaction is aborted.

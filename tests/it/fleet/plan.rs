@@ -27,6 +27,21 @@ pub(super) enum What {
     Join,
     /// No broker answers for a time.
     Away(u64),
+    /// All processes are gone for a moment, and meanwhile somebody or something changes what Kafka holds.
+    Meddle(Meddling),
+}
+
+/// What becomes of what Kafka holds of a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Meddling {
+    /// The committed offset is set to an older one, without a word.
+    Older,
+    /// The committed offset loses its word.
+    Wordless,
+    /// The oldest results are gone.
+    Retained,
+    /// The newest results are gone, and the committed offset is as it was then, or before.
+    Rewound,
 }
 
 /// An act: when, to which of the processes, what.
@@ -122,6 +137,12 @@ impl Plan {
         }
     }
 
+    /// Whether results are lost.
+    pub(super) fn forgets(&self) -> bool {
+        let forgets = |act: &Act| matches!(act.what, What::Meddle(Meddling::Retained | Meddling::Rewound));
+        self.acts.iter().any(forgets)
+    }
+
     /// What is decided for the net.
     pub(super) const fn terms(&self) -> Terms {
         Terms { encoding: self.encoding, seed: self.seed, size: 65_536, outage: SECOND }
@@ -153,6 +174,12 @@ impl Act {
             5 => What::Isolate(rng.u64(..time)),
             6 | 7 => What::Stop,
             8 => What::Join,
+            _ if rng.bool() => What::Meddle(match rng.u8(..4) {
+                0 => Meddling::Older,
+                1 => Meddling::Wordless,
+                2 => Meddling::Retained,
+                _ => Meddling::Rewound,
+            }),
             _ => What::Away(rng.u64(..time)),
         };
         Self { at: rng.u64(..span), whom: rng.usize(..8), what }

@@ -6,7 +6,7 @@ use super::Deed;
 use super::audit::Audit;
 use super::broker::Broker;
 use super::group::Group;
-use super::plan::{Act, Plan, What};
+use super::plan::{Act, Meddling, Plan, What};
 use super::process::Process;
 use super::tokens::Tokens;
 use crate::kafka::Handover;
@@ -222,6 +222,10 @@ impl Fleet {
             self.names += 1;
             return self.deed(Deed::Start(self.names - 1));
         }
+        if let What::Meddle(meddling) = act.what {
+            self.meddle(meddling);
+            return Ok(());
+        }
         let alive: Vec<usize> = (0..self.processes.len()).filter(|p| self.processes[*p].alive).collect();
         if alive.is_empty() {
             return Ok(());
@@ -240,9 +244,50 @@ impl Fleet {
                 self.unheard(p, time);
             }
             What::Stop => return self.stop(p),
-            What::Join | What::Away(_) => {}
+            What::Join | What::Away(_) | What::Meddle(_) => {}
         }
         Ok(())
+    }
+
+    /// All processes are killed, and what Kafka holds is changed before they start again.
+    fn meddle(&mut self, meddling: Meddling) {
+        note!(self.scene, "{meddling:?}");
+        for p in 0..self.processes.len() {
+            if self.processes[p].alive {
+                self.die(p);
+            }
+            self.leave(p);
+        }
+        self.broker.abort_all();
+        let partition = self.scene.rng.usize(..self.plan.partitions);
+        // Nobody knows of a response whose records are read from the middle and whose results are gone.
+        if self.audit.is_meddled(partition) {
+            return;
+        }
+        let begins = self.tokens.begins(partition);
+        let committed = self.broker.offsets[partition].as_ref().map_or(begins, |(offset, _)| *offset);
+        let known = self.broker.offsets[partition].as_ref().and_then(|(at, word)| Handover::parse(word, *at));
+        match meddling {
+            Meddling::Older => {
+                let older = self.scene.rng.i64(begins..=committed);
+                self.broker.offsets[partition] = Some((older, String::new()));
+            }
+            Meddling::Wordless => self.broker.offsets[partition] = Some((committed, String::new())),
+            Meddling::Retained => {
+                let needed = known.and_then(|handover| handover.results).unwrap_or_default();
+                self.broker.retain(partition, needed, &mut self.scene.rng);
+            }
+            Meddling::Rewound => self.broker.rewind(partition, &mut self.scene.rng),
+        }
+        let committed = self.broker.offsets[partition].as_ref().map_or(begins, |(offset, _)| *offset);
+        let forgets = matches!(meddling, Meddling::Retained | Meddling::Rewound);
+        note!(
+            self.scene,
+            "partition {partition} is at {committed}, results from {} to {}",
+            self.broker.low(partition),
+            self.broker.high(partition)
+        );
+        self.audit.meddled(partition, committed, forgets);
     }
 
     /// A process does not hear from the group for a time; when that is too long for the group, it is not waited for.
