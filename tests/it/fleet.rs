@@ -21,6 +21,8 @@ mod plan;
 mod process;
 #[path = "fleet/rest.rs"]
 mod rest;
+#[path = "fleet/scripts.rs"]
+mod scripts;
 #[path = "fleet/tokens.rs"]
 mod tokens;
 #[path = "fleet/wait.rs"]

@@ -117,6 +117,16 @@ impl Plan {
         }
     }
 
+    /// A plan in which nothing goes wrong, for scripts to start from.
+    pub(super) fn quiet(seed: u64) -> Self {
+        Self { odds: Odds::NONE, kept: 0b11, tokens_max: 8, processes: 1, acts: Vec::new(), ..Self::draw(seed) }
+    }
+
+    /// With one kind of fault at these odds.
+    pub(super) fn with(self, fault: Fault, percent: u8) -> Self {
+        Self { odds: self.odds.with(fault, percent), ..self }
+    }
+
     /// What the engines of a process are told.
     pub(super) fn settings(&self, name: usize) -> Settings {
         Settings {

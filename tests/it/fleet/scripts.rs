@@ -1,0 +1,59 @@
+//! Schedules with a name: one kind of trouble each, so dense that most runs meet it.
+
+use super::plan::{Act, Plan, What};
+use crate::sim::fault::Fault;
+use crate::sim::run;
+use crate::sim::scene::{MS, SECOND};
+
+/// Seeds of one script.
+const SEEDS: u64 = if cfg!(debug_assertions) { 100 } else { 2_000 };
+
+/// A script: its name and its plans.
+type Script = (&'static str, fn(u64) -> Plan);
+
+/// A process dies within its first effects.
+fn killed(seed: u64) -> Act {
+    Act { at: seed % 7 * 300 * MS, whom: 0, what: What::Kill((seed % 12) as u32) }
+}
+
+/// One process dies, another of its name is there at once.
+fn replaced(seed: u64) -> Plan {
+    Plan { acts: vec![killed(seed)], restart: 10 * MS, is_static: true, ..Plan::quiet(seed) }
+}
+
+/// The message of a create that nobody has recorded is taken over when it is so old.
+fn taken_over_after(seed: u64, age: u64) -> Plan {
+    Plan { restart: age, ..replaced(seed) }.with(Fault::SlowAnswers, 100)
+}
+
+const SCRIPTS: &[Script] = &[
+    ("6: answers are held, the partition is taken away, and what is resumed writes everything again", |seed| {
+        let acts = (0..4).map(|n| Act { at: (n + 1) * 400 * MS, whom: n as usize, what: What::Join }).collect();
+        let plan = Plan { acts, ..Plan::quiet(seed) };
+        plan.with(Fault::SlowAnswers, 100).with(Fault::LoseAck, 30).with(Fault::ResentTwice, 100)
+    }),
+    ("6: a partition is lost with everything unanswered", |seed| {
+        let lost = Act { at: seed % 5 * 300 * MS, whom: 0, what: What::Isolate(30 * SECOND) };
+        let plan = Plan { acts: vec![lost], processes: 2, session: 6 * SECOND, ..Plan::quiet(seed) };
+        plan.with(Fault::SlowAnswers, 100).with(Fault::LoseAck, 30).with(Fault::ResentTwice, 100)
+    }),
+    ("7: killed with appends on their way, which are applied late", |seed| replaced(seed).with(Fault::Late, 100)),
+    ("11: creates are applied, their answers are lost, and so is the process", |seed| {
+        replaced(seed).with(Fault::LoseAck, 60)
+    }),
+    ("12: the answers to creates name no message", |seed| replaced(seed).with(Fault::CreateNull, 100)),
+    ("13: a create that nobody recorded is 5 s old", |seed| taken_over_after(seed, 5 * SECOND)),
+    ("13: it is 119 s old", |seed| taken_over_after(seed, 119 * SECOND)),
+    ("13: it is 121 s old", |seed| taken_over_after(seed, 121 * SECOND)),
+    ("13: it is 10 min old", |seed| taken_over_after(seed, 600 * SECOND)),
+];
+
+#[test]
+fn scripts_end_well() {
+    for (name, plan) in SCRIPTS {
+        if let Err(seed) = run::try_all(0..SEEDS, plan) {
+            eprintln!("{name}");
+            run::play_all(seed..seed + 1, plan);
+        }
+    }
+}
