@@ -1,9 +1,12 @@
 //! README and ARCHITECTURE: what they link to is there, and what they show works.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use tokenrelay::config::{self, Config};
 use tokenrelay::decode::{Decoder, Include, Raw};
+use tokenrelay::engine::{Cause, Fact, OpKind, OperationOutcome, ResponseOutcome};
+use tokenrelay::telemetry::Metrics;
 
 use super::{help, path, read};
 
@@ -14,6 +17,55 @@ fn blocks(document: &str, language: &str) -> Vec<String> {
     let text = read(document);
     let fence = format!("```{language}\n");
     text.split(&fence).skip(1).filter_map(|rest| Some(rest.split_once("```")?.0.to_owned())).collect()
+}
+
+/// What stands in backticks.
+fn names(document: &str) -> BTreeSet<String> {
+    let text = read(document);
+    text.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+/// One of everything: what has labels is not there before it is counted.
+fn metrics_in_use() -> Metrics {
+    let metrics = Metrics::new();
+    let (latency, outcome) = (Duration::ZERO, OperationOutcome::Acked);
+    let (op, cause) = (OpKind::Append, Cause::Stream);
+    metrics.facts().count(&Fact::Operation { op, cause, outcome, class: None, latency, tokens: 1 });
+    let outcome = ResponseOutcome::Delivered;
+    metrics.facts().count(&Fact::Response { outcome, headless: false, gaps: 0, duplicates: 0 });
+    metrics.dead_letter("undecodable");
+    metrics.lag(0, 0, 0);
+    metrics
+}
+
+#[test]
+fn every_metric_is_explained() {
+    let text = metrics_in_use().encode();
+    let there_are = text.lines().filter_map(|line| line.strip_prefix("# HELP ")?.split(' ').next());
+    let there_are: BTreeSet<String> = there_are.map(str::to_owned).collect();
+    let metric = |name: &String| name.starts_with("tokenrelay_");
+    let explained: BTreeSet<String> = names("deploy/operations.md").into_iter().filter(metric).collect();
+    assert!(explained.len() > 20);
+    assert_eq!(explained, there_are);
+}
+
+#[test]
+fn the_keys_that_are_named_are_keys() {
+    let reference: toml::Table = read("deploy/config.toml").parse().expect("TOML");
+    let mut count = 0;
+    for document in ["README.md", "deploy/guarantees.md", "deploy/operations.md"] {
+        for name in names(document) {
+            let key = name.split(' ').next().unwrap_or_default();
+            let mut parts = key.split('.');
+            let Some(section) = parts.next().and_then(|section| reference.get(section)) else { continue };
+            // Those without a default are named in the comments of others.
+            let found = parts.try_fold(section, |value, part| value.get(part)).is_some();
+            let last = key.rsplit('.').next().unwrap_or_default();
+            assert!(found || read("deploy/config.toml").contains(last), "{document}: {key}");
+            count += 1;
+        }
+    }
+    assert!(count > 30, "only {count} keys were found");
 }
 
 #[test]
