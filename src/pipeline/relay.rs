@@ -351,6 +351,7 @@ impl<'a> Relay<'a> {
     pub(super) fn durable(&mut self) {
         let now = self.clock.now();
         self.committing.confirmed(self.progress.committed);
+        self.look_at_lease();
         match &self.progress.trouble {
             Some(trouble) => self.health.set("results", trouble.clone()),
             None => self.health.clear("results"),

@@ -76,6 +76,17 @@ impl Member {
         self.page("readyz").await
     }
 
+    /// Waits until it is ready.
+    pub(crate) async fn becomes_ready(&mut self) {
+        let ready = async {
+            while !self.ready().await.contains("\"ready\":true") {
+                sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let in_time = timeout(PATIENCE, ready).await.is_ok();
+        assert!(in_time, "not ready:\n{}", self.log());
+    }
+
     async fn page(&mut self, name: &str) -> String {
         self.says("starting", 1).await;
         let address = self.said("starting")[0]["admin"].as_str().expect("an address").to_owned();
