@@ -1,20 +1,26 @@
 //! A channel's history over REST: where a message is looked for whose create was never answered.
 
+use std::time::Duration;
+
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::{ACCEPT, HeaderName, LINK};
 use reqwest::{Client, Response};
 
+use super::auth::Auth;
 use super::endpoint::Hosts;
-use super::fault::Error;
+use super::fault::{Error, Fate, rejection};
 use super::pool::Settings;
 use super::wire::{self, Encoding, ErrorInfo, Message};
-use crate::engine::{Found, Time};
+use crate::engine::{Class, Found, Time};
 
 /// Pages that are looked at, of [`PAGE`] messages each, before we say that the message is not there.
 const PAGES_MAX: usize = 10;
 const PAGE: usize = 100;
 /// The server's clock and ours may differ.
 const CLOCKS_DIFFER_MS: u64 = 60_000;
+
+/// How long one request may take.
+const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 
 /// Looks for the message whose header `createId` is `create_id` among those that were created since.
 ///
@@ -27,14 +33,34 @@ pub async fn look_up(
     create_id: &str,
     since: Time,
 ) -> Result<Found, Error> {
+    match search(client, settings, &settings.auth, channel, create_id, since).await {
+        Err(Error::Refused { code, status_code, .. }) if Fate::of(code, status_code) == Fate::Renew => {
+            let mut auth = settings.auth.clone();
+            auth.renew().await?;
+            search(client, settings, &auth, channel, create_id, since).await
+        }
+        found => found,
+    }
+}
+
+async fn search(
+    client: &Client,
+    settings: &Settings,
+    auth: &Auth,
+    channel: &str,
+    create_id: &str,
+    since: Time,
+) -> Result<Found, Error> {
     let (host, scheme) = (Hosts::of(&settings.endpoint), if settings.tls { "https" } else { "http" });
     let (host, port) = (host.choose(0, 0).to_owned(), settings.port);
-    let base = format!("{scheme}://{host}:{port}/channels/{}/", utf8_percent_encode(channel, NON_ALPHANUMERIC));
+    let authority = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+    let base = format!("{scheme}://{authority}/channels/{}/", utf8_percent_encode(channel, NON_ALPHANUMERIC));
     let start = since.millis().saturating_sub(CLOCKS_DIFFER_MS);
     let mut path = format!("messages?direction=forwards&limit={PAGE}&start={start}");
     for _ in 0..PAGES_MAX {
         let request = client
             .get(format!("{base}{path}"))
+            .timeout(ANSWER_WITHIN)
             .header(HeaderName::from_static("x-ably-version"), wire::VERSION.to_string())
             .header(HeaderName::from_static("ably-agent"), &settings.agent)
             .header(ACCEPT, "application/json");
@@ -43,13 +69,17 @@ pub async fn look_up(
             port,
             reason: error.without_url().to_string(),
         };
-        let response = settings.auth.sign(request).send().await.map_err(unreachable)?;
+        let response = auth.sign(request).send().await.map_err(unreachable)?;
         let next = next_page(&response);
         let failed = !response.status().is_success();
         let body = response.bytes().await.map_err(unreachable)?;
         if failed {
             let body: Failure<'_> = Encoding::Json.decode(&body)?;
-            return Err(Error::refused(Some(&body.error)));
+            let rejection = rejection(Some(&body.error));
+            return match rejection.class {
+                Class::Channel => Ok(Found::Refused(rejection)),
+                _ => Err(Error::refused(Some(&body.error))),
+            };
         }
         let messages: Vec<Message<'_>> = Encoding::Json.decode(&body)?;
         if let Some(found) = messages.iter().find_map(|message| is_it(message, create_id)) {

@@ -241,7 +241,7 @@ impl Engine {
         response.drop_text();
         let through = response.span.1;
         let revival = (outcome == ResponseOutcome::Abandoned).then(|| Memory::Ours(Box::new(response)));
-        self.remembered.insert(key, through, revival);
+        self.remembered.insert(key, through, revival, self.ledger.next());
     }
 }
 

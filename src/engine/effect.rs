@@ -192,6 +192,8 @@ pub enum Found {
     Nothing,
     /// The history could not be read; later, again.
     Unreadable,
+    /// The channel refuses that it is read.
+    Refused(Rejection),
 }
 
 /// Why a record went to the dead-letter topic.

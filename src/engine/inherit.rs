@@ -161,23 +161,26 @@ impl Engine {
             clean,
             waiting: left.begun_below > next,
             beginnings: left.beginnings,
-            missing_until: left.missing_until,
+            missing_until: left.missing_until.map(|until| until.min(now + self.settings.idle)),
             stale: left.stale,
             stale_told: false,
             open: HashMap::default(),
         };
-        let mut passed = Vec::new();
+        let (mut passed, mut over) = (Vec::new(), Vec::new());
         for (key, past) in left.history.into_parts() {
             match (past.settled, past.span) {
-                (Some(settled), _) => {
-                    let revival = settled.abandoned.then(|| Memory::Past(Box::new(past)));
-                    self.remembered.insert(key, settled.span.1, revival);
-                }
+                (Some(settled), _) => over.push((settled.span.1, key, settled.abandoned.then_some(past))),
                 (None, Some((first, _))) if first < next => passed.push(past),
                 (None, _) => {
                     legacy.open.insert(key, past);
                 }
             }
+        }
+        // The oldest are forgotten first.
+        over.sort_unstable_by_key(|(through, key, _)| (*through, *key));
+        for (through, key, abandoned) in over {
+            let revival = abandoned.map(|past| Memory::Past(Box::new(past)));
+            self.remembered.insert(key, through, revival, next);
         }
         self.legacy = legacy;
         let reason = if left.beginnings == Beginnings::Lost { INPUT_LOST } else { SKIPPED };
@@ -210,13 +213,15 @@ impl Engine {
 
     /// Marks a new response that does not show that it begins, as long as beginnings may be missing: what had begun and goes
     /// on comes before it would have ended for its silence.
-    pub(super) fn look_for_beginning(&mut self, record: &Record<'_>, begins: Option<bool>, response: &mut Response) {
+    pub(super) fn look_for_beginning(&mut self, begins: Option<bool>, response: &mut Response) {
         let Legacy { beginnings, missing_until, .. } = &mut self.legacy;
         if *beginnings == Beginnings::Here {
             return;
         }
-        let until = *missing_until.get_or_insert(record.time + self.settings.idle);
-        if begins != Some(true) && record.time <= until {
+        // Not later than our own clock, however records are stamped.
+        let time = response.started_at;
+        let until = *missing_until.get_or_insert(time + self.settings.idle);
+        if begins != Some(true) && time <= until {
             response.headless = true;
             response.beginning_lost = *beginnings == Beginnings::Lost;
         }
@@ -268,7 +273,7 @@ impl Engine {
         let (head, channel) = self.head_of(record.offset, &past, shared)?;
         let hold = self.ledger.hold(record.offset);
         let mut response = Response::new(now, record, event.begins, head, channel, hold);
-        self.look_for_beginning(record, event.begins, &mut response);
+        self.look_for_beginning(event.begins, &mut response);
         let takeover = (!self.legacy.clean).then_some(Takeover { before: self.legacy.begun_below });
         response.inherit(now, past, takeover, &self.settings);
         response.waiting = self.legacy.waiting;

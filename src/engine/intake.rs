@@ -129,7 +129,7 @@ impl Engine {
         };
         let hold = self.ledger.hold(record.offset);
         let mut response = Response::new(now, record, event.begins, head, channel, hold);
-        self.look_for_beginning(record, event.begins, &mut response);
+        self.look_for_beginning(event.begins, &mut response);
         if let Some(notice) = self.legacy.is_too_old(record, self.partition) {
             effects.list.extend(notice.map(Effect::Notice));
             (response.skipped, response.given_up) = (true, Some("too-old".into()));
@@ -215,12 +215,17 @@ impl Engine {
             self.stop_waiting(now, shared, effects);
         }
         while shared.usage.stubs > shared.limits.stub_max {
-            let Some(id) = self.responses.first(Order::Activity) else { break };
+            // They may be another engine's.
+            let Some(id) = self.responses.in_order(Order::Activity).find(|id| self.is_stub(*id)) else { break };
             if let Some(response) = self.responses.get_mut(id) {
                 response.given_up.get_or_insert("limit".into());
             }
             self.end_response(now, id, Status::Abandoned, shared, effects);
         }
+    }
+
+    fn is_stub(&self, id: SlotId) -> bool {
+        self.responses.get(id).is_some_and(|response| Weight::of(response).stub)
     }
 
     fn end_response(&mut self, now: Time, id: SlotId, status: Status, shared: &mut Shared, effects: &mut Effects) {

@@ -51,17 +51,19 @@ impl<T> Remembered<T> {
     }
 
     /// Remembers a response that has settled with its record `through`, and what it takes to open it again if it may be.
-    pub(super) fn insert(&mut self, key: Key, through: Offset, revival: Option<T>) {
-        if self.capacity == 0 {
-            return;
-        }
+    /// Those of which records from `next` on are still to be read (again) stay beyond the capacity: forgotten, they would be
+    /// taken for new.
+    pub(super) fn insert(&mut self, key: Key, through: Offset, revival: Option<T>, next: Offset) {
         if self.entries.insert(key, Entry { through, revival }).is_none() {
             self.order.push_back(key);
         }
         while self.order.len() > self.capacity {
-            if let Some(oldest) = self.order.pop_front() {
-                self.entries.remove(&oldest);
+            let Some(oldest) = self.order.front() else { return };
+            if self.through(*oldest).is_some_and(|through| through >= next) {
+                return;
             }
+            self.entries.remove(oldest);
+            self.order.pop_front();
         }
     }
 
@@ -92,7 +94,7 @@ mod tests {
     fn the_oldest_is_forgotten_first() {
         let mut remembered = Remembered::new(2);
         for id in ["a", "b", "b", "c"] {
-            remembered.insert(key(id, 0), 7, None::<()>);
+            remembered.insert(key(id, 0), 7, None::<()>, 8);
         }
         assert_eq!(remembered.through(key("a", 0)), None);
         assert_eq!(remembered.through(key("b", 0)), Some(7));
@@ -101,9 +103,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_still_to_be_read_is_not_forgotten() {
+        let mut remembered = Remembered::new(1);
+        for (id, through) in [("a", 5), ("b", 6), ("c", 7)] {
+            remembered.insert(key(id, 0), through, None::<()>, 5);
+        }
+        assert_eq!(remembered.through(key("a", 0)), Some(5));
+        remembered.insert(key("d", 0), 6, None, 7);
+        assert_eq!(remembered.through(key("a", 0)), None);
+        assert_eq!(remembered.through(key("b", 0)), None);
+        assert_eq!(remembered.through(key("c", 0)), Some(7));
+    }
+
+    #[test]
     fn what_is_revived_is_not_over() {
         let mut remembered = Remembered::new(2);
-        remembered.insert(key("a", 0), 7, Some("its stub"));
+        remembered.insert(key("a", 0), 7, Some("its stub"), 8);
         assert_eq!(remembered.revive(key("a", 0)), Some("its stub"));
         assert_eq!(remembered.through(key("a", 0)), None);
         assert_eq!(remembered.revive(key("a", 0)), None);

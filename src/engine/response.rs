@@ -263,8 +263,9 @@ impl Response {
                 self.repair.taint(now, self.quiet_time(settings));
             }
             Found::Nothing => self.create.sent_at = None,
-            Found::Unreadable if self.cut_off.is_some() => self.create.sent_at = None,
+            Found::Unreadable | Found::Refused(_) if self.cut_off.is_some() => self.create.sent_at = None,
             Found::Unreadable => self.repair.failed(now, settings.reconcile.debounce),
+            Found::Refused(rejection) => self.refused(now, &rejection, settings),
         }
     }
 
@@ -391,12 +392,21 @@ impl Response {
         let policy = &settings.reconcile;
         match operation.kind {
             OpKind::Append if rejection.class != Class::Channel => self.repair.taint(now, policy.debounce),
+            OpKind::Create if rejection.class == Class::Channel && !self.create.doubtful => {
+                // It made nothing, so there is nothing to look for however long the channel refuses.
+                self.create.sent_at = None;
+                self.refused(now, rejection, settings);
+            }
             OpKind::Append | OpKind::Create | OpKind::Update => {
                 self.create.doubtful |= operation.kind == OpKind::Create;
-                let reason = self.repair.refused(now, rejection, policy, settings.refused_hold);
-                self.give_up(reason);
+                self.refused(now, rejection, settings);
             }
         }
+    }
+
+    fn refused(&mut self, now: Time, rejection: &Rejection, settings: &Settings) {
+        let reason = self.repair.refused(now, rejection, &settings.reconcile, settings.refused_hold);
+        self.give_up(reason);
     }
 
     fn unknown(&mut self, now: Time, operation: InFlight, settings: &Settings) {

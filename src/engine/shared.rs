@@ -54,7 +54,8 @@ impl Shared {
 /// What one response takes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Weight {
-    stub: bool,
+    /// Its text is not in memory.
+    pub(super) stub: bool,
     bytes: usize,
 }
 

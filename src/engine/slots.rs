@@ -120,6 +120,15 @@ impl<T> Slots<T> {
         (index != NONE).then(|| self.id_at(index))
     }
 
+    /// The ids of all that are in an order.
+    pub(super) fn in_order(&self, order: Order) -> impl Iterator<Item = SlotId> + '_ {
+        let after = move |id: &SlotId| {
+            let index = self.slots[id.index as usize].links[order as usize].after;
+            (index != NONE).then(|| self.id_at(index))
+        };
+        std::iter::successors(self.first(order), after)
+    }
+
     /// Makes a slot the last of an order, whether it was in it or not.
     pub(super) fn move_to_back(&mut self, order: Order, id: SlotId) {
         let o = order as usize;

@@ -16,7 +16,7 @@ use crate::engine::{EventKind, Found, LookUp, OpId, Reload};
 use crate::kafka::reader::Reader;
 use crate::kafka::{self, header, source::Lag};
 
-/// Look-ups that run at once.
+/// Of each kind, so many run at once.
 const AT_ONCE: usize = 8;
 const BEFORE_NEXT_TRY: Duration = Duration::from_millis(500);
 
@@ -38,22 +38,24 @@ pub(super) struct Again {
     decoder: Arc<Decoder>,
     ably: Arc<ably::Settings>,
     http: reqwest::Client,
-    permits: Arc<Semaphore>,
+    reloads: Arc<Semaphore>,
+    look_ups: Arc<Semaphore>,
     pub(super) tasks: JoinSet<Done>,
 }
 
 impl Again {
     pub(super) fn new(reader: Reader, decoder: Decoder, ably: ably::Settings) -> Self {
-        let permits = Arc::new(Semaphore::new(AT_ONCE));
+        let [reloads, look_ups] = [(); 2].map(|()| Arc::new(Semaphore::new(AT_ONCE)));
         // Which of rustls' providers the client takes; only the first call of a process counts.
         let _already = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::new();
-        Self { reader, decoder: Arc::new(decoder), ably: Arc::new(ably), http, permits, tasks: JoinSet::new() }
+        let (decoder, ably) = (Arc::new(decoder), Arc::new(ably));
+        Self { reader, decoder, ably, http, reloads, look_ups, tasks: JoinSet::new() }
     }
 
     /// Reads a text again.
     pub(super) fn reload(&mut self, partition: i32, reload: Reload) {
-        let (reader, decoder, permits) = (self.reader.clone(), self.decoder.clone(), self.permits.clone());
+        let (reader, decoder, permits) = (self.reader.clone(), self.decoder.clone(), self.reloads.clone());
         self.tasks.spawn(async move {
             let _permit = permits.acquire_owned().await;
             let reload = Arc::new(reload);
@@ -73,7 +75,7 @@ impl Again {
 
     /// Looks for a message.
     pub(super) fn look_up(&mut self, look_up: LookUp) {
-        let (ably, http, permits) = (self.ably.clone(), self.http.clone(), self.permits.clone());
+        let (ably, http, permits) = (self.ably.clone(), self.http.clone(), self.look_ups.clone());
         self.tasks.spawn(async move {
             let _permit = permits.acquire_owned().await;
             let LookUp { id, head, since } = look_up;

@@ -106,6 +106,56 @@ fn a_final_text_for_what_was_given_up_on_is_only_counted() {
     assert_eq!(story.reports.last().expect("it was reported")["reason"], "refused-40013");
 }
 
+/// Half minutes until the channel has refused for longer than `refused_hold`, or is never asked again.
+fn refused_for_long(story: &mut Story, mut refuse: impl FnMut(&mut Story)) {
+    for _ in 0..24 {
+        refuse(story);
+        story.now = story.now + Duration::from_secs(30);
+    }
+    story.says(END);
+    assert_eq!(story.engine.open(), 0);
+    assert_eq!(story.reports.last().expect("it was reported")["reason"], "channel-refused-40160");
+}
+
+#[test]
+fn a_create_that_is_refused_for_long_is_given_up() {
+    let mut story = Story::new();
+    let mut sent = story.says(token("a"));
+    refused_for_long(&mut story, |story| {
+        sent.extend(story.after(Duration::ZERO));
+        if let Some(create) = sent.pop() {
+            assert_eq!((create.kind, sent.len()), (OpKind::Create, 0), "a refused create made nothing to look for");
+            sent = story.reject(&create, Class::Channel, 40160);
+        }
+    });
+}
+
+#[test]
+fn a_channel_that_refuses_to_be_looked_at_for_long_is_given_up() {
+    let mut story = Story::new();
+    let create = only(story.says(token("a")));
+    story.now = story.now + Duration::from_secs(600);
+    story.answer(&create, Outcome::Unknown(Doubt::ConnectionLost));
+    let rejection = Rejection { code: 40160, status_code: 401, class: Class::Channel, message: String::new() };
+    refused_for_long(&mut story, |story| {
+        assert!(story.after(Duration::ZERO).is_empty());
+        let Some(open) = story.engine.find("r", 0) else { return };
+        let id = story.engine.op_id(open, 0);
+        story.apply(Input::LookedUp { id, found: Found::Refused(rejection.clone()) });
+    });
+}
+
+#[test]
+fn too_many_stubs_elsewhere_end_nothing_that_has_its_text() {
+    let mut story = Story::new();
+    let create = only(story.says(token("a")));
+    story.ack(&create);
+    story.shared.usage.stubs = LIMITS.stub_max + 1;
+    assert!(story.after(Duration::from_secs(1)).is_empty());
+    story.shared.usage.stubs = 0;
+    assert_eq!(only(story.says(token("b"))).kind, OpKind::Append);
+}
+
 #[test]
 fn what_opens_again_asks_for_the_time_again() {
     let mut story = Story::with(Settings { idle: Duration::from_secs(1), ..settings() }, LIMITS);

@@ -157,6 +157,25 @@ fn what_is_over_stays_over() {
 }
 
 #[test]
+fn what_is_over_is_not_sent_again_however_much_it_is() {
+    let mut story = Story::new();
+    let of = |id: &str, kind| Event { response_id: id.to_owned().into(), ..event(kind) };
+    let open = only(story.events(&[of("open", token("x"))]));
+    story.ack(&open);
+    let ids: Vec<String> = (0..3 * settings().remember).map(|number| format!("r{number}")).collect();
+    for id in &ids {
+        let create = only(story.events(&[of(id, token("a")), of(id, END)]));
+        story.ack(&create);
+    }
+    story.settle_reports();
+    story.inherit(story.offset, false, &[]);
+    story.events(&[of("open", token("x"))]);
+    for id in &ids {
+        assert!(story.events(&[of(id, token("a")), of(id, END)]).iter().all(|sent| *sent.head.response_id == *"open"));
+    }
+}
+
+#[test]
 fn a_response_that_somebody_skipped_ends_so_that_readers_see_it() {
     let mut story = begun();
     let former = std::mem::replace(&mut story.engine, Engine::new(settings().into(), 3, 10));

@@ -199,7 +199,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "what is settled is not passed over",
         "engine/inherit.rs",
-        "self.remembered.insert(key, settled.span.1, revival);",
+        "self.remembered.insert(key, through, revival, next);",
         "",
     ),
     mutant(
