@@ -51,6 +51,8 @@ pub struct Progress {
     pub trouble: Option<String>,
     /// The last job that is committed with its offsets; none while every record stands for itself.
     pub committed: u64,
+    /// How long the transactions took that were committed since it was last asked.
+    pub commit_times: Vec<Duration>,
     /// What was done since it was last asked.
     pub counts: Counts,
 }
@@ -253,6 +255,7 @@ impl Writer {
         progress.durable.clear();
         progress.ends.clear();
         progress.letters.clear();
+        progress.commit_times.clear();
         progress.counts = Counts::default();
         if news {
             std::mem::swap(progress, &mut shared);

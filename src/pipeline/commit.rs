@@ -163,7 +163,7 @@ impl Relay<'_> {
 
     /// Waits until something has become durable. The group may give us another name meanwhile, because others come and go: the
     /// writer must be told, or no broker would take its offsets any more.
-    async fn wait_for_results(&mut self, deadline: Instant) -> Result<(), Error> {
+    pub(super) async fn wait_for_results(&mut self, deadline: Instant) -> Result<(), Error> {
         loop {
             let look = deadline.min(Instant::now() + LOOK);
             match timeout_at(look, self.writer.progress(&mut self.progress)).await {

@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::partitions::Partitions;
 use super::relay::Relay;
@@ -42,7 +42,16 @@ impl Relay<'_> {
             self.act();
         }
         let unanswered = self.partitions.in_flight();
-        self.finish(deadline).await?;
+        let at_once = async {
+            if stop.wait_for(|stop| *stop == Stop::Now).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+            sleep(RESERVED).await;
+        };
+        tokio::select! {
+            finished = self.finish(deadline) => finished?,
+            () = at_once => return Err(Error::Uncommitted),
+        }
         if unanswered > 0 {
             return Err(Error::Undrained { operations: unanswered });
         }
@@ -104,8 +113,7 @@ impl Relay<'_> {
             return Ok(self.writer.finish(left).await?);
         }
         while !self.writer.offer(&mut self.out.batch) {
-            self.writer.progress(&mut self.progress).await?;
-            self.durable();
+            self.wait_for_results(deadline).await?;
         }
         let flushed = self.writer.finish(left).await;
         self.writer.take(&mut self.progress);

@@ -29,6 +29,8 @@ pub(super) struct Partitions {
 struct Owned {
     stay: Stay,
     lane: Lane,
+    /// Nothing has come since it was read to its end.
+    at_end: bool,
 }
 
 impl Owned {
@@ -66,7 +68,7 @@ impl Partitions {
         self.lives += 1;
         let (stay, inheritance) = Stay::begin(self.settings.clone(), self.lives, assigned);
         let lane = Lane { partition, life: self.lives };
-        self.owned.insert(partition, Owned { stay, lane });
+        self.owned.insert(partition, Owned { stay, lane, at_end: false });
         self.apply(now, partition, Input::Inherited(Box::new(inheritance)), out);
     }
 
@@ -105,7 +107,23 @@ impl Partitions {
         out: &mut Outbox,
     ) -> Option<(Lane, Refusal)> {
         let owned = self.owned.get_mut(&partition)?;
+        owned.at_end &= !matches!(input, Input::Record(_) | Input::Undecodable { .. });
         out.tell(now, owned, input, &mut self.shared).map(|refusal| (owned.lane, refusal))
+    }
+
+    /// A partition was read to its end. Only while intake is `open` does that mean that nothing more has come.
+    pub(super) fn ended(&mut self, now: Time, partition: i32, open: bool, out: &mut Outbox) {
+        if let Some(owned) = self.owned.get_mut(&partition) {
+            owned.at_end = true;
+            out.tell(now, owned, Input::CaughtUp(open), &mut self.shared);
+        }
+    }
+
+    /// Intake is open again. librdkafka says only once that it is at an end.
+    pub(super) fn opened(&mut self, now: Time, out: &mut Outbox) {
+        for owned in self.owned.values_mut().filter(|owned| owned.at_end) {
+            out.tell(now, owned, Input::CaughtUp(true), &mut self.shared);
+        }
     }
 
     /// Tells the engine of one stay of a partition; what concerns an earlier stay concerns nobody.
@@ -223,7 +241,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::engine::{ChannelRules, Limits, ReconcileSettings, ReconcileWhen, Template};
+    use crate::engine::{ChannelRules, Event, EventKind, Limits, ReconcileSettings, ReconcileWhen, Record, Template};
     use crate::kafka::assignment::Before;
     use crate::kafka::{Ending, Handover};
 
@@ -269,5 +287,31 @@ mod tests {
             (mark.lane.partition, handover.read, handover.ending)
         });
         assert_eq!(endings.collect::<Vec<_>>(), [(3, 7, Ending::None), (5, 7, Ending::Clean)]);
+    }
+
+    #[test]
+    fn idle_time_passes_again_after_a_pause_in_which_nothing_came() {
+        let mut out = Outbox::new(&Metrics::new());
+        let mut partitions = Partitions::new(settings().into(), Shared::new(LIMITS, Duration::ZERO));
+        let now = Time::from_millis(1_000_000);
+        partitions.assign(now, Assigned::new(0, 0, 0, Before::Nobody, None), &mut out);
+        let kind = EventKind::Token("a".into());
+        let event = Event { response_id: "r".into(), part: 0, kind, seq: None, begins: None, channel: None };
+        let record = |offset| Input::Record(Record { offset, time: now, key: "r", traceparent: None, events: &[] });
+        let events = [event];
+        let first = Record { offset: 0, time: now, key: "r", traceparent: None, events: &events };
+        partitions.apply(now, 0, Input::Record(first), &mut out);
+        partitions.ended(now, 0, true, &mut out);
+        let idle = partitions.next_deadline();
+        assert!(idle.is_some());
+        partitions.apply_all(now, || Input::CaughtUp(false), &mut out);
+        assert_eq!(partitions.next_deadline(), None);
+        partitions.opened(now, &mut out);
+        assert_eq!(partitions.next_deadline(), idle);
+
+        partitions.apply_all(now, || Input::CaughtUp(false), &mut out);
+        partitions.apply(now, 0, record(1), &mut out);
+        partitions.opened(now, &mut out);
+        assert_eq!(partitions.next_deadline(), None, "more may have come");
     }
 }

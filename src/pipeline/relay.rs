@@ -164,7 +164,10 @@ impl<'a> Relay<'a> {
     fn gate(&mut self) {
         let open = self.partitions.shared.intake_open() && !self.out.batch.is_full();
         match (open, self.intake_closed) {
-            (true, Some(_)) => self.intake_closed = None,
+            (true, Some(_)) => {
+                self.intake_closed = None;
+                self.partitions.opened(self.clock.now(), &mut self.out);
+            }
             (false, None) => {
                 self.intake_closed = Some(Instant::now());
                 let now = self.clock.now();
@@ -232,8 +235,8 @@ impl<'a> Relay<'a> {
         match item {
             Item::Record(message) => self.record(&message),
             Item::End(partition) => {
-                let caught_up = self.intake_closed.is_none();
-                self.partitions.apply(now, partition, Input::CaughtUp(caught_up), &mut self.out);
+                let open = self.intake_closed.is_none();
+                self.partitions.ended(now, partition, open, &mut self.out);
             }
             Item::Assigned(assigned) => self.take(assigned).await?,
             Item::Revoked(partitions) => {
@@ -362,6 +365,7 @@ impl<'a> Relay<'a> {
         for (lane, offset) in self.progress.letters.drain(..) {
             self.partitions.apply_in(now, lane, Input::DeadLetterDurable(offset), &mut self.out);
         }
+        self.progress.commit_times.drain(..).for_each(|took| self.metrics.commit(took));
         self.announce();
     }
 

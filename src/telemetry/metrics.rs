@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::time::Duration;
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder, text::encode};
 use prometheus_client::metrics::counter::Counter;
@@ -13,7 +14,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::engine::{Cause, Class, Fact, OpKind, OperationOutcome, ResponseOutcome};
 
-/// From a local server's answer to the longest acknowledgement that is not yet a timeout: is Ably slow?
+/// From a local server's answer to the longest one that is not yet a timeout: is Ably slow, or Kafka?
 const LATENCY_SECONDS: [f64; 12] = [0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0];
 
 /// The process's metrics. A handle: clones count the same things.
@@ -60,6 +61,7 @@ struct Inner {
     dead_letters: Family<ReasonLabels, Counter>,
     records_lost: Counter,
     rebalances: Counter,
+    commit_duration: Histogram,
     commit_failures: Gauge,
     connects: Counter,
     connections_lost: Counter,
@@ -125,6 +127,9 @@ impl Metrics {
         let latency = Histogram::new(LATENCY_SECONDS);
         let help = "From handing an operation to its connection to its outcome";
         registry.register_with_unit("operation_latency", help, Unit::Seconds, latency.clone());
+        let commit_duration = Histogram::new(LATENCY_SECONDS);
+        let help = "From the beginning of a transaction to its commit";
+        registry.register_with_unit("commit_duration", help, Unit::Seconds, commit_duration.clone());
         let r = &mut registry;
         let inner = Inner {
             records: counter(r, "records", "Records read from the tokens topic"),
@@ -158,6 +163,7 @@ impl Metrics {
                 "Records behind what may be committed; an open stream holds it",
             ),
             latency,
+            commit_duration,
             registry,
         };
         Self(Arc::new(inner))
@@ -211,6 +217,11 @@ impl Metrics {
     /// Partitions came or went.
     pub fn rebalance(&self) {
         self.0.rebalances.inc();
+    }
+
+    /// A transaction was committed, this long after it had begun.
+    pub fn commit(&self, took: Duration) {
+        self.0.commit_duration.observe(took.as_secs_f64());
     }
 
     /// So many commits have failed since the start.
@@ -297,8 +308,6 @@ fn gauges(registry: &mut Registry, name: &str, help: &str) -> Family<PartitionLa
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]

@@ -168,9 +168,10 @@ impl Thread {
     }
 
     fn write(&mut self) -> Result<(), Error> {
+        let begun = Instant::now();
         match self.transaction() {
             Ok(written) => {
-                self.committed(&written);
+                self.committed(&written, begun.elapsed());
                 self.backoff = RETRY.0;
                 self.renamed_at = None;
                 self.tell_trouble(None);
@@ -231,11 +232,8 @@ impl Thread {
         let mut produced = Ok(());
         let reports = batches.iter().flat_map(|batch| batch.reports.iter().map(|report| (report, &batch.bytes)));
         for (report, bytes) in reports.filter(|(report, _)| !gone.contains(&report.lane)) {
-            while self.outbox.is_full() {
-                self.outbox.wait(LOOK);
-            }
             self.outbox.report(report, bytes);
-            if self.carefully {
+            if self.carefully || self.outbox.is_full() {
                 produced = self.delivered(written);
                 if produced.is_err() {
                     break;
@@ -383,8 +381,9 @@ impl Thread {
         list
     }
 
-    fn committed(&mut self, written: &Written) {
+    fn committed(&mut self, written: &Written, took: Duration) {
         let mut progress = lock(&self.shared.progress);
+        progress.commit_times.push(took);
         for (lane, (seq, end)) in written {
             progress.durable.insert(*lane, *seq);
             progress.ends.insert(*lane, *end);

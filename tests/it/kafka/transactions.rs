@@ -65,6 +65,19 @@ async fn results_and_offsets_are_committed_together() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_may_hold_more_than_is_on_its_way_at_once() {
+    const REPORTS: u64 = 120_000;
+    let world = World::new(1, 1, 1).await;
+    let writer = Writer::start(&in_transactions(&world, "one")).expect("started");
+    let lane = Lane { partition: 0, life: 1 };
+    let mut batch = Batch::default();
+    (0..REPORTS).for_each(|seq| report(&mut batch, lane, seq, "x"));
+    let number = writer.commit(&mut batch, Vec::new()).expect("taken");
+    let progress = committed(&writer, number).await.expect("committed");
+    assert_eq!((progress.durable[&lane], progress.counts.results), (REPORTS - 1, REPORTS));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn two_processes_of_one_name_find_out() {
     let world = World::new(1, 1, 1).await;
     // However long a round takes here, no broker ends a transaction meanwhile.
