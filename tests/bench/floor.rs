@@ -93,7 +93,7 @@ struct InFlight {
 
 /// Relays until it is ended.
 pub(crate) fn run(options: &Options) {
-    process::end_with_parent();
+    process::end_with_parent(String::new);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(relay(options));
 }

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
+use rdkafka::error::KafkaError;
+use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use super::sink::now_us;
@@ -111,9 +112,46 @@ impl Load {
         behind.sum()
     }
 
+    /// How long it takes to read all tokens and all results, and nothing else.
+    pub(crate) fn read_all(&self) -> Duration {
+        let started = Instant::now();
+        let reader = self.watcher();
+        let (mut all, mut left) = (TopicPartitionList::new(), 0);
+        for name in &names(&self.prefix)[..2] {
+            for partition in 0..PARTITIONS {
+                let (_, end) = reader.fetch_watermarks(name, partition, PATIENCE).expect("watermarks");
+                all.add_partition_offset(name, partition, Offset::Beginning).expect("an offset");
+                left += usize::from(end > 0);
+            }
+        }
+        reader.assign(&all).expect("assigned");
+        // The marks of transactions are not seen, so it is the end of each partition that is waited for.
+        while left > 0 {
+            left -= usize::from(matches!(reader.poll(PATIENCE), Some(Err(KafkaError::PartitionEOF(_)))));
+        }
+        started.elapsed()
+    }
+
+    /// How long a transaction with one record takes, in the mean.
+    pub(crate) fn bare_commit(&self) -> Duration {
+        const TIMES: u32 = 100;
+        let mut client = self.client.clone();
+        let producer: BaseProducer = client.set("transactional.id", &self.prefix).create().expect("a producer");
+        producer.init_transactions(PATIENCE).expect("transactions");
+        let topic = &names(&self.prefix)[1];
+        let started = Instant::now();
+        for _ in 0..TIMES {
+            producer.begin_transaction().expect("begun");
+            producer.send(BaseRecord::to(topic).partition(0).key("key").payload("value")).expect("sent");
+            producer.commit_transaction(PATIENCE).expect("committed");
+        }
+        started.elapsed() / TIMES
+    }
+
     /// Who asks for the group's offsets without being a member.
     pub(crate) fn watcher(&self) -> BaseConsumer {
-        self.client.clone().set("group.id", &self.prefix).create().expect("a consumer")
+        let mut client = self.client.clone();
+        client.set("group.id", &self.prefix).set("enable.partition.eof", "true").create().expect("a consumer")
     }
 }
 

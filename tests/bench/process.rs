@@ -36,6 +36,14 @@ impl Process {
         self.line()
     }
 
+    /// How many transactions a relay has had, and how many seconds they took together.
+    pub(crate) fn commits(&mut self) -> (u32, f64) {
+        let answer = self.ask("commits");
+        let numbers = answer.split_once(' ').map(|(count, sum)| (count.parse(), sum.parse()));
+        // The floor has nothing to say.
+        numbers.map_or((0, 0.0), |(count, sum)| (count.unwrap_or(0), sum.unwrap_or(0.0)))
+    }
+
     /// Fails if it has ended.
     pub(crate) fn must_live(&mut self) {
         let ended = self.child.try_wait().expect("its state");
@@ -59,11 +67,13 @@ impl Process {
     }
 }
 
-/// Ends this process when whoever started it has ended.
-pub(crate) fn end_with_parent() {
-    std::thread::spawn(|| {
-        let mut nothing = String::new();
-        while std::io::stdin().read_line(&mut nothing).is_ok_and(|read| read > 0) {}
+/// Answers whatever it is asked, and ends this process when whoever started it has ended.
+pub(crate) fn end_with_parent(answer: impl Fn() -> String + Send + 'static) {
+    std::thread::spawn(move || {
+        let mut question = String::new();
+        while std::io::stdin().read_line(&mut question).is_ok_and(|read| read > 0) {
+            writeln!(std::io::stdout(), "{}", answer()).expect("answered");
+        }
         std::process::exit(1);
     });
 }

@@ -4,12 +4,13 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-/// One number of the relay beside the floor's.
+/// One number of the relay beside the floor's, if there is one; where the price of exactly-once delivery is asked, beside
+/// that of the relay with at-least-once delivery.
 pub(crate) struct Row {
     pub(crate) name: String,
     pub(crate) unit: &'static str,
     pub(crate) relay: f64,
-    pub(crate) floor: f64,
+    pub(crate) floor: Option<f64>,
     pub(crate) goal: Option<Goal>,
 }
 
@@ -25,17 +26,19 @@ pub(crate) enum Goal {
 impl Row {
     fn is_met(&self) -> Option<bool> {
         self.goal.map(|goal| match goal {
-            Goal::TimesFloor(times) => self.relay <= self.floor * times,
+            Goal::TimesFloor(times) => self.floor.is_some_and(|floor| self.relay <= floor * times),
             Goal::AtMost(most) => self.relay <= most,
         })
     }
 }
 
 pub(crate) fn table(rows: &[Row]) -> String {
-    let mut table = format!("\n{:44} {:>10} {:>10} {:>7}  {}\n", "", "relay", "floor", "ratio", "goal");
+    let mut table = format!("\n{:52} {:>10} {:>10} {:>7}  {}\n", "", "relay", "floor", "ratio", "goal");
     for row in rows {
         let name = format!("{} ({})", row.name, row.unit);
-        let ratio = row.relay / row.floor;
+        let (floor, ratio) = row
+            .floor
+            .map_or_else(Default::default, |floor| (format!("{floor:.2}"), format!("{:.2}", row.relay / floor)));
         let goal = match row.goal {
             Some(Goal::TimesFloor(times)) => format!("<= {times} x floor"),
             Some(Goal::AtMost(most)) => format!("<= {most}"),
@@ -46,8 +49,7 @@ pub(crate) fn table(rows: &[Row]) -> String {
             Some(false) => ": MISSED",
             None => "",
         };
-        writeln!(table, "{name:44} {:>10.2} {:>10.2} {ratio:>7.2}  {goal}{met}", row.relay, row.floor)
-            .expect("written");
+        writeln!(table, "{name:52} {:>10.2} {floor:>10} {ratio:>7}  {goal}{met}", row.relay).expect("written");
     }
     table
 }

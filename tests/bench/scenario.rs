@@ -5,10 +5,12 @@ use std::time::{Duration, Instant};
 
 use super::load::Load;
 use super::process::Process;
-use super::relay::UNLIMITED;
+use super::relay::{AT_LEAST_ONCE, EXACTLY_ONCE, UNLIMITED};
 use super::report::{Goal, Row};
 use super::sink::Seen;
 use super::{Plan, floor, relay};
+
+mod exact;
 
 /// More than any scenario takes.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -28,6 +30,12 @@ pub(crate) fn all(plan: &Plan) -> Vec<Row> {
     if plan.wants("memory") {
         rows.extend(bench.memory());
     }
+    if plan.wants("delivery") {
+        rows.extend(bench.delivery());
+    }
+    if plan.wants("restart") {
+        rows.push(bench.restart());
+    }
     rows
 }
 
@@ -44,6 +52,9 @@ struct Saturated {
     tokens_per_second: f64,
     cpu_seconds_per_million: f64,
     tokens_per_operation: f64,
+    /// Milliseconds that a transaction took in the mean, and the share of the time that one was open.
+    commit_ms: f64,
+    commit_share: f64,
 }
 
 impl Saturated {
@@ -57,6 +68,8 @@ impl Saturated {
             tokens_per_second: median(|run| run.tokens_per_second),
             cpu_seconds_per_million: median(|run| run.cpu_seconds_per_million),
             tokens_per_operation: median(|run| run.tokens_per_operation),
+            commit_ms: median(|run| run.commit_ms),
+            commit_share: median(|run| run.commit_share),
         }
     }
 }
@@ -64,20 +77,23 @@ impl Saturated {
 /// Which of the two.
 #[derive(Clone, Copy)]
 enum Subject {
-    Relay { channel_rate: u32 },
+    Relay { channel_rate: u32, delivery: &'static str },
     Floor { join: usize, keep: bool },
 }
+
+/// The relay, with nothing between it and what it can do.
+const RELAY: Subject = Subject::Relay { channel_rate: UNLIMITED, delivery: AT_LEAST_ONCE };
 
 impl Bench<'_> {
     fn throughput(&mut self) -> Vec<Row> {
         let floor = |join| Subject::Floor { join, keep: false };
-        let (relay, floor_one) = self.by_turns(Subject::Relay { channel_rate: UNLIMITED }, |_| floor(1));
+        let (relay, floor_one) = self.by_turns(RELAY, |_| floor(1));
         let mut rows = rows("one operation per token", &relay, &floor_one);
         // A rate on channels makes the relay join: about five tokens, if it then reads twice as fast as it did.
         let channels = f64::from(ABREAST);
         let channel_rate = (relay.tokens_per_second * 2.0 / channels / 5.0).max(1.0) as u32;
         let joined = |relay: &Saturated| floor(relay.tokens_per_operation.round() as usize);
-        let (relay, floor_joined) = self.by_turns(Subject::Relay { channel_rate }, joined);
+        let (relay, floor_joined) = self.by_turns(Subject::Relay { channel_rate, delivery: AT_LEAST_ONCE }, joined);
         let name = format!("{:.0} tokens joined", relay.tokens_per_operation);
         rows.extend(self::rows(&name, &relay, &floor_joined));
         rows
@@ -112,12 +128,16 @@ impl Bench<'_> {
             load.lag(&watcher) == 0
         });
         let seen = self.seen();
+        let (commits, in_commits) = process.commits();
+        let seconds = (seen.last_us - seen.first_us) as f64 / 1e6;
         let tokens = f64::from(responses * tokens);
         let measured = tokens * (1.0 - before as f64 / seen.frames as f64);
         let shown = Saturated {
-            tokens_per_second: tokens / ((seen.last_us - seen.first_us) as f64 / 1e6),
+            tokens_per_second: tokens / seconds,
             cpu_seconds_per_million: (process.cpu_seconds() - cpu) / (measured / 1e6),
             tokens_per_operation: tokens / seen.frames as f64,
+            commit_ms: in_commits * 1e3 / f64::from(commits.max(1)),
+            commit_share: in_commits / seconds,
         };
         writeln!(std::io::stderr(), "   {shown:.2?}").expect("written");
         shown
@@ -125,8 +145,9 @@ impl Bench<'_> {
 
     fn latency(&mut self) -> Vec<Row> {
         let floor = self.paced(Subject::Floor { join: 1, keep: false });
-        let relay = self.paced(Subject::Relay { channel_rate: UNLIMITED });
-        let row = |name: &str, unit, relay, floor, goal| Row { name: name.to_owned(), unit, relay, floor, goal };
+        let relay = self.paced(RELAY);
+        let row =
+            |name: &str, unit, relay, floor, goal| Row { name: name.to_owned(), unit, relay, floor: Some(floor), goal };
         let millis = |micros: u64| micros as f64 / 1e3;
         let name = "latency at 5,000 tokens/s";
         let p50 = Some(Goal::TimesFloor(2.0));
@@ -156,10 +177,10 @@ impl Bench<'_> {
     fn memory(&mut self) -> Vec<Row> {
         let responses = 100_000 / self.plan.scale;
         let floor = self.held(Subject::Floor { join: 1, keep: true }, responses);
-        let relay = self.held(Subject::Relay { channel_rate: UNLIMITED }, responses);
+        let relay = self.held(RELAY, responses);
         let name = format!("memory, {responses} open responses of 2 KB");
         let goal = (self.plan.scale == 1).then_some(Goal::AtMost(400.0));
-        vec![Row { name, unit: "MiB", relay, floor, goal }]
+        vec![Row { name, unit: "MiB", relay, floor: Some(floor), goal }]
     }
 
     fn held(&mut self, subject: Subject, responses: u32) -> f64 {
@@ -189,7 +210,9 @@ impl Bench<'_> {
         let (bootstrap, port) = (self.plan.bootstrap.clone(), self.port);
         let prefix = format!("bench-{}-{}", std::process::id(), self.runs);
         let arguments = match subject {
-            Subject::Relay { channel_rate } => relay::Options { bootstrap, prefix, port, channel_rate }.arguments(),
+            Subject::Relay { channel_rate, delivery } => {
+                relay::Options { bootstrap, prefix, port, channel_rate, delivery }.arguments()
+            }
             Subject::Floor { join, keep } => floor::Options { bootstrap, prefix, port, join, keep }.arguments(),
         };
         writeln!(std::io::stderr(), "== {}", arguments.join(" ")).expect("written");
@@ -210,7 +233,10 @@ const ABREAST: u32 = 1_000;
 const TURNS: u32 = 3;
 
 fn rows(name: &str, relay: &Saturated, floor: &Saturated) -> Vec<Row> {
-    let row = |what: &str, unit, relay, floor, goal| Row { name: format!("{name}, {what}"), unit, relay, floor, goal };
+    let row = |what: &str, unit, relay, floor, goal| {
+        let floor = Some(floor);
+        Row { name: format!("{name}, {what}"), unit, relay, floor, goal }
+    };
     let (cpu, speed) = (Some(Goal::TimesFloor(1.6)), None);
     vec![
         row("CPU", "s/M tokens", relay.cpu_seconds_per_million, floor.cpu_seconds_per_million, cpu),
