@@ -88,11 +88,12 @@ impl Stage {
         let done = timeout(PATIENCE, self.progress.until(goal)).await.is_ok();
         self.check_alive();
         if !done {
-            let mut reasons = Vec::new();
+            let mut states = String::new();
             for number in 0..self.relays() {
-                reasons.push(self.relay(number).ready().await);
+                let relay = self.relay(number);
+                states += &format!("{}\n{}\n", relay.ready().await, relay.metrics().await);
             }
-            panic!("only {} of {goal} responses are over: {reasons:?}", self.progress.over());
+            panic!("only {} of {goal} responses are over:\n{states}", self.progress.over());
         }
     }
 
