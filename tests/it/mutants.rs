@@ -1,12 +1,14 @@
 //! Mutants: bugs are planted, one at a time, into a copy of the engine and the session, and the simulator must catch each.
 //!
-//! The copies live in a throw-away crate with the simulator and the few dependencies that these parts have, in the versions
+//! The copies live in throw-away crates with the simulator and the few dependencies that these parts have, in the versions
 //! of our own lock file; what was built for one mutant serves the next. A mutant that does not compile, or whose line is not
 //! found exactly once, is a failure of this test, not a catch.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use planted::{MUTANTS, Mutant};
 
@@ -73,15 +75,18 @@ const PLAYS: [(&str, u32); 3] = [
     ("sim::fleet::every_text_is_right_whoever_dies", 100_000),
 ];
 
-/// The throw-away crate.
+/// How many mutants are tried at the same time: while one is compiled, mostly on one core, another is played.
+const BENCHES: usize = 2;
+
+/// A throw-away crate.
 struct Bench {
     root: PathBuf,
 }
 
 impl Bench {
-    fn new() -> Self {
+    fn new(number: usize) -> Self {
         let home = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let bench = Self { root: Path::new(env!("CARGO_TARGET_TMPDIR")).join("mutants") };
+        let bench = Self { root: Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("mutants-{number}")) };
         // A run that was interrupted may have left anything; what was built of the dependencies is good.
         for left_over in ["src", "target/debug/incremental"] {
             let _fresh = fs::remove_dir_all(bench.root.join(left_over));
@@ -178,15 +183,23 @@ fn rendered(said: &str) -> String {
 #[test]
 #[cfg_attr(debug_assertions, ignore = "takes minutes; the test command runs it in release")]
 fn the_simulator_catches_every_planted_bug() {
-    let bench = Bench::new();
-    assert_eq!(bench.play(), None, "without a bug nothing is to be caught");
-    let mut survivors = Vec::new();
-    for mutant in MUTANTS {
-        let broken = bench.try_out(mutant);
-        eprintln!("{:<60} {}", mutant.name, broken.as_deref().unwrap_or("SURVIVES"));
-        if broken.is_none() {
-            survivors.push(mutant.name);
+    let taken = AtomicUsize::new(0);
+    let try_out_some = &|number| {
+        let bench = Bench::new(number);
+        if number == 0 {
+            assert_eq!(bench.play(), None, "without a bug nothing is to be caught");
         }
-    }
+        let mut survivors = Vec::new();
+        while let Some(mutant) = MUTANTS.get(taken.fetch_add(1, Ordering::Relaxed)) {
+            let broken = bench.try_out(mutant);
+            eprintln!("{:<60} {}", mutant.name, broken.as_deref().unwrap_or("SURVIVES"));
+            survivors.extend(broken.is_none().then_some(mutant.name));
+        }
+        survivors
+    };
+    let survivors: Vec<_> = thread::scope(|scope| {
+        let benches: Vec<_> = (0..BENCHES).map(|number| scope.spawn(move || try_out_some(number))).collect();
+        benches.into_iter().flat_map(|bench| bench.join().expect("a mutant compiles")).collect()
+    });
     assert!(survivors.is_empty(), "not caught: {survivors:?}");
 }
