@@ -94,6 +94,18 @@ impl Member {
         answer.text().await.expect("a body")
     }
 
+    /// Waits until it has had operations taken.
+    pub(crate) async fn carries(&mut self) {
+        let carries = async {
+            let none = |line: &str| line == "tokenrelay_tokens_carried_total 0";
+            while self.metrics().await.lines().any(none) {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let in_time = timeout(PATIENCE, carries).await.is_ok();
+        assert!(in_time, "it carries nothing:\n{}", self.log());
+    }
+
     /// Waits until it has a partition.
     pub(crate) async fn joins(&mut self) {
         self.says("partition assigned", 1).await;

@@ -159,10 +159,12 @@ async fn by_accident(properties: &[(&str, &str)]) {
     let group = Group::new(properties, faults).await;
     let (responses, left) = group
         .under_load(async {
-            let first = group.join().await;
-            let second = group.join().await;
+            let mut first = group.join().await;
+            first.carries().await;
+            let mut second = group.join().await;
             first.kill().await;
             let third = group.join().await;
+            second.carries().await;
             second.kill().await;
             let fourth = group.join().await;
             vec![third, fourth]
