@@ -35,6 +35,10 @@ const CALL: Duration = Duration::from_secs(5);
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 /// How long the group may need to say who we are in it: while it rebalances, nobody's offsets are taken.
 const REBALANCE_MAX: Duration = Duration::from_secs(30);
+/// And how long before the process gives itself up, because its member will not come back: longer than any rebalance, which
+/// is max.poll.interval.ms at the most, by default 300 s. (librdkafka 2.12 was once seen not to join again after its broker
+/// had been away.)
+const EXPELLED_MAX: Duration = Duration::from_secs(360);
 /// Bytes that are gathered while nothing can be written.
 const PENDING_BYTES_MAX: usize = 16 << 20;
 
@@ -180,7 +184,11 @@ impl Thread {
             // Part of every rebalance, and nobody's to mend. Then the last commit of a partition that leaves waits for this.
             Err(Failure::Renamed(reason)) => {
                 self.retry_at = Instant::now() + RETRY.0;
-                if self.renamed_at.get_or_insert_with(Instant::now).elapsed() >= REBALANCE_MAX {
+                let silent = self.renamed_at.get_or_insert_with(Instant::now).elapsed();
+                if silent >= EXPELLED_MAX {
+                    return Err(Error::Fatal { role: "tokens", reason });
+                }
+                if silent >= REBALANCE_MAX {
                     self.tell_trouble(Some(reason));
                 }
             }
@@ -334,7 +342,7 @@ impl Thread {
                 Failure::Fenced(reason.to_string())
             }
             _ => match self.abort(Some(error.to_string())) {
-                Failure::Aborted(reason) if is_renaming(&error) => Failure::Renamed(reason),
+                Failure::Aborted(reason) => renaming(&error).map_or(Failure::Aborted(reason), Failure::Renamed),
                 failure => failure,
             },
         }
@@ -416,9 +424,11 @@ impl Thread {
     }
 }
 
-/// Whether the group knows us under another name than the one that we gave: it rebalances.
-fn is_renaming(error: &KafkaError) -> bool {
+/// What it means when the group knows us under another name than the one that we gave, or not at all: it rebalances.
+fn renaming(error: &KafkaError) -> Option<String> {
     use RDKafkaErrorCode::{IllegalGeneration, RebalanceInProgress, StaleMemberEpoch, UnknownMemberId};
-    let code = error.rdkafka_error_code();
-    matches!(code, Some(IllegalGeneration | RebalanceInProgress | StaleMemberEpoch | UnknownMemberId))
+    let code = error.rdkafka_error_code()?;
+    let is_renaming = matches!(code, IllegalGeneration | RebalanceInProgress | StaleMemberEpoch | UnknownMemberId);
+    is_renaming
+        .then(|| format!("the consumer group does not take our offsets until this member has joined it again: {code}"))
 }
