@@ -63,9 +63,33 @@ pub(super) struct Thread {
     backoff: Duration,
     /// When the producer was made anew because the one before was fenced.
     anew_at: Option<Instant>,
-    /// Since when the group does not know us under the name that we have.
-    renamed_at: Option<Instant>,
+    renamed: Renamed,
     closing: bool,
+}
+
+/// For how long the group has not known us under our name, by the pauses between its own answers: while a broker is away,
+/// however long that is, nobody says so.
+#[derive(Debug, Default)]
+struct Renamed(Duration);
+
+/// What to do while that lasts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Patience {
+    Quiet,
+    Trouble,
+    Over,
+}
+
+impl Renamed {
+    /// It has answered so once more, and is asked again after the usual pause.
+    fn again(&mut self) -> Patience {
+        self.0 += RETRY.0;
+        match self.0 {
+            waited if waited >= EXPELLED_MAX => Patience::Over,
+            waited if waited >= REBALANCE_MAX => Patience::Trouble,
+            _ => Patience::Quiet,
+        }
+    }
 }
 
 /// Why a transaction did not come to its end.
@@ -97,7 +121,7 @@ impl Thread {
             retry_at: Instant::now(),
             backoff: RETRY.0,
             anew_at: None,
-            renamed_at: None,
+            renamed: Renamed::default(),
             closing: false,
         })
     }
@@ -177,19 +201,17 @@ impl Thread {
             Ok(written) => {
                 self.committed(&written, begun.elapsed());
                 self.backoff = RETRY.0;
-                self.renamed_at = None;
+                self.renamed = Renamed::default();
                 self.tell_trouble(None);
             }
             Err(Failure::AtOnce) => {}
             // Part of every rebalance, and nobody's to mend. Then the last commit of a partition that leaves waits for this.
             Err(Failure::Renamed(reason)) => {
                 self.retry_at = Instant::now() + RETRY.0;
-                let silent = self.renamed_at.get_or_insert_with(Instant::now).elapsed();
-                if silent >= EXPELLED_MAX {
-                    return Err(Error::Fatal { role: "tokens", reason });
-                }
-                if silent >= REBALANCE_MAX {
-                    self.tell_trouble(Some(reason));
+                match self.renamed.again() {
+                    Patience::Quiet => {}
+                    Patience::Trouble => self.tell_trouble(Some(reason)),
+                    Patience::Over => return Err(Error::Fatal { role: "tokens", reason }),
                 }
             }
             Err(Failure::Aborted(reason)) => {
@@ -431,4 +453,18 @@ fn renaming(error: &KafkaError) -> Option<String> {
     let is_renaming = matches!(code, IllegalGeneration | RebalanceInProgress | StaleMemberEpoch | UnknownMemberId);
     is_renaming
         .then(|| format!("the consumer group does not take our offsets until this member has joined it again: {code}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_that_does_not_come_back_is_trouble_and_then_the_end() {
+        let mut renamed = Renamed::default();
+        let said: Vec<Patience> = (0..4_000).map(|_| renamed.again()).collect();
+        let first = |patience| said.iter().position(|said| *said == patience).map(|times| RETRY.0 * (times as u32 + 1));
+        assert_eq!(first(Patience::Trouble), Some(REBALANCE_MAX));
+        assert_eq!(first(Patience::Over), Some(EXPELLED_MAX));
+    }
 }
