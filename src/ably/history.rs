@@ -115,3 +115,72 @@ fn next_page(response: &Response) -> Option<String> {
     let (_, rest) = next.split_once("<./")?;
     rest.split_once('>').map(|(path, _)| path.to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::config::{self, Secret};
+
+    async fn looks_up(listener: &TcpListener) -> Result<Found, Error> {
+        let _already = rustls::crypto::ring::default_provider().install_default();
+        let config = config::Ably {
+            key: Some(Secret::new("app.key:secret".to_owned())),
+            endpoint: "127.0.0.1".to_owned(),
+            port: listener.local_addr().expect("an address").port(),
+            tls: false,
+            ..config::Ably::default()
+        };
+        let settings = Settings::from_config(&config).expect("settings");
+        look_up(&Client::new(), &settings, "ai:x", "id", Time::from_millis(1_000_000)).await
+    }
+
+    /// Answers each request, on a connection of its own, with a status and a body.
+    async fn answers(listener: &TcpListener, answers: &[(&str, &str)]) {
+        for (status, body) in answers {
+            let (mut stream, _) = listener.accept().await.expect("accepts");
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                assert!(stream.read_buf(&mut request).await.expect("a request") > 0);
+            }
+            let head = format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
+            stream.write_all(format!("{head}{body}").as_bytes()).await.expect("answered");
+        }
+    }
+
+    async fn listener() -> TcpListener {
+        TcpListener::bind("127.0.0.1:0").await.expect("binds")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_never_answers_is_not_waited_for() {
+        let silent = listener().await;
+        let looked = tokio::time::timeout(ANSWER_WITHIN * 2, looks_up(&silent)).await;
+        assert!(matches!(looked.expect("in time"), Err(Error::Unreachable { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_channel_that_refuses_says_so() {
+        let server = listener().await;
+        let refusal = r#"{"error":{"code":40160,"statusCode":401,"message":"no capability"}}"#;
+        let refuses = [("401 Unauthorized", refusal)];
+        let (looked, ()) = tokio::join!(looks_up(&server), answers(&server, &refuses));
+        match looked {
+            Ok(Found::Refused(rejection)) => assert_eq!((rejection.code, rejection.class), (40160, Class::Channel)),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn credentials_that_have_aged_are_renewed_once() {
+        let server = listener().await;
+        let aged = ("401 Unauthorized", r#"{"error":{"code":40142,"statusCode":401,"message":"expired"}}"#);
+        let (then_empty, always) = ([aged, ("200 OK", "[]")], [aged, aged]);
+        let (looked, ()) = tokio::join!(looks_up(&server), answers(&server, &then_empty));
+        assert_eq!(looked.expect("renewed"), Found::Nothing);
+        let (looked, ()) = tokio::join!(looks_up(&server), answers(&server, &always));
+        assert!(matches!(looked, Err(Error::Refused { code: 40142, .. })));
+    }
+}

@@ -383,3 +383,32 @@ fn an_id_that_an_owner_before_us_may_have_used_counts_from_then() {
         "the server may not know the id any more: it is looked for"
     );
 }
+
+#[test]
+fn a_stamp_from_the_future_does_not_keep_beginnings_missing() {
+    let mut story = Story::new();
+    let left = Inheritance {
+        epoch: 1,
+        begun_below: 0,
+        clean: true,
+        letters: Vec::new(),
+        beginnings: Beginnings::Elsewhere,
+        missing_until: None,
+        stale: None,
+        history: History::default(),
+    };
+    story.apply(Input::Inherited(Box::new(left)));
+    story.apply(Input::Announced);
+    let mut plays = |id: &'static str, ahead| {
+        let of = |kind| Event { response_id: id.into(), ..event(kind) };
+        let (time, events) = (story.now + ahead, [of(token("x")), of(END)]);
+        let record = Record { offset: story.offset, time, key: "r", traceparent: None, events: &events };
+        let create = only(story.apply(Input::Record(record)));
+        story.ack(&create);
+        story.offset += 1;
+        story.after(Duration::from_secs(601));
+        story.last_report()["headless"].clone()
+    };
+    assert_eq!(plays("stamped next year", Duration::from_secs(365 * 86_400)), true);
+    assert_eq!(plays("stamped now", Duration::ZERO), false);
+}

@@ -78,13 +78,18 @@ impl Member {
 
     /// Waits until it is ready.
     pub(crate) async fn becomes_ready(&mut self) {
-        let ready = async {
-            while !self.ready().await.contains("\"ready\":true") {
+        self.shows("readyz", |page| page.contains("\"ready\":true")).await;
+    }
+
+    /// Waits until a page of its admin port shows this.
+    pub(crate) async fn shows(&mut self, page: &str, what: impl Fn(&str) -> bool) {
+        let shows = async {
+            while !what(&self.page(page).await) {
                 sleep(Duration::from_millis(50)).await;
             }
         };
-        let in_time = timeout(PATIENCE, ready).await.is_ok();
-        assert!(in_time, "not ready:\n{}", self.log());
+        let in_time = timeout(PATIENCE, shows).await.is_ok();
+        assert!(in_time, "{page} does not show it:\n{}", self.log());
     }
 
     async fn page(&mut self, name: &str) -> String {
@@ -96,14 +101,7 @@ impl Member {
 
     /// Waits until it has had operations taken.
     pub(crate) async fn carries(&mut self) {
-        let carries = async {
-            let none = |line: &str| line == "tokenrelay_tokens_carried_total 0";
-            while self.metrics().await.lines().any(none) {
-                sleep(Duration::from_millis(20)).await;
-            }
-        };
-        let in_time = timeout(PATIENCE, carries).await.is_ok();
-        assert!(in_time, "it carries nothing:\n{}", self.log());
+        self.shows("metrics", |page| !page.lines().any(|line| line == "tokenrelay_tokens_carried_total 0")).await;
     }
 
     /// Waits until it has a partition.

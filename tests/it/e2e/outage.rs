@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokenrelay::emulator::{self, Emulator, Faults};
 
+use super::member::Member;
 use super::story::{Response, Story};
 use super::{KEY, Stage, relay, results};
 use crate::world::World;
@@ -127,4 +128,25 @@ async fn nobody_is_abandoned_when_ably_has_forgotten_everything() {
     let config = emulator::Config { listen, keys: vec![KEY.to_owned()], ..emulator::Config::default() };
     let ably = emulator::start(config).await.expect("the same place");
     judge(Stage { world, ably, relay }, &story, back).await;
+}
+
+/// What `tokenrelay run` ends with when something is left for the next process.
+const TRY_AGAIN: i32 = 75;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_does_not_wait_for_ever_for_what_kafka_refuses() {
+    const RECORDS: usize = 20_000;
+    let Stage { world, ably, relay } = Stage::set(World::new(1, 1, 1).await, Faults::default(), &[]).await;
+    relay.stop().await;
+    let settings = ["results.delivery=at-least-once", "shutdown.drain=5s"];
+    let mut member = Member::start(&world.settings, ably.local_addr(), &settings);
+    member.joins().await;
+    // No dead letter is short enough, so more and more of them wait.
+    world.alter(&world.settings.dead_letters_topic, "max.message.bytes", "20").await;
+    world.produce(0, 0, 1);
+    member.shows("readyz", |page| page.contains("refuses a record")).await;
+    world.produce(0, 1, RECORDS as i64 - 1);
+    let all = format!("tokenrelay_records_total {RECORDS}");
+    member.shows("metrics", |page| page.lines().any(|line| line == all)).await;
+    assert_eq!(member.end("TERM").await.code(), Some(TRY_AGAIN));
 }
