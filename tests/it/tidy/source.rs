@@ -201,7 +201,7 @@ pub(super) fn rust(folder: &str) -> Vec<Source> {
 
 /// Every text of the repository but this test's own, with its path.
 pub(super) fn texts() -> Vec<(String, String)> {
-    let files = files(root()).into_iter().filter(|path| !relative(path).starts_with("tests/it/tidy"));
+    let files = files(root()).into_iter();
     files.filter_map(|path| Some((relative(&path), fs::read_to_string(&path).ok()?))).collect()
 }
 
