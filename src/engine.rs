@@ -49,7 +49,7 @@ pub use inherit::{Beginnings, Inheritance, Stale};
 pub use op::{ConnectionId, Head, MESSAGE_NAME, OpId, OpKind, Operation, Status};
 pub use outcome::{Answer, Class, Doubt, Outcome, Rejection, Serial};
 pub use record::{
-    Cause, Covered, ErrorClass, ErrorInfo, OperationOutcome, OperationRecord, ResponseOutcome, ResponseRecord,
+    Cause, Covered, ErrorClass, ErrorInfo, OperationOutcome, OperationRecord, Reopens, ResponseOutcome, ResponseRecord,
     ResultRecord, SCHEMA_VERSION, Stamp,
 };
 pub use settings::{Limits, RESPONSE_ID_BYTES_MAX, ReconcileSettings, ReconcileWhen, Settings};

@@ -107,6 +107,21 @@ struct Line<'a> {
     started_at: Option<Cow<'a, str>>,
     #[serde(default)]
     reopened: u32,
+    #[serde(borrow, default)]
+    reopens: Option<Before<'a>>,
+}
+
+/// How a response stood when it was abandoned, before it was opened again.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Before<'a> {
+    first: Offset,
+    last: Offset,
+    tokens: u64,
+    bytes: usize,
+    reopened: u32,
+    #[serde(borrow)]
+    started_at: Cow<'a, str>,
 }
 
 #[derive(Deserialize)]
@@ -180,6 +195,9 @@ impl Past {
             return Some(());
         }
         self.operations = seq + 1;
+        if let Some(before) = &line.reopens {
+            self.settled = Some(before.settled()?);
+        }
         if line.covered.first <= line.covered.last {
             let (first, last) = self.span.unwrap_or((line.covered.first, line.covered.last));
             self.span = Some((first.min(line.covered.first), last.max(line.covered.last)));
@@ -254,6 +272,14 @@ impl Past {
             started_at: time(line.started_at.as_deref()?)?,
         });
         Some(())
+    }
+}
+
+impl Before<'_> {
+    fn settled(&self) -> Option<Settled> {
+        let Self { first, last, tokens, bytes, reopened, .. } = *self;
+        let started_at = time(&self.started_at)?;
+        Some(Settled { abandoned: true, span: (first, last), tokens, bytes, reopened, started_at })
     }
 }
 

@@ -95,6 +95,28 @@ pub struct OperationRecord<'a> {
     /// Takeovers: the records whose outcomes died with the former owner.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub supersedes: Option<Covered<'a>>,
+    /// Creates and updates of a response that had ended as `abandoned` before: how it stood then. Its record of that end may
+    /// lie too far back for the next owner to read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reopens: Option<Reopens>,
+}
+
+/// How a response stood when it ended as `abandoned`, before it was opened again.
+#[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Reopens {
+    /// Its first record.
+    pub first: Offset,
+    /// Its last record.
+    pub last: Offset,
+    /// How many token events it had.
+    pub tokens: u64,
+    /// Length of its text in bytes of UTF-8.
+    pub bytes: usize,
+    /// How many times it had been opened again by then.
+    pub reopened: u32,
+    /// Time of its first record.
+    pub started_at: Stamp,
 }
 
 /// What became of one part of a response.

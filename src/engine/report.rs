@@ -72,6 +72,7 @@ impl Reporter<'_> {
             epoch: self.epoch,
             connection_id: flow.ably_id(answer.connection),
             supersedes: self.superseded(response, operation),
+            reopens: response.reopens.as_deref().copied().filter(|_| operation.kind != OpKind::Append),
         });
         let fact = Fact::Operation {
             op: operation.kind,

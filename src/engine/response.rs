@@ -14,7 +14,7 @@ use super::ledger::Hold;
 use super::op::{Head, OpKind, Status};
 use super::outcome::{Answer, Class, Doubt, Outcome, Rejection, Serial};
 use super::reconcile::{Repair, settling_time};
-use super::record::Cause;
+use super::record::{Cause, Reopens, Stamp};
 use super::settings::{ReconcileWhen, Settings};
 use super::text::Text;
 use super::time::Time;
@@ -60,6 +60,8 @@ pub(super) struct Response {
     pub(super) cut_off: Option<&'static str>,
     /// What was said since makes the full text in flight wrong: when it is taken, the message is tainted all the same.
     pub(super) outdated: bool,
+    /// How it stood when it was abandoned, before it was opened again.
+    pub(super) reopens: Option<Box<Reopens>>,
     pub(super) counts: Counts,
     pub(super) headless: bool,
     /// Its beginning was in the topic once.
@@ -176,6 +178,7 @@ impl Response {
             waiting: false,
             cut_off: None,
             outdated: false,
+            reopens: None,
             counts: Counts::default(),
             headless: begins == Some(false),
             beginning_lost: false,
@@ -290,6 +293,14 @@ impl Response {
         self.hold = hold;
         // What was arranged for it before went by its former place.
         (self.timer, self.blocked, self.reloading, self.looking_up) = (None, false, false, false);
+        self.reopens = Some(Box::new(Reopens {
+            first: self.span.0,
+            last: self.dropped_through,
+            tokens: self.counts.tokens,
+            bytes: self.text.len(),
+            reopened: self.counts.reopened,
+            started_at: Stamp(self.started_at),
+        }));
         self.counts.reopened += 1;
         self.go_on(now, settings);
     }

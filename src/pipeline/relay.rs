@@ -128,7 +128,13 @@ impl<'a> Relay<'a> {
                 self.found_again(done.map_err(|_| Error::Ended("a look-up"))?);
             }
             _ = stop.changed() => {}
-            () = sleep_until(wake) => self.tick()?,
+            () = sleep_until(wake) => {
+                self.tick()?;
+                // However many deadlines there are, records come between them.
+                if reading && let Some(item) = self.intake.try_next() {
+                    self.items(item).await?;
+                }
+            }
             item = self.intake.next(), if reading => self.items(item).await?,
         }
         Ok(())

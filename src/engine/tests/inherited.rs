@@ -208,6 +208,40 @@ fn what_was_abandoned_opens_again_under_a_new_owner() {
 }
 
 #[test]
+fn what_was_opened_again_goes_on_though_nobody_reads_so_far_back_that_it_was_abandoned() {
+    let mut story = begun();
+    story.apply(Input::CaughtUp(true));
+    let end = only(story.after(Duration::from_secs(601)));
+    story.ack(&end);
+    story.settle_reports();
+    assert!(story.says(token("c")).is_empty());
+    let op = story.engine.op_id(story.engine.find("r", 0).expect("it is open"), 0);
+    story.apply(Input::Reloaded { id: op, text: Some("ab") });
+    let update = only(story.after(Duration::from_secs(1)));
+    story.ack(&update);
+    let append = only(story.says(token("d")));
+    story.ack(&append);
+    story.settle_reports();
+    let first = story.reports.iter().position(|report| report["op"] == "update").expect("it was mended");
+    story.reports.drain(..first);
+
+    story.inherit(4, false, &[]);
+    story.says(token("c"));
+    story.says(token("d"));
+    let op = story.engine.op_id(story.engine.find("r", 0).expect("it is open"), 0);
+    story.apply(Input::Reloaded { id: op, text: Some("ab") });
+    let update = only(story.after(Duration::from_secs(1)));
+    assert_eq!((update.kind, &*update.data), (OpKind::Update, "abcd"));
+    assert_eq!(update.serial.as_deref(), Some("00000001"), "in the same message");
+    story.ack(&update);
+    let end = only(story.says(END));
+    story.ack(&end);
+    let report = story.last_report();
+    assert_eq!((&report["outcome"], &report["tokens"]), (&"reconciled".into(), &4.into()));
+    assert_eq!((&report["covered"]["first"], &report["reopened"]), (&0.into(), &1.into()));
+}
+
+#[test]
 fn a_create_that_was_recorded_is_repeated_unchanged() {
     let mut story = Story::new();
     let create = only(story.says(token("a")));
