@@ -23,9 +23,10 @@ use super::error::Error;
 pub const WAITING_MAX: usize = 64;
 
 /// How long a range may take without a record before it is given up on; the caller may ask again.
-const SILENCE: Duration = Duration::from_secs(30);
+const SILENCE: Duration = Duration::from_secs(10);
 
-type Job = Box<dyn FnOnce(&BaseConsumer<Plain>) + Send>;
+/// Says whether the consumer did its work.
+type Job = Box<dyn FnOnce(&BaseConsumer<Plain>) -> bool + Send>;
 
 /// A handle to the thread. The thread ends with the last handle.
 #[derive(Debug, Clone)]
@@ -40,13 +41,16 @@ impl Reader {
     /// # Errors
     /// When librdkafka does not accept the settings, or there is no thread to be had.
     pub fn start(clients: &Clients) -> Result<Self, Error> {
-        let context = Plain { log: Log::new("reader") };
-        let consumer = BaseConsumer::from_config_and_context(&clients.rereader(), context)
-            .map_err(Error::client("make the reader"))?;
+        let config = clients.rereader();
+        let make = move || {
+            let context = Plain { log: Log::new("reader") };
+            BaseConsumer::from_config_and_context(&config, context).map_err(Error::client("make the reader"))
+        };
+        let consumer = make()?;
         let (jobs, waiting) = sync_channel(WAITING_MAX);
         std::thread::Builder::new()
             .name("kafka-reader".to_owned())
-            .spawn(move || serve(&consumer, &waiting))
+            .spawn(move || serve(consumer, make, &waiting))
             .map_err(|_| Error::Ended { role: "the reader" })?;
         Ok(Self { jobs, topic: clients.settings().tokens_topic.clone() })
     }
@@ -67,8 +71,11 @@ impl Reader {
         let (done, answer) = oneshot::channel();
         let range = Range { topic: self.topic.clone(), partition, offsets };
         let job: Job = Box::new(move |consumer| {
+            let read = range.read(consumer, state, each);
+            let works = !matches!(read, Err(Error::Client { .. }));
             // Whoever asked may be gone by now.
-            let _ = done.send(range.read(consumer, state, each));
+            let _ = done.send(read);
+            works
         });
         match self.jobs.try_send(job) {
             Err(TrySendError::Full(_)) => return None,
@@ -79,11 +86,20 @@ impl Reader {
     }
 }
 
-fn serve(consumer: &BaseConsumer<Plain>, jobs: &Receiver<Job>) {
+/// A consumer that has failed once is replaced: others wait behind whatever it waits for.
+fn serve(
+    mut consumer: BaseConsumer<Plain>,
+    make: impl Fn() -> Result<BaseConsumer<Plain>, Error>,
+    jobs: &Receiver<Job>,
+) {
     while let Ok(job) = jobs.recv() {
-        job(consumer);
-        if let Err(error) = consumer.unassign() {
-            tracing::warn!(%error, "kafka: the reader cannot let go of a partition");
+        let works = job(&consumer);
+        if works && consumer.unassign().is_ok() {
+            continue;
+        }
+        match make() {
+            Ok(another) => consumer = another,
+            Err(error) => tracing::warn!(%error, "kafka: the reader stays as it is"),
         }
     }
 }

@@ -433,6 +433,7 @@ impl<'a> Relay<'a> {
             connections_up: flow.connections_up(),
             connections: flow.connections(),
             intake_paused: self.intake_closed.is_some(),
+            look_ups: self.again.tasks.len(),
         });
         if now >= self.next_lag {
             self.next_lag = now + LAG_EVERY;

@@ -45,6 +45,8 @@ pub struct Gauges {
     pub connections: u32,
     /// A limit is reached.
     pub intake_paused: bool,
+    /// Texts and messages that are looked up again.
+    pub look_ups: usize,
 }
 
 #[derive(Debug)]
@@ -69,6 +71,7 @@ struct Inner {
     stubs: Gauge,
     text_bytes: Gauge,
     in_flight: Gauge,
+    look_ups: Gauge,
     connections_up: Gauge,
     connections: Gauge,
     intake_paused: Gauge,
@@ -153,6 +156,7 @@ impl Metrics {
             stubs: gauge(r, "responses_stubs", "Open responses whose text is not in memory"),
             text_bytes: gauge(r, "text_bytes", "Bytes of text in memory"),
             in_flight: gauge(r, "operations_in_flight", "Operations that have no answer yet"),
+            look_ups: gauge(r, "look_ups_pending", "Texts and messages that are being looked up again"),
             connections_up: gauge(r, "connections_up", "Connections that are up"),
             connections: gauge(r, "connections_wanted", "Connections that there should be"),
             intake_paused: gauge(r, "intake_paused", "1 while a limit keeps records from being read"),
@@ -195,6 +199,7 @@ impl Metrics {
         self.0.connections_up.set(i64::from(gauges.connections_up));
         self.0.connections.set(i64::from(gauges.connections));
         self.0.intake_paused.set(i64::from(gauges.intake_paused));
+        self.0.look_ups.set(signed(gauges.look_ups));
     }
 
     /// How far behind a partition is: in reading, and in what may be committed.
