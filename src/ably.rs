@@ -18,7 +18,7 @@ mod transport;
 pub mod wire;
 
 pub use fault::Error;
-pub use history::look_up;
+pub use history::{look_up, read_back};
 pub use lease::{Lease, Moment};
 pub use pool::{Event, Pool, Settings};
 pub use probe::{probe, probe_channel};

@@ -252,9 +252,15 @@ pub struct Reconcile {
     pub attempts: u32,
     /// When the text is read back: `never`, `after-unknown` or `always`.
     pub verify: Verify,
-    /// A second read-back after a connection was lost without resume comes so much later.
+    /// A second read-back comes so long after a takeover, or after a connection was lost without resume: what they left
+    /// behind may land until then.
     #[serde(with = "humantime_serde")]
     pub late_check: Duration,
+    /// How long reads may fail or be out of date before a response settles with `verified: false`.
+    #[serde(with = "humantime_serde")]
+    pub verify_timeout: Duration,
+    /// Texts read back in a second, over REST; 0 for no limit of ours.
+    pub verify_rate: u32,
 }
 
 /// How results are written.
@@ -411,6 +417,8 @@ impl Default for Reconcile {
             attempts: 8,
             verify: Verify::AfterUnknown,
             late_check: Duration::from_secs(10),
+            verify_timeout: Duration::from_secs(30),
+            verify_rate: 25,
         }
     }
 }

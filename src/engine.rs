@@ -31,6 +31,7 @@ mod shared;
 mod slots;
 mod text;
 mod time;
+mod verify;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -41,7 +42,9 @@ use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
 pub use channel::{ChannelRules, ChannelRulesError, Template};
-pub use effect::{Effect, Effects, Fact, Found, Input, LookUp, Notice, Refusal, Reload, Report, ReportSeq};
+pub use effect::{
+    Effect, Effects, Fact, Found, Input, Latest, LookUp, Notice, ReadBack, Refusal, Reload, Report, ReportSeq,
+};
 pub use event::{Event, EventKind, Offset, Record};
 pub use flow::Flow;
 pub use history::History;
@@ -52,7 +55,7 @@ pub use record::{
     Cause, Covered, ErrorClass, ErrorInfo, OperationOutcome, OperationRecord, Reopens, ResponseOutcome, ResponseRecord,
     ResultRecord, SCHEMA_VERSION, Stamp,
 };
-pub use settings::{Limits, RESPONSE_ID_BYTES_MAX, ReconcileSettings, ReconcileWhen, Settings};
+pub use settings::{Limits, RESPONSE_ID_BYTES_MAX, ReconcileSettings, ReconcileWhen, Settings, Verify};
 pub use shared::{Shared, Usage};
 pub use time::Time;
 
@@ -172,6 +175,7 @@ impl Engine {
             Input::CaughtUp(caught_up) => self.caught_up(now, caught_up, shared, effects),
             Input::Reloaded { id, text } => self.reloaded(now, id, text, shared, effects),
             Input::LookedUp { id, found } => self.looked_up(now, id, found, shared, effects),
+            Input::ReadBack { id, latest } => self.read_back(now, id, latest, shared, effects),
             Input::Tick => self.tick(now, shared, effects),
             Input::Drain => self.draining = true,
         }
@@ -224,12 +228,14 @@ impl Engine {
         self.ledger.next().max(self.legacy.begun_below())
     }
 
-    /// Whether all that was ever sent of what is open is answered, by us and by owners before us, and reported.
+    /// Whether all that was ever sent of what is open is answered, by us and by owners before us, reported, and nothing of it
+    /// may be under way.
     #[must_use]
     pub fn is_clear(&self) -> bool {
-        let doubtful = || self.responses.ids().any(|id| self.responses.get(id).is_some_and(Response::is_taken_over));
-        let before_us = self.legacy.is_clean() || (self.ledger.next() >= self.legacy.begun_below() && !doubtful());
-        self.in_flight == 0 && before_us
+        let any = |is: fn(&Response) -> bool| self.responses.ids().any(|id| self.responses.get(id).is_some_and(is));
+        let all_read = self.ledger.next() >= self.legacy.begun_below();
+        let before_us = self.legacy.is_clean() || (all_read && !any(Response::is_taken_over));
+        self.in_flight == 0 && before_us && !any(Response::is_unverified)
     }
 
     /// Where beginnings are that may be missing, and until when, if that is known; the next owner is to be told until what

@@ -1,7 +1,9 @@
-//! A channel's history over REST: where a message is looked for whose create was never answered.
+//! What is on a channel, over REST: where a message is looked for whose create was never answered, and where texts are read
+//! back.
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::{ACCEPT, HeaderName, LINK};
 use reqwest::{Client, Response};
@@ -10,8 +12,8 @@ use super::auth::Auth;
 use super::endpoint::Hosts;
 use super::fault::{Error, Fate, rejection};
 use super::pool::Settings;
-use super::wire::{self, Encoding, ErrorInfo, Message};
-use crate::engine::{Class, Found, Time};
+use super::wire::{self, Data, Encoding, ErrorInfo, Message};
+use crate::engine::{Class, Found, Latest, Rejection, Time};
 
 /// Pages that are looked at, of [`PAGE`] messages each, before we say that the message is not there.
 const PAGES_MAX: usize = 10;
@@ -33,64 +35,116 @@ pub async fn look_up(
     create_id: &str,
     since: Time,
 ) -> Result<Found, Error> {
-    match search(client, settings, &settings.auth, channel, create_id, since).await {
-        Err(Error::Refused { code, status_code, .. }) if Fate::of(code, status_code) == Fate::Renew => {
-            let mut auth = settings.auth.clone();
-            auth.renew().await?;
-            search(client, settings, &auth, channel, create_id, since).await
-        }
-        found => found,
-    }
-}
-
-async fn search(
-    client: &Client,
-    settings: &Settings,
-    auth: &Auth,
-    channel: &str,
-    create_id: &str,
-    since: Time,
-) -> Result<Found, Error> {
-    let (host, scheme) = (Hosts::of(&settings.endpoint), if settings.tls { "https" } else { "http" });
-    let (host, port) = (host.choose(0, 0).to_owned(), settings.port);
-    let authority = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-    let base = format!("{scheme}://{authority}/channels/{}/", utf8_percent_encode(channel, NON_ALPHANUMERIC));
     let start = since.millis().saturating_sub(CLOCKS_DIFFER_MS);
     let mut path = format!("messages?direction=forwards&limit={PAGE}&start={start}");
     for _ in 0..PAGES_MAX {
-        let request = client
-            .get(format!("{base}{path}"))
-            .timeout(ANSWER_WITHIN)
-            .header(HeaderName::from_static("x-ably-version"), wire::VERSION.to_string())
-            .header(HeaderName::from_static("ably-agent"), &settings.agent)
-            .header(ACCEPT, "application/json");
-        let unreachable = |error: reqwest::Error| Error::Unreachable {
-            host: host.clone(),
-            port,
-            reason: error.without_url().to_string(),
+        let page = match get(client, settings, channel, &path).await? {
+            Answer::Body { body, next } => (body, next),
+            Answer::Refusal(rejection) => match rejection.class {
+                Class::Channel => return Ok(Found::Refused(rejection)),
+                _ => return Err(refused(rejection)),
+            },
         };
-        let response = auth.sign(request).send().await.map_err(unreachable)?;
-        let next = next_page(&response);
-        let failed = !response.status().is_success();
-        let body = response.bytes().await.map_err(unreachable)?;
-        if failed {
-            let body: Failure<'_> = Encoding::Json.decode(&body)?;
-            let rejection = rejection(Some(&body.error));
-            return match rejection.class {
-                Class::Channel => Ok(Found::Refused(rejection)),
-                _ => Err(Error::refused(Some(&body.error))),
-            };
-        }
-        let messages: Vec<Message<'_>> = Encoding::Json.decode(&body)?;
+        let messages: Vec<Message<'_>> = Encoding::Json.decode(&page.0)?;
         if let Some(found) = messages.iter().find_map(|message| is_it(message, create_id)) {
             return Ok(found);
         }
-        match next {
+        match page.1 {
             Some(next) => path = next,
             None => break,
         }
     }
     Ok(Found::Nothing)
+}
+
+/// Reads a message as it is by now. One that is not there is not there yet: reads are eventually consistent.
+///
+/// # Errors
+/// When it cannot be read.
+pub async fn read_back(client: &Client, settings: &Settings, channel: &str, serial: &str) -> Result<Latest, Error> {
+    let path = format!("messages/{}", utf8_percent_encode(serial, NON_ALPHANUMERIC));
+    let body = match get(client, settings, channel, &path).await? {
+        Answer::Body { body, .. } => body,
+        Answer::Refusal(rejection) => match rejection.class {
+            Class::Channel | Class::Account => return Ok(Latest::Refused(rejection)),
+            Class::MessageGone => return Ok(Latest::Unreadable),
+            _ => return Err(refused(rejection)),
+        },
+    };
+    let message: Message<'_> = Encoding::Json.decode(&body)?;
+    Ok(latest(&message, serial))
+}
+
+/// What a message says of itself. A version of the relay's carries a phase; the first one is the create's.
+fn latest(message: &Message<'_>, serial: &str) -> Latest {
+    if message.action == Some(wire::message_action::DELETE) {
+        return Latest::Deleted;
+    }
+    let version = message.version.as_ref();
+    let version_serial = version.and_then(|version| version.serial.as_deref());
+    let has_phase =
+        version.and_then(|version| version.metadata.as_ref()).is_some_and(|data| data.contains_key("phase"));
+    let header = |name: &str| message.extras.as_ref()?.get("headers")?.get(name)?.as_str();
+    let text = match &message.data {
+        Some(Data::Text(text)) => text.as_ref().to_owned(),
+        Some(Data::Binary(_)) | None => String::new(),
+    };
+    Latest::Message {
+        version: version_serial.map(Into::into),
+        text,
+        status: header("status").unwrap_or_default().to_owned(),
+        ours: has_phase || version_serial.is_none_or(|version| version == serial),
+    }
+}
+
+/// What a request was answered with.
+enum Answer {
+    Body { body: Bytes, next: Option<String> },
+    Refusal(Rejection),
+}
+
+/// Reads a resource of a channel; with newer credentials when those that we have are too old.
+async fn get(client: &Client, settings: &Settings, channel: &str, path: &str) -> Result<Answer, Error> {
+    match get_as(client, settings, &settings.auth, channel, path).await? {
+        Answer::Refusal(rejection) if Fate::of(rejection.code, rejection.status_code) == Fate::Renew => {
+            let mut auth = settings.auth.clone();
+            auth.renew().await?;
+            get_as(client, settings, &auth, channel, path).await
+        }
+        answer => Ok(answer),
+    }
+}
+
+async fn get_as(client: &Client, settings: &Settings, auth: &Auth, channel: &str, path: &str) -> Result<Answer, Error> {
+    let (host, scheme) = (Hosts::of(&settings.endpoint), if settings.tls { "https" } else { "http" });
+    let (host, port) = (host.choose(0, 0).to_owned(), settings.port);
+    let authority = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+    let channel = utf8_percent_encode(channel, NON_ALPHANUMERIC);
+    let request = client
+        .get(format!("{scheme}://{authority}/channels/{channel}/{path}"))
+        .timeout(ANSWER_WITHIN)
+        .header(HeaderName::from_static("x-ably-version"), wire::VERSION.to_string())
+        .header(HeaderName::from_static("ably-agent"), &settings.agent)
+        .header(ACCEPT, "application/json");
+    let unreachable = |error: reqwest::Error| Error::Unreachable {
+        host: host.clone(),
+        port,
+        reason: error.without_url().to_string(),
+    };
+    let response = auth.sign(request).send().await.map_err(unreachable)?;
+    let next = next_page(&response);
+    let failed = !response.status().is_success();
+    let body = response.bytes().await.map_err(unreachable)?;
+    if failed {
+        let body: Failure<'_> = Encoding::Json.decode(&body)?;
+        return Ok(Answer::Refusal(rejection(Some(&body.error))));
+    }
+    Ok(Answer::Body { body, next })
+}
+
+fn refused(rejection: Rejection) -> Error {
+    let Rejection { code, status_code, message, .. } = rejection;
+    Error::Refused { code, status_code, message }
 }
 
 #[derive(serde::Deserialize)]
@@ -124,7 +178,7 @@ mod tests {
     use super::*;
     use crate::config::{self, Secret};
 
-    async fn looks_up(listener: &TcpListener) -> Result<Found, Error> {
+    fn settings(listener: &TcpListener) -> Settings {
         let _already = rustls::crypto::ring::default_provider().install_default();
         let config = config::Ably {
             key: Some(Secret::new("app.key:secret".to_owned())),
@@ -133,7 +187,11 @@ mod tests {
             tls: false,
             ..config::Ably::default()
         };
-        let settings = Settings::from_config(&config).expect("settings");
+        Settings::from_config(&config).expect("settings")
+    }
+
+    async fn looks_up(listener: &TcpListener) -> Result<Found, Error> {
+        let settings = settings(listener);
         look_up(&Client::new(), &settings, "ai:x", "id", Time::from_millis(1_000_000)).await
     }
 
@@ -171,6 +229,50 @@ mod tests {
             Ok(Found::Refused(rejection)) => assert_eq!((rejection.code, rejection.class), (40160, Class::Channel)),
             other => panic!("{other:?}"),
         }
+    }
+
+    #[tokio::test]
+    async fn a_message_says_whose_it_is() {
+        let read = |body: &'static str| async move {
+            let server = listener().await;
+            let reads = async {
+                let settings = settings(&server);
+                read_back(&Client::new(), &settings, "ai:x", "s@1").await.expect("it is there")
+            };
+            let message = [("200 OK", body)];
+            tokio::join!(reads, answers(&server, &message)).0
+        };
+        let message = |version: &str, status: &str, ours| Latest::Message {
+            version: Some(version.into()),
+            text: "t".to_owned(),
+            status: status.to_owned(),
+            ours,
+        };
+        let created = r#"{"data":"t","serial":"s@1","version":{"serial":"s@1"}}"#;
+        assert_eq!(read(created).await, message("s@1", "", true));
+        let updated = r#"{"data":"t","action":1,"extras":{"headers":{"status":"complete"}},
+            "version":{"serial":"s@2","metadata":{"phase":"done"}}}"#;
+        assert_eq!(read(updated).await, message("s@2", "complete", true));
+        let foreign = r#"{"data":"t","action":1,"version":{"serial":"s@3"}}"#;
+        assert_eq!(read(foreign).await, message("s@3", "", false));
+        assert_eq!(read(r#"{"action":2,"version":{"serial":"s@4"}}"#).await, Latest::Deleted);
+    }
+
+    #[tokio::test]
+    async fn a_message_that_is_not_there_is_not_there_yet() {
+        let server = listener().await;
+        let missing = ("404 Not Found", r#"{"error":{"code":40400,"statusCode":404,"message":"none"}}"#);
+        let forbidden = ("401 Unauthorized", r#"{"error":{"code":40160,"statusCode":401,"message":"no history"}}"#);
+        let reads = async {
+            let settings = settings(&server);
+            let client = Client::new();
+            let first = read_back(&client, &settings, "ai:x", "s").await;
+            (first, read_back(&client, &settings, "ai:x", "s").await)
+        };
+        let given = [missing, forbidden];
+        let ((first, second), ()) = tokio::join!(reads, answers(&server, &given));
+        assert_eq!(first.expect("read"), Latest::Unreadable);
+        assert!(matches!(second, Ok(Latest::Refused(Rejection { code: 40160, .. }))));
     }
 
     #[tokio::test]

@@ -136,9 +136,9 @@ words! {
     Verify {
         /// Never.
         Never = "never",
-        /// After a repair that followed an unknown outcome.
+        /// When nobody knows what became of an operation, and after a takeover.
         AfterUnknown = "after-unknown",
-        /// After every repair.
+        /// Of every response.
         Always = "always",
     }
 }

@@ -1,6 +1,6 @@
 //! What goes out: asks each response what it wants, takes the permits, sends, matches answers, settles.
 
-use super::effect::{Effect, Effects, Found, LookUp, Notice, Reload};
+use super::effect::{Effect, Effects, Found, Latest, LookUp, Notice, ReadBack, Reload};
 use super::flow::Wait;
 use super::inherit::INPUT_LOST;
 use super::next::{FRAME_OVERHEAD, Next};
@@ -21,10 +21,10 @@ use std::collections::VecDeque;
 impl Engine {
     /// Does for a response what it wants, until it wants nothing more for now.
     pub(super) fn advance(&mut self, now: Time, id: SlotId, shared: &mut Shared, effects: &mut Effects) {
-        let when = self.settings.reconcile.when;
+        let policy = self.settings.reconcile;
         loop {
             let Some(response) = self.responses.get_mut(id).filter(|response| !response.waiting) else { return };
-            match response.next(now, when) {
+            match response.next(now, &policy) {
                 Next::Nothing => break,
                 Next::At(time) => {
                     self.wake_at(time, id);
@@ -38,6 +38,10 @@ impl Engine {
                     self.look_up(id, effects);
                     break;
                 }
+                Next::ReadBack => {
+                    self.try_read_back(now, id, shared, effects);
+                    break;
+                }
                 Next::Remake => response.remake(),
                 Next::Settle => return self.settle(now, id, shared, effects),
                 Next::Send(kind) => {
@@ -47,7 +51,7 @@ impl Engine {
                 }
             }
         }
-        match self.responses.get(id).is_some_and(|response| response.may_drop_text(when)) {
+        match self.responses.get(id).is_some_and(|response| response.may_drop_text(policy.when)) {
             true => self.responses.move_to_back(Order::Quiet, id),
             false => self.responses.unlink(Order::Quiet, id),
         }
@@ -218,6 +222,45 @@ impl Engine {
         let id = slot_of(op);
         let Some(response) = self.responses.get_mut(id).filter(|response| response.looking_up) else { return };
         response.looked_up(now, found, &self.settings);
+        self.advance(now, id, shared, effects);
+    }
+
+    /// Asks for a message to be read back, at the pace that is allowed.
+    fn try_read_back(&mut self, now: Time, id: SlotId, shared: &mut Shared, effects: &mut Effects) {
+        let op = self.op_id(id, 0);
+        let Some(response) = self.responses.get_mut(id).filter(|_| !self.draining) else { return };
+        let Some(serial) = response.serial.clone() else { return };
+        match shared.flow.take_read_back(now) {
+            Err(time) => self.wake_at(time, id),
+            Ok(()) => {
+                response.asked_back(now);
+                let head = response.head.clone();
+                effects.list.push(Effect::ReadBack(Box::new(ReadBack { id: op, head, serial })));
+            }
+        }
+    }
+
+    /// A message has been read back.
+    pub(super) fn read_back(
+        &mut self,
+        now: Time,
+        op: OpId,
+        latest: Latest,
+        shared: &mut Shared,
+        effects: &mut Effects,
+    ) {
+        let id = slot_of(op);
+        let Some(response) = self.responses.get_mut(id) else { return };
+        let rejection = match &latest {
+            Latest::Refused(rejection) => Some(rejection.clone()),
+            Latest::Message { .. } | Latest::Deleted | Latest::Unreadable => None,
+        };
+        let was = response.verified;
+        response.read_back(now, latest, &self.settings);
+        if was != Some(false) && response.verified == Some(false) {
+            let channel = response.head.channel.clone();
+            effects.list.push(Effect::Notice(Notice::Unverified { channel, rejection }));
+        }
         self.advance(now, id, shared, effects);
     }
 

@@ -59,6 +59,13 @@ pub enum Input<'a> {
         /// What the channel's history holds.
         found: Found,
     },
+    /// The answer to [`Effect::ReadBack`].
+    ReadBack {
+        /// The operation id that it was asked under.
+        id: OpId,
+        /// What the message is.
+        latest: Latest,
+    },
     /// Time has passed; also the tick that heals a lost wake-up.
     Tick,
     /// No more operations: answers are awaited, nothing new is sent.
@@ -84,6 +91,8 @@ pub enum Effect {
     /// Look in the channel's history for the message of a create whose outcome is unknown and that is too old to be
     /// repeated safely.
     LookUp(Box<LookUp>),
+    /// Read a message, to compare it with what it should be.
+    ReadBack(Box<ReadBack>),
     /// Something that an operator is to know, once per cause. The shell logs and counts it.
     Notice(Notice),
 }
@@ -196,6 +205,39 @@ pub enum Found {
     Refused(Rejection),
 }
 
+/// Which message is read back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadBack {
+    /// Comes back with the answer.
+    pub id: OpId,
+    /// Its channel.
+    pub head: Arc<Head>,
+    /// Its serial.
+    pub serial: Serial,
+}
+
+/// What a message is by now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Latest {
+    /// This.
+    Message {
+        /// The serial of its latest version.
+        version: Option<Serial>,
+        /// Its text.
+        text: String,
+        /// Its header `status`.
+        status: String,
+        /// A relay made that version.
+        ours: bool,
+    },
+    /// Somebody has deleted it.
+    Deleted,
+    /// It could not be read, or is not there yet; later, again.
+    Unreadable,
+    /// The channel refuses that it is read.
+    Refused(Rejection),
+}
+
 /// Why a record went to the dead-letter topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Refusal {
@@ -237,6 +279,13 @@ pub enum Notice {
         channel: Arc<str>,
         /// Why.
         rejection: Rejection,
+    },
+    /// Texts cannot be read back: responses settle unverified.
+    Unverified {
+        /// The channel.
+        channel: Arc<str>,
+        /// Why, if the channel said so.
+        rejection: Option<Rejection>,
     },
     /// Responses are skipped because they are too old. Said once for a partition.
     TooOld {

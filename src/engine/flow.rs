@@ -66,6 +66,7 @@ pub struct Flow {
     free: Vec<ChannelKey>,
     by_name: HashMap<Arc<str>, ChannelKey, RandomState>,
     account: Bucket,
+    read_backs: Bucket,
 }
 
 impl Flow {
@@ -81,6 +82,7 @@ impl Flow {
             free: Vec::new(),
             by_name: HashMap::default(),
             account: Bucket::new(limits.account_rate),
+            read_backs: Bucket::new(limits.read_back_rate),
         };
         flow.add_connection();
         flow
@@ -215,6 +217,11 @@ impl Flow {
         connection.operations += 1;
         connection.bytes += bytes;
         Ok(channel.connection)
+    }
+
+    /// Takes a permit to read one message back, or tells when there will be one.
+    pub(super) fn take_read_back(&mut self, now: Time) -> Result<(), Time> {
+        self.read_backs.take(now)
     }
 
     /// An operation has its answer; what it took in flight is free.

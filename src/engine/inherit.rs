@@ -19,7 +19,7 @@ use super::op::{Head, Status};
 use super::reconcile::settling_time;
 use super::remember::{self, Key, Memory};
 use super::response::{Create, Response, Takeover};
-use super::settings::Settings;
+use super::settings::{ReconcileSettings, Settings};
 use super::shared::{Shared, Weight};
 use super::slots::{Order, SlotId};
 use super::text::Text;
@@ -123,9 +123,10 @@ impl Legacy {
     }
 
     /// A former owner may have begun this response, and nothing is known of it.
-    pub(super) fn doubt(&self, response: &mut Response) {
+    pub(super) fn doubt(&self, now: Time, response: &mut Response, policy: &ReconcileSettings) {
         response.doubt_create();
         response.takeover = Some(Takeover { before: self.begun_below });
+        response.doubt(now, true, policy);
         response.waiting = self.waiting;
     }
 
@@ -355,6 +356,9 @@ impl Response {
         self.first_ack_at = past.first_ack_at;
         self.through = past.through;
         self.takeover = takeover;
+        if takeover.is_some() {
+            self.doubt(now, true, &settings.reconcile);
+        }
         self.version = past.version;
         if let Some(create) = past.create {
             let remade = create.id.split_once('~').and_then(|(_, n)| n.parse().ok()).unwrap_or(0);

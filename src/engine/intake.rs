@@ -134,7 +134,7 @@ impl Engine {
             effects.list.extend(notice.map(Effect::Notice));
             (response.skipped, response.given_up) = (true, Some("too-old".into()));
         } else if self.legacy.may_have_begun(record.offset) {
-            self.legacy.doubt(&mut response);
+            self.legacy.doubt(now, &mut response, &self.settings.reconcile);
         }
         shared.usage.add(Weight::of(&response));
         Ok(Some(self.insert(response)))

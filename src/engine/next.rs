@@ -13,7 +13,7 @@ use super::op::{ConnectionId, OpId, OpKind, Operation, Status};
 use super::reconcile::Due;
 use super::record::Cause;
 use super::response::{InFlight, Pending, Response};
-use super::settings::{ReconcileWhen, Settings};
+use super::settings::{ReconcileSettings, Settings};
 use super::time::Time;
 
 /// What a frame adds to its text, at the most: names, ids, headers, serials. Keeps a margin below the server's limit.
@@ -37,13 +37,15 @@ pub(super) enum Next {
     Send(OpKind),
     /// To begin anew: its message is gone.
     Remake,
+    /// To have its message read back.
+    ReadBack,
     /// To be settled.
     Settle,
 }
 
 impl Response {
     /// What it wants now.
-    pub(super) fn next(&self, now: Time, when: ReconcileWhen) -> Next {
+    pub(super) fn next(&self, now: Time, policy: &ReconcileSettings) -> Next {
         let quiet = self.in_flight.is_empty();
         if self.given_up.is_some() {
             return if quiet && self.end.is_some() { Next::Settle } else { Next::Nothing };
@@ -55,11 +57,11 @@ impl Response {
             return self.next_create(now);
         }
         if self.repair.needs_full_text() {
-            return if quiet { self.next_update(now, when) } else { Next::Nothing };
+            return if quiet { self.next_update(now, policy) } else { Next::Nothing };
         }
         match self.has_more_to_send() {
             true => Next::Send(OpKind::Append),
-            false if quiet && self.terminal_sent => Next::Settle,
+            false if quiet && self.terminal_sent => self.next_check(now, policy),
             false => Next::Nothing,
         }
     }
@@ -92,10 +94,10 @@ impl Response {
         }
     }
 
-    fn next_update(&self, now: Time, when: ReconcileWhen) -> Next {
-        match self.repair.due(now, when, self.end.is_some(), self.has_more_to_send()) {
+    fn next_update(&self, now: Time, policy: &ReconcileSettings) -> Next {
+        match self.repair.due(now, policy.when, self.end.is_some(), self.has_more_to_send()) {
             Due::At(time) => Next::At(time),
-            Due::Later => self.next_after_all_is_said(),
+            Due::Later => self.next_after_all_is_said(now, policy),
             Due::Never if self.end.is_some() => Next::Settle,
             Due::Never => Next::Nothing,
             Due::Now if self.text.dropped() > 0 => self.next_reload(),
@@ -104,8 +106,9 @@ impl Response {
     }
 
     /// A connection may be lost after the terminal marker was taken: then there is nothing left to do.
-    fn next_after_all_is_said(&self) -> Next {
-        if self.terminal_sent && !self.repair.is_tainted() { Next::Settle } else { Next::Nothing }
+    fn next_after_all_is_said(&self, now: Time, policy: &ReconcileSettings) -> Next {
+        let is_said = self.terminal_sent && !self.repair.is_tainted();
+        if is_said { self.next_check(now, policy) } else { Next::Nothing }
     }
 
     const fn next_reload(&self) -> Next {

@@ -153,9 +153,16 @@ pub(super) fn settling_time(debounce: Duration, append_rollup: Duration) -> Dura
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::settings::Verify;
 
-    const POLICY: ReconcileSettings =
-        ReconcileSettings { when: ReconcileWhen::Eager, debounce: Duration::from_millis(250), attempts: 3 };
+    const POLICY: ReconcileSettings = ReconcileSettings {
+        when: ReconcileWhen::Eager,
+        debounce: Duration::from_millis(250),
+        attempts: 3,
+        verify: Verify::Never,
+        late_check: Duration::ZERO,
+        verify_timeout: Duration::ZERO,
+    };
     const HOLD: Duration = Duration::from_secs(600);
 
     fn rejection(class: Class) -> Rejection {

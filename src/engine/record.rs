@@ -181,6 +181,9 @@ pub struct ResponseRecord<'a> {
     pub headless: bool,
     /// How many times it had ended as `abandoned` before and was opened again.
     pub reopened: u32,
+    /// Whether its text was read back from the channel and was right; absent when it was not to be read back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verified: Option<bool>,
     /// The process.
     pub instance: &'a str,
     /// The process's version.

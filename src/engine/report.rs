@@ -125,6 +125,7 @@ impl Reporter<'_> {
             duplicates: counts.duplicates,
             headless: response.headless,
             reopened: counts.reopened,
+            verified: response.verified,
             instance: &self.settings.instance,
             relay_version: self.settings.relay_version,
             epoch: self.epoch,

@@ -18,6 +18,7 @@ use super::record::{Cause, Reopens, Stamp};
 use super::settings::{ReconcileWhen, Settings};
 use super::text::Text;
 use super::time::Time;
+use super::verify::Check;
 
 /// One part of a response that is not settled.
 #[derive(Debug, Clone)]
@@ -62,6 +63,10 @@ pub(super) struct Response {
     pub(super) outdated: bool,
     /// How it stood when it was abandoned, before it was opened again.
     pub(super) reopens: Option<Box<Reopens>>,
+    /// What is to be read back before it settles.
+    pub(super) check: Option<Box<Check>>,
+    /// Whether its text was read back and was right, if it was to be.
+    pub(super) verified: Option<bool>,
     pub(super) counts: Counts,
     pub(super) headless: bool,
     /// Its beginning was in the topic once.
@@ -179,6 +184,8 @@ impl Response {
             cut_off: None,
             outdated: false,
             reopens: None,
+            check: None,
+            verified: None,
             counts: Counts::default(),
             headless: begins == Some(false),
             beginning_lost: false,
@@ -250,7 +257,7 @@ impl Response {
         match &answer.outcome {
             Outcome::Acked { serial } => self.acked(now, operation, serial.as_ref(), answer.resent, settings),
             Outcome::Rejected(rejection) => self.rejected(now, operation, rejection, settings),
-            Outcome::Unknown(_) => self.unknown(now, operation, settings),
+            Outcome::Unknown(doubt) => self.unknown(now, operation, *doubt, settings),
         }
         Some(operation)
     }
@@ -308,6 +315,7 @@ impl Response {
     /// It was about to end, or had ended, for its silence. What tells readers so must be replaced.
     fn go_on(&mut self, now: Time, settings: &Settings) {
         self.end = None;
+        self.verified = None;
         if std::mem::take(&mut self.terminal_sent) {
             self.outdated = true;
             self.repair.taint(now, settings.reconcile.debounce);
@@ -420,8 +428,9 @@ impl Response {
         self.give_up(reason);
     }
 
-    fn unknown(&mut self, now: Time, operation: InFlight, settings: &Settings) {
+    fn unknown(&mut self, now: Time, operation: InFlight, doubt: Doubt, settings: &Settings) {
         self.counts.unknown += 1;
+        self.doubt(now, doubt == Doubt::ConnectionLost, &settings.reconcile);
         let wait = settling_time(settings.reconcile.debounce, settings.append_rollup);
         match operation.kind {
             OpKind::Append => self.repair.taint(now, wait),
@@ -439,7 +448,7 @@ impl Response {
     }
 
     /// Whether `serial` is greater than every version serial known before.
-    fn raise_version(&mut self, serial: Option<&Serial>) -> bool {
+    pub(super) fn raise_version(&mut self, serial: Option<&Serial>) -> bool {
         let Some(serial) = serial.filter(|serial| ***serial > *self.version) else { return false };
         self.version.clear();
         self.version.push_str(serial);

@@ -42,6 +42,23 @@ pub struct ReconcileSettings {
     pub debounce: Duration,
     /// How many refusals of the full text (or of the create) make the response fail.
     pub attempts: u32,
+    /// When the text on the channel is read back.
+    pub verify: Verify,
+    /// How long bytes of a connection that is gone may be under way: so long after its end the text is read back once more.
+    pub late_check: Duration,
+    /// How long reads may say nothing of use before a response settles without.
+    pub verify_timeout: Duration,
+}
+
+/// When the text on the channel is read back before a response settles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verify {
+    /// Never.
+    Never,
+    /// When nobody knows what became of an operation, and after a takeover.
+    AfterUnknown,
+    /// Always.
+    Always,
 }
 
 /// When the full text of a tainted response is sent.
@@ -72,6 +89,8 @@ pub struct Limits {
     pub channel_rate: u32,
     /// Operations a second altogether; 0 for no ceiling of ours.
     pub account_rate: u32,
+    /// Messages read back in a second.
+    pub read_back_rate: u32,
     /// Operations in flight on one connection.
     pub in_flight_operations: u32,
     /// Bytes in flight on one connection.

@@ -6,6 +6,7 @@ use super::*;
 
 mod found;
 mod inherited;
+mod verified;
 
 /// One engine, one connection, and a channel that takes everything unless told otherwise.
 struct Story {
@@ -17,6 +18,8 @@ struct Story {
     answered: u64,
     reports: Vec<serde_json::Value>,
     dead_letters: Vec<(Offset, Refusal)>,
+    read_backs: Vec<ReadBack>,
+    notices: Vec<Notice>,
 }
 
 fn settings() -> Settings {
@@ -33,7 +36,14 @@ fn settings() -> Settings {
         .expect("rules"),
         idle: Duration::from_secs(600),
         remember: 100,
-        reconcile: ReconcileSettings { when: ReconcileWhen::Eager, debounce: Duration::from_millis(250), attempts: 3 },
+        reconcile: ReconcileSettings {
+            when: ReconcileWhen::Eager,
+            debounce: Duration::from_millis(250),
+            attempts: 3,
+            verify: Verify::Never,
+            late_check: Duration::from_secs(10),
+            verify_timeout: Duration::from_secs(30),
+        },
         refused_hold: Duration::from_secs(600),
         append_rollup: Duration::from_millis(40),
     }
@@ -47,6 +57,7 @@ const LIMITS: Limits = Limits {
     connection_rate: 1_000_000,
     channel_rate: 1_000_000,
     account_rate: 0,
+    read_back_rate: 0,
     in_flight_operations: 200,
     in_flight_bytes: 1 << 22,
     message_bytes_max: 65_536,
@@ -79,6 +90,8 @@ impl Story {
             answered: 0,
             reports: Vec::new(),
             dead_letters: Vec::new(),
+            read_backs: Vec::new(),
+            notices: Vec::new(),
         }
     }
 
@@ -93,7 +106,9 @@ impl Story {
                     self.reports.push(serde_json::from_slice(value).expect("a report is JSON"));
                 }
                 Effect::DeadLetter { offset, reason } => self.dead_letters.push((offset, reason)),
-                Effect::Reload(_) | Effect::LookUp(_) | Effect::Notice(_) => {}
+                Effect::ReadBack(read_back) => self.read_backs.push(*read_back),
+                Effect::Notice(notice) => self.notices.push(notice),
+                Effect::Reload(_) | Effect::LookUp(_) => {}
             }
         }
         self.effects.clear();

@@ -12,7 +12,7 @@ use tokio::time::sleep;
 
 use crate::ably;
 use crate::decode::{Decoder, Raw};
-use crate::engine::{EventKind, Found, LookUp, OpId, Reload};
+use crate::engine::{EventKind, Found, Latest, LookUp, OpId, ReadBack, Reload};
 use crate::kafka::reader::Reader;
 use crate::kafka::{self, header, source::Lag};
 
@@ -27,6 +27,8 @@ pub(super) enum Done {
     Reloaded { partition: i32, id: OpId, text: Option<String> },
     /// A message, or that there is none.
     LookedUp { partition: i32, id: OpId, found: Found },
+    /// What a message is.
+    ReadBack { partition: i32, id: OpId, latest: Latest },
     /// How far behind each partition is.
     Lag(Result<Vec<Lag>, kafka::Error>),
 }
@@ -40,17 +42,18 @@ pub(super) struct Again {
     http: reqwest::Client,
     reloads: Arc<Semaphore>,
     look_ups: Arc<Semaphore>,
+    read_backs: Arc<Semaphore>,
     pub(super) tasks: JoinSet<Done>,
 }
 
 impl Again {
     pub(super) fn new(reader: Reader, decoder: Decoder, ably: ably::Settings) -> Self {
-        let [reloads, look_ups] = [(); 2].map(|()| Arc::new(Semaphore::new(AT_ONCE)));
+        let [reloads, look_ups, read_backs] = [(); 3].map(|()| Arc::new(Semaphore::new(AT_ONCE)));
         // Which of rustls' providers the client takes; only the first call of a process counts.
         let _already = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::new();
         let (decoder, ably) = (Arc::new(decoder), Arc::new(ably));
-        Self { reader, decoder, ably, http, reloads, look_ups, tasks: JoinSet::new() }
+        Self { reader, decoder, ably, http, reloads, look_ups, read_backs, tasks: JoinSet::new() }
     }
 
     /// Reads a text again.
@@ -87,6 +90,20 @@ impl Again {
                 }
             };
             Done::LookedUp { partition: id.partition, id, found }
+        });
+    }
+
+    /// Reads a message back.
+    pub(super) fn read_back(&mut self, read_back: ReadBack) {
+        let (ably, http, permits) = (self.ably.clone(), self.http.clone(), self.read_backs.clone());
+        self.tasks.spawn(async move {
+            let _permit = permits.acquire_owned().await;
+            let ReadBack { id, head, serial } = read_back;
+            let latest = ably::read_back(&http, &ably, &head.channel, &serial).await.unwrap_or_else(|error| {
+                tracing::debug!(%error, "a message cannot be read back");
+                Latest::Unreadable
+            });
+            Done::ReadBack { partition: id.partition, id, latest }
         });
     }
 }

@@ -38,6 +38,7 @@ impl Notices {
     pub(super) fn say(&mut self, notice: Notice) {
         match notice {
             Notice::Rejected { channel, rejection } => self.rejected(&channel, &rejection),
+            Notice::Unverified { channel, rejection } => self.unverified(&channel, rejection.as_ref()),
             Notice::TooOld { partition, below, before } => {
                 let before =
                     i64::try_from(before.millis()).ok().and_then(|millis| Timestamp::from_millisecond(millis).ok());
@@ -70,6 +71,23 @@ impl Notices {
         let namespace = channel.split_once(':').map_or(channel, |(namespace, _)| namespace);
         if let Some(suppressed) = self.due(&format!("rejected {code} {namespace}")) {
             tracing::warn!(channel, code, ?class, message, suppressed, "operations are refused");
+        }
+    }
+
+    /// Texts are right for all that we know; only that nobody looked.
+    fn unverified(&mut self, channel: &str, rejection: Option<&Rejection>) {
+        let Some(suppressed) = self.due("unverified") else { return };
+        match rejection {
+            Some(Rejection { code, message, .. }) => tracing::warn!(
+                channel,
+                code,
+                message,
+                suppressed,
+                "texts are not read back: give the key the capability `history`, or set reconcile.verify = \"never\""
+            ),
+            None => {
+                tracing::warn!(channel, suppressed, "texts could not be read back in time (reconcile.verify_timeout)")
+            }
         }
     }
 

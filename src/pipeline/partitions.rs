@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use super::stay::Stay;
 use crate::engine::{
-    ConnectionId, Effect, Effects, Engine, Input, LookUp, Notice, Operation, Refusal, Reload, ReportSeq, Settings,
-    Shared, Time,
+    ConnectionId, Effect, Effects, Engine, Input, LookUp, Notice, Operation, ReadBack, Refusal, Reload, ReportSeq,
+    Settings, Shared, Time,
 };
 use crate::kafka::assignment::Assigned;
 use crate::kafka::results::{Batch, Lane, Mark};
@@ -53,6 +53,8 @@ pub(super) struct Outbox {
     pub(super) reloads: Vec<(i32, Reload)>,
     /// Messages that are looked for.
     pub(super) look_ups: Vec<LookUp>,
+    /// Messages that are read back.
+    pub(super) read_backs: Vec<ReadBack>,
     /// For the log.
     pub(super) notices: Vec<Notice>,
 }
@@ -194,6 +196,7 @@ impl Outbox {
             batch: Batch::default(),
             reloads: Vec::new(),
             look_ups: Vec::new(),
+            read_backs: Vec::new(),
             notices: Vec::new(),
         }
     }
@@ -221,6 +224,7 @@ impl Outbox {
                 Effect::DeadLetter { reason, .. } => refusal = Some(reason),
                 Effect::Reload(reload) => self.reloads.push((owned.lane.partition, *reload)),
                 Effect::LookUp(look_up) => self.look_ups.push(*look_up),
+                Effect::ReadBack(read_back) => self.read_backs.push(*read_back),
                 Effect::Notice(notice) => self.notices.push(notice),
             }
         }
@@ -241,7 +245,9 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::engine::{ChannelRules, Event, EventKind, Limits, ReconcileSettings, ReconcileWhen, Record, Template};
+    use crate::engine::{
+        ChannelRules, Event, EventKind, Limits, ReconcileSettings, ReconcileWhen, Record, Template, Verify,
+    };
     use crate::kafka::assignment::Before;
     use crate::kafka::{Ending, Handover};
 
@@ -255,7 +261,14 @@ mod tests {
             channels: ChannelRules::new(template, "tokens".into(), &["ai:*".to_owned()]).expect("rules"),
             idle: Duration::from_secs(600),
             remember: 100,
-            reconcile: ReconcileSettings { when: ReconcileWhen::Eager, debounce: Duration::ZERO, attempts: 3 },
+            reconcile: ReconcileSettings {
+                when: ReconcileWhen::Eager,
+                debounce: Duration::ZERO,
+                attempts: 3,
+                verify: Verify::Never,
+                late_check: Duration::ZERO,
+                verify_timeout: Duration::ZERO,
+            },
             refused_hold: Duration::from_secs(600),
             append_rollup: Duration::ZERO,
         }
@@ -269,6 +282,7 @@ mod tests {
         connection_rate: 50,
         channel_rate: 50,
         account_rate: 0,
+        read_back_rate: 0,
         in_flight_operations: 10,
         in_flight_bytes: 1 << 20,
         message_bytes_max: 65_536,

@@ -159,6 +159,9 @@ impl<'a> Relay<'a> {
         for look_up in self.out.look_ups.drain(..) {
             self.again.look_up(look_up);
         }
+        for read_back in self.out.read_backs.drain(..) {
+            self.again.read_back(read_back);
+        }
         for notice in self.out.notices.drain(..) {
             self.notices.say(notice);
         }
@@ -384,6 +387,9 @@ impl<'a> Relay<'a> {
             }
             Done::LookedUp { partition, id, found } => {
                 self.partitions.apply(now, partition, Input::LookedUp { id, found }, &mut self.out);
+            }
+            Done::ReadBack { partition, id, latest } => {
+                self.partitions.apply(now, partition, Input::ReadBack { id, latest }, &mut self.out);
             }
             Done::Lag(Ok(lags)) => {
                 self.health.clear("kafka");

@@ -11,7 +11,7 @@ use super::commit::Committing;
 use crate::ably::{self, Lease, Pool};
 use crate::config::{self, Config, Delivery};
 use crate::decode::{self, Decoder};
-use crate::engine::{ChannelRules, Limits, ReconcileSettings, ReconcileWhen, Settings, Template};
+use crate::engine::{ChannelRules, Limits, ReconcileSettings, ReconcileWhen, Settings, Template, Verify};
 use crate::kafka::client::Clients;
 use crate::kafka::reader::Reader;
 use crate::kafka::results::Writer;
@@ -145,6 +145,13 @@ fn engine_settings(config: &Config, topic: Arc<str>, channels: ChannelRules, lay
             },
             debounce: reconcile.debounce,
             attempts: reconcile.attempts,
+            verify: match reconcile.verify {
+                config::Verify::Never => Verify::Never,
+                config::Verify::AfterUnknown => Verify::AfterUnknown,
+                config::Verify::Always => Verify::Always,
+            },
+            late_check: reconcile.late_check,
+            verify_timeout: reconcile.verify_timeout,
         },
         refused_hold: config.ably.refused_hold,
         append_rollup: config.ably.append_rollup,
@@ -171,6 +178,7 @@ fn limits(config: &Config) -> Limits {
         connection_rate: ably.connections.rate,
         channel_rate: ably.channels.rate,
         account_rate: ably.account.rate,
+        read_back_rate: config.reconcile.verify_rate,
         in_flight_operations: ably.in_flight.operations,
         in_flight_bytes: bytes(ably.in_flight.bytes),
         message_bytes_max: bytes(ably.max_message_size),

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use super::world::Fleet;
 use crate::ably::wire::Encoding;
-use crate::engine::{Limits, ReconcileSettings, ReconcileWhen, Settings};
+use crate::engine::{Limits, ReconcileSettings, ReconcileWhen, Settings, Verify};
 use crate::sim::fault::{Fault, Odds};
 use crate::sim::link::Terms;
-use crate::sim::plan::channel_rules;
+use crate::sim::plan::{VERIFY_TIMEOUT, channel_rules};
 use crate::sim::run::Plans;
 use crate::sim::scene::{MS, SECOND, Trace};
+use crate::sim::server::LATE;
 
 /// What somebody or something does to the fleet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,8 +75,9 @@ pub(super) struct Plan {
     pub(super) commit_ms: u64,
     pub(super) session: u64,
     pub(super) transaction: u64,
-    /// How long bytes of a dead process may be under way.
-    pub(super) late: u64,
+    pub(super) verify: Verify,
+    /// How long bytes of a process that is dead may be under way, and are waited for.
+    pub(super) late_check_s: u64,
     /// How long a process is away before it starts again.
     pub(super) restart: u64,
     /// It has the same name then.
@@ -109,7 +111,8 @@ impl Plan {
             commit_ms: [5, 50, 1_000][rng.usize(..3)],
             session: [6 * SECOND, 45 * SECOND][rng.usize(..2)],
             transaction: [10 * SECOND, 60 * SECOND][rng.usize(..2)],
-            late: [250 * MS, 250 * MS][rng.usize(..2)],
+            verify: [Verify::Never, Verify::AfterUnknown, Verify::AfterUnknown, Verify::Always][rng.usize(..4)],
+            late_check_s: [2, 10, 30][rng.usize(..3)],
             restart: [10 * MS, SECOND, 20 * SECOND, 130 * SECOND][rng.usize(..4)],
             is_static: rng.bool(),
             remember: 100,
@@ -141,6 +144,9 @@ impl Plan {
                 when: ReconcileWhen::Eager,
                 debounce: Duration::from_millis(self.debounce_ms),
                 attempts: 8,
+                verify: self.verify,
+                late_check: Duration::from_secs(self.late_check_s),
+                verify_timeout: VERIFY_TIMEOUT,
             },
             refused_hold: Duration::from_secs(600),
             append_rollup: Duration::from_millis(self.rollup_ms),
@@ -155,7 +161,15 @@ impl Plan {
 
     /// What is decided for the net.
     pub(super) const fn terms(&self) -> Terms {
-        Terms { encoding: self.encoding, seed: self.seed, size: 65_536, outage: SECOND }
+        Terms { encoding: self.encoding, seed: self.seed, size: 65_536, outage: SECOND, late: self.late() }
+    }
+
+    /// How long bytes of a connection that is gone live, rollup not counted: for no longer than somebody looks.
+    pub(super) const fn late(&self) -> u64 {
+        match self.verify {
+            Verify::Never => LATE,
+            Verify::AfterUnknown | Verify::Always => self.late_check_s * SECOND - self.rollup_ms * MS - LATE,
+        }
     }
 
     /// Generous limits: the first storey plays the tight ones.
@@ -168,6 +182,7 @@ impl Plan {
             connection_rate: 1_000_000,
             channel_rate: 1_000_000,
             account_rate: 0,
+            read_back_rate: 0,
             in_flight_operations: 200,
             in_flight_bytes: 1 << 22,
             message_bytes_max: 65_536,

@@ -11,7 +11,8 @@ use super::wait::Wait;
 use super::world::Fleet;
 use super::writer::Writer;
 use crate::engine::{
-    Effect, Effects, EventKind, Found, Input, LookUp, Offset, Operation, Reload, ReportSeq, Settings, Shared, Time,
+    Effect, Effects, EventKind, Found, Input, LookUp, Offset, Operation, ReadBack, Reload, ReportSeq, Settings, Shared,
+    Time,
 };
 use crate::pipeline::stay::Stay;
 use crate::sim::fault::Fault;
@@ -55,6 +56,7 @@ pub(super) struct Owned {
 enum Question {
     Reload(Box<Reload>),
     LookUp(Box<LookUp>),
+    ReadBack(Box<ReadBack>),
 }
 
 /// A process.
@@ -171,6 +173,7 @@ impl Process {
                 Effect::DeadLetter { offset, .. } => self.batch.letters.push((owned.lane, offset)),
                 Effect::Reload(reload) => self.asked.push((partition, Question::Reload(reload))),
                 Effect::LookUp(look_up) => self.asked.push((partition, Question::LookUp(look_up))),
+                Effect::ReadBack(read_back) => self.asked.push((partition, Question::ReadBack(read_back))),
                 Effect::Notice(_) => {}
             }
         }
@@ -314,6 +317,11 @@ impl Fleet {
                 note!(self.scene, "p{p} looked up {}: {found:?}", look_up.head.response_id);
                 self.apply(p, partition, Input::LookedUp { id: look_up.id, found });
             }
+            Question::ReadBack(read_back) => {
+                let latest = self.net.server.read(&mut self.scene, &read_back.serial);
+                note!(self.scene, "p{p} read back {}: {latest:?}", read_back.head.response_id);
+                self.apply(p, partition, Input::ReadBack { id: read_back.id, latest });
+            }
         }
         self.act(p)
     }
@@ -333,7 +341,7 @@ impl Fleet {
     /// A process is killed.
     pub(super) fn die(&mut self, p: usize) {
         note!(self.scene, "p{p} dies");
-        self.net.kill(&mut self.scene, p, self.plan.late);
+        self.net.kill(&mut self.scene, p, self.plan.late());
         let process = &mut self.processes[p];
         process.alive = false;
         process.stays.clear();

@@ -213,7 +213,7 @@ impl Fleet {
             resent: false,
         };
         let answers: Vec<Answer> = left.into_iter().map(|(_, operation)| answer(operation)).collect();
-        self.net.kill(&mut self.scene, p, self.plan.late);
+        self.net.kill(&mut self.scene, p, self.plan.late());
         for answer in answers {
             self.apply(p, answer.op.partition as usize, Input::Answer(answer));
         }

@@ -63,6 +63,8 @@ pub(super) enum Fault {
     SlowIntake,
     /// The history of a channel cannot be read.
     Unreadable,
+    /// A message is read as it was before.
+    StaleRead,
     /// Records that were read before are gone from the topic.
     InputLost,
     /// Records that cannot be decoded, or that name a channel that is not allowed.
@@ -71,7 +73,7 @@ pub(super) enum Fault {
 
 impl Fault {
     /// Every kind.
-    pub(super) const ALL: [Self; 32] = [
+    pub(super) const ALL: [Self; 33] = [
         Self::Rate,
         Self::Transient,
         Self::UpdatesRefused,
@@ -102,6 +104,7 @@ impl Fault {
         Self::SlowResults,
         Self::SlowIntake,
         Self::Unreadable,
+        Self::StaleRead,
         Self::InputLost,
         Self::Hostile,
     ];

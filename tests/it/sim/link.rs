@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::fault::Fault;
 use super::frames;
 use super::scene::{Broken, Due, Kept, MS, SECOND, Scene, hold, note};
-use super::server::{LATE, Server};
+use super::server::Server;
 use crate::ably::fault::Error;
 use crate::ably::session::{Action, Details, Session, Settings};
 use crate::ably::wire::Encoding;
@@ -32,6 +32,8 @@ pub(super) struct Terms {
     pub(super) size: usize,
     /// How long an outage lasts.
     pub(super) outage: u64,
+    /// How long bytes of a transport that is gone live.
+    pub(super) late: u64,
 }
 
 /// One of a process's connections.
@@ -227,7 +229,7 @@ impl Net {
         if let (Transport::Open, Some(c)) = (link.transport, link.connection)
             && self.server.connections[c].attached
         {
-            self.server.cut(scene, c, LATE);
+            self.server.cut(scene, c, self.terms.late);
         }
         self.links[l].transport = Transport::None;
     }
@@ -242,7 +244,7 @@ impl Net {
             return;
         }
         note!(scene, "link {l}: its transport breaks");
-        self.server.cut(scene, c, LATE);
+        self.server.cut(scene, c, self.terms.late);
         if scene.strikes(Fault::Outage) {
             self.outage_until = (scene.now + self.terms.outage).min(scene.calm_from);
         }

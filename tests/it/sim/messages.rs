@@ -1,7 +1,7 @@
 //! Messages on channels: what creates, appends and updates make of them, taken or refused.
 
 use super::{Server, Verdict};
-use crate::engine::{OpKind, Serial, Status};
+use crate::engine::{Latest, OpKind, Serial, Status};
 use crate::sim::fault::Fault;
 use crate::sim::frames::Frame;
 use crate::sim::scene::{Due, SECOND, Scene, note};
@@ -25,6 +25,8 @@ pub(in crate::sim) struct Message {
     /// Texts of rejected appends that will appear, and whether they stay.
     ghosts: Vec<(String, bool)>,
     version: u64,
+    /// What it was before its latest version.
+    before: Option<(u64, String, Status)>,
     /// The newest version that the client has been told of.
     pub(super) told: u64,
     rolling: Vec<Rolling>,
@@ -45,6 +47,14 @@ impl Message {
     /// The serial of its latest version.
     pub(in crate::sim) fn latest(&self) -> Serial {
         serial(self.version)
+    }
+
+    /// What a read of it gives.
+    pub(super) fn read(&self, stale: bool) -> Latest {
+        let now = || (self.version, self.text.clone(), self.status);
+        let (version, text, status) = self.before.clone().filter(|_| stale).unwrap_or_else(now);
+        let status = status.as_str().to_owned();
+        Latest::Message { version: Some(serial(version)), text, status, ours: true }
     }
 }
 
@@ -88,6 +98,7 @@ impl Server {
             base: frame.text.to_string(),
             ghosts: Vec::new(),
             version: self.clock,
+            before: None,
             told: 0,
             rolling: Vec::new(),
         });
@@ -167,6 +178,7 @@ impl Server {
     fn publish(&mut self, m: usize, text: &str, status: Status) -> Serial {
         self.clock += 1;
         let message = &mut self.messages[m];
+        message.before = Some((message.version, message.text.clone(), message.status));
         message.text.clone_from(&message.base);
         for (ghost, stays) in message.ghosts.drain(..) {
             message.text.push_str(&ghost);
@@ -191,6 +203,7 @@ impl Server {
         let superseded: Vec<_> = message.rolling.extract_if(.., |rolling| rolling.connection == c).collect();
         message.ghosts.clear();
         self.clock += 1;
+        message.before = Some((message.version, message.text.clone(), message.status));
         message.text = frame.text.to_string();
         message.status = frame.status;
         message.version = self.clock;

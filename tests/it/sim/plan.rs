@@ -8,9 +8,13 @@ use super::fault::{Fault, Odds};
 use super::link::Terms;
 use super::run::Plans;
 use super::scene::{MS, SECOND, Trace};
+use super::server::LATE;
 use super::world::World;
 use crate::ably::wire::Encoding;
-use crate::engine::{ChannelRules, Limits, ReconcileSettings, ReconcileWhen, Settings, Template};
+use crate::engine::{ChannelRules, Limits, ReconcileSettings, ReconcileWhen, Settings, Template, Verify};
+
+/// Longer than any fault: nothing settles unverified.
+pub(super) const VERIFY_TIMEOUT: Duration = Duration::from_secs(86_400);
 
 /// What a run plays.
 #[derive(Debug, Clone)]
@@ -35,6 +39,9 @@ pub(super) struct Plan {
     pub(super) idle_s: u64,
     pub(super) remember: usize,
     pub(super) limits: Limits,
+    pub(super) verify: Verify,
+    /// How long bytes of a connection that is gone may be under way, and are waited for.
+    pub(super) late_check_s: u64,
     /// How long an outage lasts.
     pub(super) outage_s: u64,
     /// How long faults go on after the last record.
@@ -79,6 +86,8 @@ impl Plan {
             idle_s: [2, 20, 600, 600][rng.usize(..4)],
             remember: [0, 1, 2, 100, 100][rng.usize(..5)],
             limits: limits(rng),
+            verify: [Verify::Never, Verify::AfterUnknown, Verify::AfterUnknown, Verify::Always][rng.usize(..4)],
+            late_check_s: [2, 10][rng.usize(..2)],
             outage_s: [1, 60, 130, 1_800][rng.usize(..4)],
             faults_s: [0, 2, 30, 300][rng.usize(..4)],
             update_code: [50_003, 42_911, 42_914, 42_917, 50_001][rng.usize(..5)],
@@ -99,6 +108,7 @@ impl Plan {
             connection_rate: 1_000_000,
             channel_rate: 1_000_000,
             account_rate: 0,
+            read_back_rate: 0,
             in_flight_operations: 200,
             in_flight_bytes: 1 << 22,
             message_bytes_max: 65_536,
@@ -140,6 +150,9 @@ impl Plan {
                 when: self.when,
                 debounce: Duration::from_millis(self.debounce_ms),
                 attempts: self.attempts,
+                verify: self.verify,
+                late_check: Duration::from_secs(self.late_check_s),
+                verify_timeout: VERIFY_TIMEOUT,
             },
             refused_hold: Duration::from_secs(600),
             append_rollup: Duration::from_millis(self.rollup_ms),
@@ -153,12 +166,21 @@ impl Plan {
             seed: self.seed,
             size: self.limits.message_bytes_max,
             outage: self.outage_s * SECOND,
+            late: self.late(),
         }
     }
 
     /// The server's rollup window.
     pub(super) const fn rollup(&self) -> u64 {
         self.rollup_ms * MS
+    }
+
+    /// How long bytes of a connection that is gone live, rollup not counted: for no longer than somebody looks.
+    const fn late(&self) -> u64 {
+        match self.verify {
+            Verify::Never => LATE,
+            Verify::AfterUnknown | Verify::Always => self.late_check_s * SECOND - self.rollup() - LATE,
+        }
     }
 
     /// How long after the end of a connection its messages are left alone.
@@ -203,6 +225,7 @@ impl Plans for Plan {
         plans.push(Self { channels: 1, ..plan.clone() });
         plans.push(Self { silent: 0, ..plan.clone() });
         plans.push(Self { faults_s: 0, ..plan.clone() });
+        plans.push(Self { verify: Verify::Never, ..plan.clone() });
         plans.push(plan.clone());
         plans
     }
@@ -226,6 +249,7 @@ fn limits(rng: &mut fastrand::Rng) -> Limits {
         connection_rate: rate(rng),
         channel_rate: rate(rng),
         account_rate: [0, 0, 0, 20][rng.usize(..4)],
+        read_back_rate: [0, 0, 5][rng.usize(..3)],
         in_flight_operations: u32::try_from(tight(rng, 200, [1, 2, 5])).unwrap_or(1),
         in_flight_bytes: tight(rng, 1 << 22, [1, 3_000, 10_000]),
         message_bytes_max: match rng.u8(..30) {

@@ -11,7 +11,7 @@ use std::collections::{HashMap, VecDeque};
 use super::fault::Fault;
 use super::frames::Frame;
 use super::scene::{Due, MS, SECOND, Scene, note};
-use crate::engine::{OpKind, Serial};
+use crate::engine::{Latest, OpKind, Serial};
 use messages::{Message, serial};
 
 /// How long the server keeps a connection without a transport.
@@ -284,6 +284,16 @@ impl Server {
         if let (Some(m), Ok(version)) = (self.by_serial.get(message), version.parse::<u64>()) {
             let message = &mut self.messages[*m];
             message.told = message.told.max(version);
+        }
+    }
+
+    /// What a message is when it is read.
+    pub(crate) fn read(&self, scene: &mut Scene, message: &Serial) -> Latest {
+        let message = self.by_serial.get(message).map(|m| &self.messages[*m]).filter(|message| !message.gone);
+        match message {
+            _ if scene.strikes(Fault::Unreadable) => Latest::Unreadable,
+            None => Latest::Unreadable,
+            Some(message) => message.read(scene.strikes(Fault::StaleRead)),
         }
     }
 

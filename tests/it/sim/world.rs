@@ -12,7 +12,9 @@ use super::run::Plays;
 use super::scene::{Due, Kept, MS, SECOND, START, Scene, Struck, Trace, hold, note};
 use super::server::Server;
 use super::topic::{self, Log};
-use crate::engine::{Effect, Effects, Engine, EventKind, Fact, Found, Input, LookUp, Record, Reload, Shared, Time};
+use crate::engine::{
+    Effect, Effects, Engine, EventKind, Fact, Found, Input, LookUp, ReadBack, Record, Reload, Shared, Time,
+};
 
 /// Steps that a run may take; more is a livelock.
 const STEPS_MAX: u64 = 200_000;
@@ -49,6 +51,7 @@ struct Intake {
 enum Question {
     Reload(Box<Reload>),
     LookUp(Box<LookUp>),
+    ReadBack(Box<ReadBack>),
 }
 
 impl World {
@@ -187,6 +190,7 @@ impl World {
             }
             Effect::Reload(reload) => self.ask(p, Question::Reload(reload)),
             Effect::LookUp(look_up) => self.ask(p, Question::LookUp(look_up)),
+            Effect::ReadBack(read_back) => self.ask(p, Question::ReadBack(read_back)),
             Effect::Notice(_) => Ok(()),
         }
     }
@@ -221,6 +225,11 @@ impl World {
                 };
                 note!(self.scene, "looked up {}: {found:?}", look_up.head.response_id);
                 self.apply(p, Input::LookedUp { id: look_up.id, found })
+            }
+            Some(Question::ReadBack(read_back)) => {
+                let latest = self.net.server.read(&mut self.scene, &read_back.serial);
+                note!(self.scene, "read back {}: {latest:?}", read_back.head.response_id);
+                self.apply(p, Input::ReadBack { id: read_back.id, latest })
             }
         }
     }

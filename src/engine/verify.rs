@@ -1,0 +1,126 @@
+//! Reading back: whether the text on the channel is ours, asked before a response settles.
+//!
+//! An acknowledged full text is not the last word after an outcome that nobody knows, or after a takeover: bytes of a
+//! connection that is gone may still land behind it. So the message is read once all is said and nothing is in flight, and
+//! once more when nothing can land any more. What differs is mended, and read again.
+
+use std::time::Duration;
+
+use super::backoff;
+use super::effect::Latest;
+use super::next::Next;
+use super::response::Response;
+use super::settings::{ReconcileSettings, Settings, Verify};
+use super::time::Time;
+
+/// Reads are eventually consistent: how soon one that says nothing of use is repeated at first.
+const READ_AGAIN: Duration = Duration::from_millis(250);
+
+/// Why a response fails whose message somebody else has changed.
+const CHANGED: &str = "changed-by-other";
+
+/// What is to be read back before a response settles.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Check {
+    /// Bytes of a connection that is gone may land until then.
+    late_until: Time,
+    not_before: Time,
+    /// When the read-back that is under way was asked for.
+    asked: Option<Time>,
+    /// Since when reads have said nothing of use, and how many.
+    in_vain: Option<(Time, u32)>,
+    /// How often the text on the channel was another than ours.
+    differed: u32,
+}
+
+impl Response {
+    /// Nobody knows what became of an operation. `late`: the connection that carried it is gone, and its bytes may be under
+    /// way.
+    pub(super) fn doubt(&mut self, now: Time, late: bool, policy: &ReconcileSettings) {
+        if policy.verify == Verify::Never {
+            return;
+        }
+        let check = self.check.get_or_insert_default();
+        if late {
+            check.late_until = check.late_until.max(now + policy.late_check);
+        }
+    }
+
+    /// Whether it is to be read back before it is over.
+    pub(super) fn is_unverified(&self) -> bool {
+        self.check.is_some()
+    }
+
+    /// All is said and answered: it is over, or it is read back first.
+    pub(super) fn next_check(&self, now: Time, policy: &ReconcileSettings) -> Next {
+        match &self.check {
+            None if policy.verify == Verify::Always && self.verified.is_none() => Next::ReadBack,
+            None => Next::Settle,
+            Some(check) if check.asked.is_some() => Next::Nothing,
+            Some(check) if now < check.not_before => Next::At(check.not_before),
+            Some(_) => Next::ReadBack,
+        }
+    }
+
+    /// Its message is being read back.
+    pub(super) fn asked_back(&mut self, now: Time) {
+        self.check.get_or_insert_default().asked = Some(now);
+    }
+
+    /// Takes in what its message was when it was read back.
+    pub(super) fn read_back(&mut self, now: Time, latest: Latest, settings: &Settings) {
+        let said = self.is_said();
+        let Some(check) = &mut self.check else { return };
+        let Some(asked) = check.asked.take().filter(|_| said) else { return };
+        let policy = &settings.reconcile;
+        match latest {
+            Latest::Message { version, .. } if version.as_deref().unwrap_or_default() < &*self.version => {
+                self.read_in_vain(now, policy);
+            }
+            Latest::Message { ours: false, .. } | Latest::Deleted => {
+                self.given_up.get_or_insert(CHANGED.into());
+            }
+            Latest::Message { version, text, status, .. } => {
+                let same = self.text.equals(&text) && self.end.is_some_and(|end| end.as_str() == status);
+                if same && asked >= check.late_until {
+                    self.verified_as(true);
+                } else if same {
+                    check.in_vain = None;
+                    check.not_before = check.late_until;
+                } else {
+                    check.differed += 1;
+                    let too_often = check.differed >= policy.attempts;
+                    self.raise_version(version.as_ref());
+                    self.repair.taint(now, policy.debounce);
+                    if too_often {
+                        self.given_up.get_or_insert(CHANGED.into());
+                    }
+                }
+            }
+            Latest::Unreadable => self.read_in_vain(now, policy),
+            Latest::Refused(_) => self.verified_as(false),
+        }
+    }
+
+    /// The next read may say more, or it takes too long, and then it is over without.
+    fn read_in_vain(&mut self, now: Time, policy: &ReconcileSettings) {
+        let Some(check) = &mut self.check else { return };
+        let (since, times) = check.in_vain.unwrap_or((now, 0));
+        check.in_vain = Some((since, times + 1));
+        check.not_before = now + backoff::delay(READ_AGAIN, times + 1);
+        if now.since(since) >= policy.verify_timeout {
+            self.verified_as(false);
+        }
+    }
+
+    fn verified_as(&mut self, verified: bool) {
+        self.check = None;
+        self.verified = Some(verified);
+    }
+
+    /// Whether all is said, answered and believed to be right.
+    fn is_said(&self) -> bool {
+        let pending = self.gone || self.given_up.is_some() || self.repair.is_tainted() || self.has_more_to_send();
+        self.end.is_some() && self.terminal_sent && self.in_flight.is_empty() && !pending
+    }
+}
