@@ -16,6 +16,9 @@ use super::time::Time;
 /// Reads are eventually consistent: how soon one that says nothing of use is repeated at first.
 const READ_AGAIN: Duration = Duration::from_millis(250);
 
+/// How often a text may be another than ours before it is somebody's who will not give way.
+const DIFFERED_MAX: u32 = 16;
+
 /// Why a response fails whose message somebody else has changed.
 const CHANGED: &str = "changed-by-other";
 
@@ -75,42 +78,53 @@ impl Response {
         let policy = &settings.reconcile;
         match latest {
             Latest::Message { version, .. } if version.as_deref().unwrap_or_default() < &*self.version => {
-                self.read_in_vain(now, policy);
+                self.read_or_settle(now, policy);
             }
             Latest::Message { ours: false, .. } | Latest::Deleted => {
                 self.given_up.get_or_insert(CHANGED.into());
             }
             Latest::Message { version, text, status, .. } => {
                 let same = self.text.equals(&text) && self.end.is_some_and(|end| end.as_str() == status);
+                let newer = version.as_deref().unwrap_or_default() > &*self.version;
+                let patient = check.in_vain.is_none_or(|(since, _)| now.since(since) < policy.verify_timeout);
                 if same && asked >= check.late_until {
                     self.verified_as(true);
                 } else if same {
                     check.in_vain = None;
                     check.not_before = check.late_until;
+                } else if !newer && patient {
+                    // What was taken without a version of its own may not be in it yet.
+                    self.read_in_vain(now);
                 } else {
                     check.differed += 1;
-                    let too_often = check.differed >= policy.attempts;
+                    check.in_vain = None;
+                    let too_often = check.differed >= DIFFERED_MAX;
                     self.raise_version(version.as_ref());
-                    self.repair.taint(now, policy.debounce);
+                    self.repair.failed(now, policy.debounce);
                     if too_often {
                         self.given_up.get_or_insert(CHANGED.into());
                     }
                 }
             }
-            Latest::Unreadable => self.read_in_vain(now, policy),
+            Latest::Unreadable => self.read_or_settle(now, policy),
             Latest::Refused(_) => self.verified_as(false),
         }
     }
 
     /// The next read may say more, or it takes too long, and then it is over without.
-    fn read_in_vain(&mut self, now: Time, policy: &ReconcileSettings) {
+    fn read_or_settle(&mut self, now: Time, policy: &ReconcileSettings) {
+        self.read_in_vain(now);
+        let since = self.check.as_ref().and_then(|check| check.in_vain);
+        if since.is_some_and(|(since, _)| now.since(since) >= policy.verify_timeout) {
+            self.verified_as(false);
+        }
+    }
+
+    fn read_in_vain(&mut self, now: Time) {
         let Some(check) = &mut self.check else { return };
         let (since, times) = check.in_vain.unwrap_or((now, 0));
         check.in_vain = Some((since, times + 1));
         check.not_before = now + backoff::delay(READ_AGAIN, times + 1);
-        if now.since(since) >= policy.verify_timeout {
-            self.verified_as(false);
-        }
     }
 
     fn verified_as(&mut self, verified: bool) {
