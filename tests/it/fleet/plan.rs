@@ -11,7 +11,7 @@ use crate::sim::link::Terms;
 use crate::sim::plan::{VERIFY_TIMEOUT, channel_rules};
 use crate::sim::run::Plans;
 use crate::sim::scene::{MS, SECOND, Trace};
-use crate::sim::server::LATE;
+use crate::sim::server::{LANDED, LATE};
 
 /// What somebody or something does to the fleet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,7 +112,7 @@ impl Plan {
             session: [6 * SECOND, 45 * SECOND][rng.usize(..2)],
             transaction: [10 * SECOND, 60 * SECOND][rng.usize(..2)],
             verify: [Verify::Never, Verify::AfterUnknown, Verify::AfterUnknown, Verify::Always][rng.usize(..4)],
-            late_check_s: [2, 10, 30][rng.usize(..3)],
+            late_check_s: [5, 10, 30][rng.usize(..3)],
             restart: [10 * MS, SECOND, 20 * SECOND, 130 * SECOND][rng.usize(..4)],
             is_static: rng.bool(),
             remember: 100,
@@ -168,7 +168,7 @@ impl Plan {
     pub(super) const fn late(&self) -> u64 {
         match self.verify {
             Verify::Never => LATE,
-            Verify::AfterUnknown | Verify::Always => self.late_check_s * SECOND - self.rollup_ms * MS - LATE,
+            Verify::AfterUnknown | Verify::Always => self.late_check_s * SECOND - self.rollup_ms * MS - LANDED,
         }
     }
 

@@ -22,9 +22,22 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "a repair does not wait for what is in flight",
         "engine/next.rs",
-        "return if quiet { self.next_update(now, when) } else { Next::Nothing };",
-        "return self.next_update(now, when);",
+        "return if quiet { self.next_update(now, policy) } else { Next::Nothing };",
+        "return self.next_update(now, policy);",
     ),
+    mutant(
+        "nobody looks again when nothing can land any more",
+        "engine/verify.rs",
+        "if same && asked >= check.late_until {",
+        "if same {",
+    ),
+    mutant(
+        "what differs is believed to be right",
+        "engine/verify.rs",
+        "let same = self.text.equals(&text) &&",
+        "let same = !text.is_empty() &&",
+    ),
+    mutant("what may be under way is not told to the next owner", "engine.rs", "&& !any(Response::is_unverified)", ""),
     mutant(
         "the terminal marker is omitted",
         "engine/next.rs",

@@ -9,6 +9,9 @@ use crate::sim::scene::{Due, SECOND, Scene, note};
 /// How long the server recognises the id of a create.
 const IDEMPOTENCY: u64 = 120 * SECOND;
 
+/// For how long a message may be read as it was before.
+pub(in crate::sim) const STALE: u64 = 2 * SECOND;
+
 /// A message on a channel.
 #[derive(Debug)]
 pub(in crate::sim) struct Message {
@@ -27,6 +30,8 @@ pub(in crate::sim) struct Message {
     version: u64,
     /// What it was before its latest version.
     before: Option<(u64, String, Status)>,
+    /// When its latest version was made.
+    changed: u64,
     /// The newest version that the client has been told of.
     pub(super) told: u64,
     rolling: Vec<Rolling>,
@@ -50,7 +55,8 @@ impl Message {
     }
 
     /// What a read of it gives.
-    pub(super) fn read(&self, stale: bool) -> Latest {
+    pub(super) fn read(&self, scene: &mut Scene) -> Latest {
+        let stale = scene.now < self.changed + STALE && scene.strikes(Fault::StaleRead);
         let now = || (self.version, self.text.clone(), self.status);
         let (version, text, status) = self.before.clone().filter(|_| stale).unwrap_or_else(now);
         let status = status.as_str().to_owned();
@@ -99,6 +105,7 @@ impl Server {
             ghosts: Vec::new(),
             version: self.clock,
             before: None,
+            changed: scene.now,
             told: 0,
             rolling: Vec::new(),
         });
@@ -127,7 +134,7 @@ impl Server {
                 frames: Vec::new(),
             };
             message.rolling.push(rolling);
-            return Verdict::Ack(Some(self.publish(m, &frame.text, frame.status)));
+            return Verdict::Ack(Some(self.publish(scene.now, m, &frame.text, frame.status)));
         };
         let rolling = &mut message.rolling[at];
         rolling.text.push_str(&frame.text);
@@ -166,7 +173,7 @@ impl Server {
                 }
                 self.say(&group, |_| Verdict::Nack(42_913));
             } else {
-                let version = self.publish(m, &group.text, group.status);
+                let version = self.publish(scene.now, m, &group.text, group.status);
                 let nulls = scene.strikes(Fault::NullSerials);
                 let last = group.frames.last().copied();
                 self.say(&group, |frame| Verdict::Ack((!nulls || Some(frame) == last).then(|| version.clone())));
@@ -175,10 +182,11 @@ impl Server {
         }
     }
 
-    fn publish(&mut self, m: usize, text: &str, status: Status) -> Serial {
+    fn publish(&mut self, now: u64, m: usize, text: &str, status: Status) -> Serial {
         self.clock += 1;
         let message = &mut self.messages[m];
         message.before = Some((message.version, message.text.clone(), message.status));
+        message.changed = now;
         message.text.clone_from(&message.base);
         for (ghost, stays) in message.ghosts.drain(..) {
             message.text.push_str(&ghost);
@@ -204,6 +212,7 @@ impl Server {
         message.ghosts.clear();
         self.clock += 1;
         message.before = Some((message.version, message.text.clone(), message.status));
+        message.changed = scene.now;
         message.text = frame.text.to_string();
         message.status = frame.status;
         message.version = self.clock;

@@ -8,7 +8,7 @@ use super::fault::{Fault, Odds};
 use super::link::Terms;
 use super::run::Plans;
 use super::scene::{MS, SECOND, Trace};
-use super::server::LATE;
+use super::server::{LANDED, LATE};
 use super::world::World;
 use crate::ably::wire::Encoding;
 use crate::engine::{ChannelRules, Limits, ReconcileSettings, ReconcileWhen, Settings, Template, Verify};
@@ -87,7 +87,7 @@ impl Plan {
             remember: [0, 1, 2, 100, 100][rng.usize(..5)],
             limits: limits(rng),
             verify: [Verify::Never, Verify::AfterUnknown, Verify::AfterUnknown, Verify::Always][rng.usize(..4)],
-            late_check_s: [2, 10][rng.usize(..2)],
+            late_check_s: [5, 10][rng.usize(..2)],
             outage_s: [1, 60, 130, 1_800][rng.usize(..4)],
             faults_s: [0, 2, 30, 300][rng.usize(..4)],
             update_code: [50_003, 42_911, 42_914, 42_917, 50_001][rng.usize(..5)],
@@ -179,7 +179,7 @@ impl Plan {
     const fn late(&self) -> u64 {
         match self.verify {
             Verify::Never => LATE,
-            Verify::AfterUnknown | Verify::Always => self.late_check_s * SECOND - self.rollup() - LATE,
+            Verify::AfterUnknown | Verify::Always => self.late_check_s * SECOND - self.rollup() - LANDED,
         }
     }
 

@@ -20,6 +20,9 @@ const STATE_TTL: u64 = 120 * SECOND;
 /// Bytes under way when a process ends a connection live no longer than this (rollup not counted).
 pub(super) const LATE: u64 = 250 * MS;
 
+/// How long before somebody looks for the last time what a connection has left behind has landed, rollup not counted.
+pub(crate) const LANDED: u64 = LATE + messages::STALE;
+
 /// What the server says of a frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Verdict {
@@ -293,7 +296,7 @@ impl Server {
         match message {
             _ if scene.strikes(Fault::Unreadable) => Latest::Unreadable,
             None => Latest::Unreadable,
-            Some(message) => message.read(scene.strikes(Fault::StaleRead)),
+            Some(message) => message.read(scene),
         }
     }
 
