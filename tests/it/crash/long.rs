@@ -87,6 +87,7 @@ async fn a_relay_that_wakes_up_after_another_took_over_leaves_nothing_wrong() {
     stage.relay(0).signal("CONT").await;
     stage.relay(0).says("partitions lost", lost + 1).await;
     stage.relay(0).says("ransaction", 1).await;
+    stage.replace_if_fenced(0).await;
     stage.proceed(50).await;
     let counts = stage.judge().await;
     eprintln!("{counts}");

@@ -113,6 +113,20 @@ impl Stage {
         assert!(code.is_some_and(|code| ENDS.contains(&code)), "it ended with {code:?}");
     }
 
+    /// A process that was fenced off in the middle of a commit cannot know whether that was taken. It ends, and whoever
+    /// watches it starts it again.
+    pub(super) async fn replace_if_fenced(&mut self, number: usize) {
+        const UNAVAILABLE: i32 = 69;
+        let member = &mut self.relays[number].member;
+        if member.said("the writer of results has ended").is_empty() {
+            return;
+        }
+        let ended = member.ends().await;
+        assert_eq!(ended.code(), Some(UNAVAILABLE), "{ended}");
+        let next = self.start(&self.relays[number].settings);
+        self.past.push(std::mem::replace(&mut self.relays[number].member, next));
+    }
+
     async fn replace(&mut self, number: usize, signal: &str) -> Option<i32> {
         self.relays[number].member.check_alive();
         let ended = self.relays[number].member.end(signal).await;

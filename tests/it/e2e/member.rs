@@ -124,6 +124,11 @@ impl Member {
     /// Sends a signal that ends it, and waits for that.
     pub(crate) async fn end(&mut self, signal: &str) -> ExitStatus {
         self.signal(signal).await;
+        self.ends().await
+    }
+
+    /// Waits until it has ended.
+    pub(crate) async fn ends(&mut self) -> ExitStatus {
         let ended = timeout(PATIENCE, self.child.wait()).await;
         ended.unwrap_or_else(|_| panic!("it does not end:\n{}", self.log())).expect("it was ours")
     }
