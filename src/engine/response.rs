@@ -3,6 +3,8 @@
 //! This file takes events and answers in; [`next`](super::next) decides what leaves. Nothing here sends, and nothing here
 //! knows of other responses.
 
+mod books;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,11 +16,12 @@ use super::ledger::Hold;
 use super::op::{Head, OpKind, Status};
 use super::outcome::{Answer, Class, Doubt, Outcome, Rejection, Serial};
 use super::reconcile::{Repair, settling_time};
-use super::record::{Cause, Reopens, Stamp};
+use super::record::{Reopens, Stamp};
 use super::settings::{ReconcileWhen, Settings};
 use super::text::Text;
 use super::time::Time;
 use super::verify::Check;
+pub(super) use books::{Counts, Create, InFlight, Pending, Takeover};
 
 /// One part of a response that is not settled.
 #[derive(Debug, Clone)]
@@ -84,67 +87,6 @@ pub(super) struct Response {
     /// The earliest moment for which a timer stands.
     pub(super) timer: Option<Time>,
     pub(super) traceparent: Option<Arc<str>>,
-}
-
-/// What waits to be sent.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Pending {
-    /// The records that it came with, if any.
-    pub(super) span: Option<(Offset, Offset)>,
-    pub(super) tokens: u32,
-    /// Since when its oldest token has been waiting.
-    pub(super) since: Time,
-}
-
-/// The create, as it was first sent: a retry is identical.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Create {
-    /// Bytes of text that it carried, once it was sent.
-    pub(super) bytes: Option<usize>,
-    /// Its text, kept when the response's own text was replaced.
-    pub(super) text: Option<Box<str>>,
-    pub(super) status: Option<Status>,
-    pub(super) span: (Offset, Offset),
-    pub(super) tokens: u32,
-    /// When its id was first used; none if the channel's history has been searched in vain since.
-    pub(super) sent_at: Option<Time>,
-    /// One try was not taken or its outcome is unknown: whether the message shows its text, nobody knows.
-    doubtful: bool,
-    /// How many messages were made for this response before this one and are gone.
-    pub(super) remade: u32,
-}
-
-/// An operation that has not been answered.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct InFlight {
-    pub(super) seq: u32,
-    pub(super) kind: OpKind,
-    pub(super) cause: Cause,
-    pub(super) span: (Offset, Offset),
-    pub(super) tokens: u32,
-    pub(super) bytes: usize,
-    pub(super) attempt: u32,
-    pub(super) sent_at: Time,
-    pub(super) queued: Duration,
-}
-
-/// A former owner may have sent what is below an offset.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Takeover {
-    pub(super) before: Offset,
-}
-
-/// What the response's record sums up.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Counts {
-    pub(super) tokens: u64,
-    pub(super) operations: u32,
-    pub(super) rejected: u32,
-    pub(super) unknown: u32,
-    pub(super) repairs: u32,
-    pub(super) gaps: u64,
-    pub(super) duplicates: u64,
-    pub(super) reopened: u32,
 }
 
 impl Response {
@@ -480,24 +422,5 @@ impl Response {
             None => {}
         }
         self.expected_seq = Some(self.expected_seq.unwrap_or(0).max(seq.saturating_add(1)));
-    }
-}
-
-impl Create {
-    /// A create that a former owner sent.
-    pub(super) fn first_sent(bytes: usize, span: (Offset, Offset), tokens: u32, sent_at: Time, remade: u32) -> Self {
-        Self { bytes: Some(bytes), span, tokens, sent_at: Some(sent_at), remade, ..Self::default() }
-    }
-}
-
-impl Pending {
-    fn extend(&mut self, now: Time, offset: Offset) {
-        match &mut self.span {
-            Some((_, last)) => *last = offset,
-            None => {
-                self.span = Some((offset, offset));
-                self.since = now;
-            }
-        }
     }
 }

@@ -183,6 +183,17 @@ fn rendered(said: &str) -> String {
 #[test]
 #[cfg_attr(debug_assertions, ignore = "takes minutes; the test command runs it in release")]
 fn the_simulator_catches_every_planted_bug() {
+    catches(|mutant| !mutant.long);
+}
+
+#[test]
+#[ignore = "takes minutes: tests/run --long"]
+fn long_the_simulator_catches_the_rest() {
+    catches(|mutant| mutant.long);
+}
+
+fn catches(wanted: impl Fn(&Mutant) -> bool) {
+    let mutants: &Vec<_> = &MUTANTS.iter().filter(|mutant| wanted(mutant)).collect();
     let taken = AtomicUsize::new(0);
     let try_out_some = &|number| {
         let bench = Bench::new(number);
@@ -190,7 +201,7 @@ fn the_simulator_catches_every_planted_bug() {
             assert_eq!(bench.play(), None, "without a bug nothing is to be caught");
         }
         let mut survivors = Vec::new();
-        while let Some(mutant) = MUTANTS.get(taken.fetch_add(1, Ordering::Relaxed)) {
+        while let Some(mutant) = mutants.get(taken.fetch_add(1, Ordering::Relaxed)) {
             let broken = bench.try_out(mutant);
             eprintln!("{:<60} {}", mutant.name, broken.as_deref().unwrap_or("SURVIVES"));
             survivors.extend(broken.is_none().then_some(mutant.name));

@@ -249,7 +249,7 @@ fn troubles(rng: &mut Rng) -> (&'static str, Faults) {
     match rng.u8(..5) {
         0 => ("refusals", Faults { reject: 0.2, reject_applied: 0.2, ..some }),
         1 => ("lost answers", Faults { lose_ack: 0.03, skip_ack: 0.02, ..some }),
-        2 => ("dropped connections", Faults { drop: 0.03, late_apply: 50, ..some }),
+        2 => ("dropped connections", Faults { drop: 0.03, late_apply: 3_000, ..some }),
         3 => ("rate limits", Faults { rate_limit: 30, channel_rate_limit: 10, ..some }),
         _ => ("slow answers", Faults { delay: 200, fail_requests: 0.2, ..some }),
     }
