@@ -196,6 +196,10 @@ impl Response {
         if operation.kind == OpKind::Create && answer.outcome == (Outcome::Acked { serial: None }) {
             answer.outcome = Outcome::Unknown(Doubt::NoSerial);
         }
+        if answer.resent {
+            // What the broken transport still held may land behind what was written again.
+            self.doubt(now, true, &settings.reconcile);
+        }
         match &answer.outcome {
             Outcome::Acked { serial } => self.acked(now, operation, serial.as_ref(), answer.resent, settings),
             Outcome::Rejected(rejection) => self.rejected(now, operation, rejection, settings),

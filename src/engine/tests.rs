@@ -135,6 +135,13 @@ impl Story {
         self.answer(operation, Outcome::Acked { serial: Some(serial.into()) })
     }
 
+    /// Taken after its frame was written again on a connection that was resumed.
+    fn ack_resent(&mut self, operation: &Operation) -> Vec<Operation> {
+        self.answered += 1;
+        let outcome = Outcome::Acked { serial: Some(format!("{:08}", self.answered).into()) };
+        self.apply(Input::Answer(Answer { op: operation.id, connection: 0, outcome, resent: true }))
+    }
+
     fn reject(&mut self, operation: &Operation, class: Class, code: u32) -> Vec<Operation> {
         let rejection = Rejection { code, status_code: 400, class, message: String::new() };
         self.answer(operation, Outcome::Rejected(rejection))

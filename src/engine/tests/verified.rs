@@ -194,3 +194,21 @@ fn what_nobody_doubts_is_read_back_only_when_all_is() {
     assert!(story.read_backs.is_empty() && story.settled().is_some() && story.engine.is_clear());
     story.after(Duration::from_secs(1));
 }
+
+#[test]
+fn what_was_written_again_after_a_resume_is_read_back_when_nothing_can_land_any_more() {
+    let mut story = verifying(Verify::AfterUnknown);
+    let create = only(story.says(token("a")));
+    story.ack(&create);
+    let append = only(story.says(token("b")));
+    story.ack_resent(&append);
+    let update = only(story.after(Duration::from_secs(1)));
+    story.ack(&update);
+    let end = only(story.says(END));
+    story.ack(&end);
+    story.reads(latest(4, "ab", Status::Complete));
+    assert!(story.settled().is_none(), "the first copy of the append may be under way");
+    story.after(LATE);
+    story.reads(latest(4, "ab", Status::Complete));
+    assert_eq!(story.settled().expect("it is over")["verified"], true);
+}
