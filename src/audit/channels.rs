@@ -138,9 +138,10 @@ fn problems(topic: &str, in_range: InRange<'_>, expected: &[Expected], found: &[
 /// What is wrong with the messages of one response.
 fn problem(expected: &Text, messages: &[(u32, &Found)]) -> Option<(Kind, String)> {
     // One that was gone when it was to be changed has a successor.
-    let newest = messages.iter().map(|(remade, _)| *remade).max();
-    let Some(newest) = newest else { return Some((Kind::MessageMissing, "it is not there".to_owned())) };
-    let current = messages.iter().filter(|(remade, found)| *remade == newest && found.status != "superseded");
+    let is_newest = |(remade, found): &&(u32, &Found)| {
+        messages.iter().all(|(other, message)| message.segment != found.segment || other <= remade)
+    };
+    let current = messages.iter().filter(is_newest).filter(|(_, found)| found.status != "superseded");
     let mut segments: Vec<&Found> = current.map(|(_, found)| *found).collect();
     segments.sort_by_key(|found| found.segment);
     let Some(last) = segments.last() else { return Some((Kind::MessageMissing, "it is not there".to_owned())) };
@@ -240,5 +241,22 @@ mod tests {
         assert_eq!(kinds(&one, &[streaming]), [Kind::MessageStatus]);
         let second = Found { segment: 1, ..right };
         assert_eq!(kinds(&one, &[second]), [Kind::MessageMissing]);
+    }
+
+    #[test]
+    fn messages_that_continue_each_other_are_one_text() {
+        let one = [expected(7, "one two")];
+        let part = |create_id: &str, segment: u32, text: &str, status: &str| Found {
+            segment,
+            status: status.to_owned(),
+            ..found(create_id, text)
+        };
+        let first = part("ns.t.v1.3.7.0.0", 0, "one ", "continued");
+        let gone = part("ns.t.v1.3.7.0.1", 1, "tw", "streaming");
+        let second = part("ns.t.v1.3.7.0.1~1", 1, "two", "complete");
+        let surplus = part("ns.t.v1.3.7.0.2", 2, "", "superseded");
+        assert_eq!(kinds(&one, &[first.clone(), gone, second.clone(), surplus]), []);
+        assert_eq!(kinds(&one, &[second]), [Kind::MessageMissing]);
+        assert_eq!(kinds(&one, &[first]), [Kind::MessageText]);
     }
 }
