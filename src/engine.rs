@@ -26,6 +26,7 @@ mod record;
 mod remember;
 mod report;
 mod response;
+mod segment;
 mod settings;
 mod shared;
 mod slots;
@@ -52,8 +53,8 @@ pub use inherit::{Beginnings, Inheritance, Stale};
 pub use op::{ConnectionId, Head, MESSAGE_NAME, OpId, OpKind, Operation, Status};
 pub use outcome::{Answer, Class, Doubt, Outcome, Rejection, Serial};
 pub use record::{
-    Cause, Covered, ErrorClass, ErrorInfo, OperationOutcome, OperationRecord, Reopens, ResponseOutcome, ResponseRecord,
-    ResultRecord, SCHEMA_VERSION, Stamp,
+    Cause, Covered, Cut, ErrorClass, ErrorInfo, OperationOutcome, OperationRecord, Reopens, ResponseOutcome,
+    ResponseRecord, ResultRecord, SCHEMA_VERSION, Stamp,
 };
 pub use settings::{Limits, RESPONSE_ID_BYTES_MAX, ReconcileSettings, ReconcileWhen, Settings, Verify};
 pub use shared::{Shared, Usage};

@@ -113,6 +113,15 @@ fn json(out: &mut BytesMut, operation: &Operation, fields: &Fields, msg_serial: 
         out.put_slice(b",\"supersedes\":");
         json_str(out, supersedes);
     }
+    if let Some(prev) = &head.prev {
+        out.put_slice(b",\"prev\":");
+        json_str(out, prev);
+    }
+    if let Some(segments) = operation.segments {
+        out.put_slice(b",\"segments\":\"");
+        decimal(out, u64::from(segments));
+        out.put_slice(b"\"");
+    }
     out.put_slice(b"}}");
     if !fields.is_create {
         out.put_slice(b",\"version\":{\"metadata\":{\"phase\":");
@@ -187,7 +196,21 @@ fn msgpack(out: &mut BytesMut, operation: &Operation, fields: &Fields, msg_seria
     text(out, "extras");
     map(out, 1);
     text(out, "headers");
-    map(out, 5 + u8::from(head.supersedes.is_some()));
+    msgpack_headers(out, operation);
+    if !fields.is_create {
+        text(out, "version");
+        map(out, 1);
+        text(out, "metadata");
+        map(out, 1);
+        text(out, "phase");
+        text(out, fields.phase);
+    }
+}
+
+fn msgpack_headers(out: &mut BytesMut, operation: &Operation) {
+    let head = &*operation.head;
+    let more = [head.supersedes.is_some(), head.prev.is_some(), operation.segments.is_some()];
+    map(out, 5 + more.into_iter().map(u8::from).sum::<u8>());
     text(out, "responseId");
     text(out, &head.response_id);
     text(out, "part");
@@ -202,13 +225,13 @@ fn msgpack(out: &mut BytesMut, operation: &Operation, fields: &Fields, msg_seria
         text(out, "supersedes");
         text(out, supersedes);
     }
-    if !fields.is_create {
-        text(out, "version");
-        map(out, 1);
-        text(out, "metadata");
-        map(out, 1);
-        text(out, "phase");
-        text(out, fields.phase);
+    if let Some(prev) = &head.prev {
+        text(out, "prev");
+        text(out, prev);
+    }
+    if let Some(segments) = operation.segments {
+        text(out, "segments");
+        decimal_text(out, segments);
     }
 }
 

@@ -73,6 +73,7 @@ impl Probe {
             segment: 0,
             create_id: id.into(),
             supersedes: None,
+            prev: None,
         });
         let serial = self.ask(&head, None).await?;
         let no_serial = || Error::Channel {
@@ -92,7 +93,8 @@ impl Probe {
         };
         let id = OpId { partition: 0, slot: 0, generation: 0, seq: u32::from(serial.is_some()) };
         let (head, data) = (head.clone(), data.into());
-        let operation = Operation { id, connection: CONNECTION, kind, head: head.clone(), serial, data, status };
+        let operation =
+            Operation { id, connection: CONNECTION, kind, head: head.clone(), serial, data, status, segments: None };
         self.pool.send(CONNECTION, &mut vec![operation]);
         loop {
             match self.events.recv().await {

@@ -24,6 +24,7 @@ impl Engine {
         let policy = self.settings.reconcile;
         loop {
             let Some(response) = self.responses.get_mut(id).filter(|response| !response.waiting) else { return };
+            response.look_for_cut();
             match response.next(now, &policy) {
                 Next::Nothing => break,
                 Next::At(time) => {
@@ -43,6 +44,12 @@ impl Engine {
                     break;
                 }
                 Next::Remake => response.remake(),
+                Next::Rewind => self.change_message(now, id, Response::rewind, shared),
+                Next::Continue => self.change_message(now, id, Response::next_segment, shared),
+                Next::LookBehind => {
+                    self.look_behind(id, effects);
+                    break;
+                }
                 Next::Settle => return self.settle(now, id, shared, effects),
                 Next::Send(kind) => {
                     if !self.try_send(now, id, kind, shared, effects) {
@@ -63,12 +70,17 @@ impl Engine {
         if self.draining || self.unannounced || response.blocked {
             return false;
         }
-        if response.text.len() + FRAME_OVERHEAD > shared.flow.message_bytes_max(response.channel) {
+        let pinned = shared.flow.connection(response.channel);
+        let Some(bytes_max) = shared.flow.message_bytes_max(response.channel) else {
+            self.block(id, pinned, None);
+            return false;
+        };
+        let overhead = FRAME_OVERHEAD + response.head.response_id.len() + response.head.create_id.len();
+        if !response.fix_limit(bytes_max.saturating_sub(overhead)) {
             give_up(response, "message-too-large", shared);
             return true;
         }
         let charged = response.is_charged(now, kind, &self.settings);
-        let pinned = shared.flow.connection(response.channel);
         let others_wait = self.blocked.get(pinned as usize).is_some_and(|queue| !queue.is_empty());
         let permit = match charged && others_wait && !self.pumping {
             true => Err(Wait::Connection),
@@ -217,6 +229,22 @@ impl Engine {
         effects.list.push(Effect::LookUp(Box::new(LookUp { id: op, head: response.head.clone(), since })));
     }
 
+    fn look_behind(&mut self, id: SlotId, effects: &mut Effects) {
+        let op = self.op_id(id, 0);
+        let Some(response) = self.responses.get_mut(id) else { return };
+        response.looking_up = true;
+        let (head, since) = (response.head_behind(), response.started_at);
+        effects.list.push(Effect::LookUp(Box::new(LookUp { id: op, head, since })));
+    }
+
+    /// Another message becomes the present one of a response; what was finished need not stay in memory.
+    fn change_message(&mut self, now: Time, id: SlotId, change: fn(&mut Response, Time), shared: &mut Shared) {
+        let Some(response) = self.responses.get_mut(id) else { return };
+        let before = Weight::of(response);
+        change(response, now);
+        shared.usage.change(before, Weight::of(response));
+    }
+
     /// The channel's history has been searched for a message.
     pub(super) fn looked_up(&mut self, now: Time, op: OpId, found: Found, shared: &mut Shared, effects: &mut Effects) {
         let id = slot_of(op);
@@ -227,13 +255,14 @@ impl Engine {
 
     /// Asks for a message to be read back, at the pace that is allowed.
     fn try_read_back(&mut self, now: Time, id: SlotId, shared: &mut Shared, effects: &mut Effects) {
-        let op = self.op_id(id, 0);
-        let Some(response) = self.responses.get_mut(id).filter(|_| !self.draining) else { return };
-        let Some(serial) = response.serial.clone() else { return };
+        let Some(response) = self.responses.get(id).filter(|_| !self.draining) else { return };
+        let (number, Some(serial)) = (response.counts.operations, response.serial.clone()) else { return };
+        let op = self.op_id(id, number);
+        let Some(response) = self.responses.get_mut(id) else { return };
         match shared.flow.take_read_back(now) {
             Err(time) => self.wake_at(time, id),
             Ok(()) => {
-                response.asked_back(now);
+                response.asked_back(now, number);
                 let head = response.head.clone();
                 effects.list.push(Effect::ReadBack(Box::new(ReadBack { id: op, head, serial })));
             }
@@ -256,7 +285,7 @@ impl Engine {
             Latest::Message { .. } | Latest::Deleted | Latest::Unreadable => None,
         };
         let was = response.verified;
-        response.read_back(now, latest, &self.settings);
+        response.read_back(now, op.seq, latest, &self.settings);
         if was != Some(false) && response.verified == Some(false) {
             let channel = response.head.channel.clone();
             effects.list.push(Effect::Notice(Notice::Unverified { channel, rejection }));
@@ -321,6 +350,8 @@ fn verdict(response: &Response, when: ReconcileWhen) -> (ResponseOutcome, Option
         Some(Status::Cancelled) => (ResponseOutcome::Cancelled, None),
         Some(Status::Abandoned) => (ResponseOutcome::Abandoned, None),
         Some(Status::Error) => (delivered, Some("producer-error")),
-        Some(Status::Complete | Status::Streaming | Status::Failed) | None => (delivered, None),
+        Some(Status::Complete | Status::Failed | Status::Streaming | Status::Continued | Status::Superseded) | None => {
+            (delivered, None)
+        }
     }
 }

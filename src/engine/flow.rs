@@ -175,9 +175,10 @@ impl Flow {
         self.connections[connection as usize].ably_id.as_deref()
     }
 
-    /// Bytes of the largest message that a channel takes.
-    pub(super) fn message_bytes_max(&self, key: ChannelKey) -> usize {
-        self.connections[self.connection(key) as usize].message_bytes_max
+    /// Bytes of the largest message that a channel takes; none until its connection has said so.
+    pub(super) fn message_bytes_max(&self, key: ChannelKey) -> Option<usize> {
+        let connection = &self.connections[self.connection(key) as usize];
+        connection.up.then_some(connection.message_bytes_max)
     }
 
     /// Takes a permit for one operation of `bytes`. `charged` operations count against the rates; an append that the

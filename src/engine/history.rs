@@ -2,7 +2,7 @@
 //! response. Records that were seen before change nothing, so reading too much does no harm.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use foldhash::fast::RandomState;
 use jiff::Timestamp;
@@ -12,6 +12,7 @@ use super::event::Offset;
 use super::op::OpKind;
 use super::outcome::Serial;
 use super::remember::{self, Key};
+use super::segment::Place;
 use super::time::Time;
 
 /// What a partition's results say of its responses.
@@ -40,6 +41,12 @@ pub(super) struct Past {
     pub(super) serial: Option<Serial>,
     pub(super) version: String,
     pub(super) create: Option<PastCreate>,
+    /// Which of its messages the fields above speak of: the one that its last operation was about.
+    pub(super) segment: u32,
+    /// Where that message is in the text.
+    pub(super) place: Place,
+    /// The other ones.
+    pub(super) others: BTreeMap<u32, PastMessage>,
     /// The text on the channel may differ from what was sent.
     pub(super) tainted: bool,
     pub(super) ever_tainted: bool,
@@ -56,6 +63,14 @@ pub(super) struct PastCreate {
     pub(super) tokens: u32,
     pub(super) sent_at: Time,
     pub(super) doubtful: bool,
+}
+
+/// One of several messages of a response.
+#[derive(Debug, Clone, Default)]
+pub(super) struct PastMessage {
+    pub(super) serial: Option<Serial>,
+    pub(super) version: String,
+    pub(super) create: Option<PastCreate>,
 }
 
 /// How a response ended.
@@ -109,6 +124,19 @@ struct Line<'a> {
     reopened: u32,
     #[serde(borrow, default)]
     reopens: Option<Before<'a>>,
+    #[serde(default)]
+    segment: u32,
+    #[serde(default)]
+    cut: Option<Cut>,
+}
+
+/// Which part of the text a message holds.
+#[derive(Deserialize)]
+struct Cut {
+    from: usize,
+    limit: usize,
+    #[serde(default)]
+    superseded: bool,
 }
 
 /// How a response stood when it was abandoned, before it was opened again.
@@ -202,6 +230,12 @@ impl Past {
             let (first, last) = self.span.unwrap_or((line.covered.first, line.covered.last));
             self.span = Some((first.min(line.covered.first), last.max(line.covered.last)));
         }
+        if line.segment != self.segment {
+            self.turn_to(line.segment);
+        }
+        if let Some(Cut { from, limit, superseded }) = line.cut {
+            self.place = Place { from, limit: Some(limit), superseded };
+        }
         self.repairs += u32::from(op == OpKind::Update);
         if op == OpKind::Create {
             self.created(line)?;
@@ -221,14 +255,27 @@ impl Past {
         Some(())
     }
 
+    /// From here on another message is spoken of.
+    fn turn_to(&mut self, segment: u32) {
+        let (serial, create) = (self.serial.take(), self.create.take());
+        let left = PastMessage { serial, version: std::mem::take(&mut self.version), create };
+        self.others.insert(self.segment, left);
+        self.segment = segment;
+        self.tainted = false;
+        let PastMessage { serial, version, create } = self.others.remove(&segment).unwrap_or_default();
+        (self.serial, self.version, self.create) = (serial, version, create);
+    }
+
     fn created(&mut self, line: &Line<'_>) -> Option<()> {
         let id = line.create_id.as_deref()?;
         if self.create.as_ref().is_some_and(|create| *create.id == *id) {
             return Some(());
         }
-        // Another message takes the place of one that is gone.
-        (self.serial, self.through, self.tainted) = (None, None, false);
-        self.version.clear();
+        if self.create.is_some() {
+            // Another message takes the place of one that is gone.
+            (self.serial, self.through, self.tainted) = (None, None, false);
+            self.version.clear();
+        }
         self.create = Some(PastCreate {
             id: id.into(),
             bytes: line.bytes,

@@ -5,7 +5,7 @@
 //! else has), and nothing is sent for it before everything that the former owner may have read has been read again: the text
 //! on the channel must not shrink.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
@@ -14,11 +14,12 @@ use super::Engine;
 use super::effect::{Effects, Notice, Refusal};
 use super::event::{Event, Offset, Record};
 use super::flow::ChannelKey;
-use super::history::{History, Past, Settled};
+use super::history::{History, Past, PastMessage, Settled};
 use super::op::{Head, Status};
 use super::reconcile::settling_time;
 use super::remember::{self, Key, Memory};
 use super::response::{Create, Response, Takeover};
+use super::segment::{Made, Orphans, Place};
 use super::settings::{ReconcileSettings, Settings};
 use super::shared::{Shared, Weight};
 use super::slots::{Order, SlotId};
@@ -125,8 +126,7 @@ impl Legacy {
     /// A former owner may have begun this response, and nothing is known of it.
     pub(super) fn doubt(&self, now: Time, response: &mut Response, policy: &ReconcileSettings) {
         response.doubt_create();
-        response.takeover = Some(Takeover { before: self.begun_below });
-        response.doubt(now, true, policy);
+        response.take_over(now, self.begun_below, policy);
         response.waiting = self.waiting;
     }
 
@@ -333,16 +333,17 @@ impl Engine {
         let key = shared.flow.open(&channel);
         let create_id = match &past.create {
             Some(create) => create.id.clone(),
-            None => self.create_id(first, past.part),
+            None => self.create_id(first, past.part, past.segment),
         };
-        let (response_id, part) = (past.response_id.clone(), past.part);
-        let head = Head { channel, response_id, part, segment: 0, create_id, supersedes: None };
+        let (response_id, part, segment) = (past.response_id.clone(), past.part, past.segment);
+        let prev = segment.checked_sub(1).and_then(|before| past.others.get(&before)?.serial.clone());
+        let head = Head { channel, response_id, part, segment, create_id, supersedes: None, prev };
         Ok((head, key))
     }
 
-    pub(super) fn create_id(&self, first: Offset, part: u32) -> Box<str> {
+    pub(super) fn create_id(&self, first: Offset, part: u32, segment: u32) -> Box<str> {
         let Settings { id_namespace, topic, .. } = &*self.settings;
-        format!("{id_namespace}.{topic}.{}.{first}.{part}.0", self.partition).into()
+        format!("{id_namespace}.{topic}.{}.{first}.{part}.{segment}", self.partition).into()
     }
 }
 
@@ -355,14 +356,24 @@ impl Response {
         self.counts.repairs = past.repairs;
         self.first_ack_at = past.first_ack_at;
         self.through = past.through;
-        self.takeover = takeover;
-        if takeover.is_some() {
-            self.doubt(now, true, &settings.reconcile);
+        if let Some(takeover) = takeover {
+            self.take_over(now, takeover.before, &settings.reconcile);
         }
+        let missing = (0..past.segment).any(|n| past.others.get(&n).is_none_or(|other| other.serial.is_none()));
+        if missing {
+            // Their results are gone: they are looked for when they are needed.
+            let (before, check) = (Offset::MAX, self.check.clone());
+            self.segments.doubt(Orphans { before, check, reach: usize::MAX });
+        }
+        self.inherit_messages(past.segment, past.place, past.others);
         self.version = past.version;
         if let Some(create) = past.create {
-            let remade = create.id.split_once('~').and_then(|(_, n)| n.parse().ok()).unwrap_or(0);
+            let remade = remade(&create.id);
             self.create = Create::first_sent(create.bytes, create.span, create.tokens, create.sent_at, remade);
+            if past.place.limit.is_some_and(|limit| create.bytes > limit) {
+                // The server takes less than it said.
+                self.create.resize();
+            }
         }
         self.serial = past.serial;
         if self.serial.is_none() {
@@ -383,6 +394,28 @@ impl Response {
         }
     }
 
+    /// Nobody knows what a former owner did with what is below `before`; it has read nothing else.
+    fn take_over(&mut self, now: Time, before: Offset, policy: &ReconcileSettings) {
+        self.takeover = Some(Takeover { before });
+        self.doubt(now, true, policy);
+        self.segments.doubt(Orphans { before, check: self.check.clone(), reach: 0 });
+    }
+
+    /// Takes in what is known of its messages besides the one that its last operation was about.
+    fn inherit_messages(&mut self, present: u32, place: Place, others: BTreeMap<u32, PastMessage>) {
+        let (mut former, mut beyond) = (Vec::new(), VecDeque::new());
+        for (segment, other) in others {
+            let (Some(serial), version) = (other.serial, other.version) else { continue };
+            let prev = former.last().map(|made: &Made| made.serial.clone());
+            let mut head = self.head.of_segment(segment, prev);
+            let id = other.create.map_or_else(|| head.create_id.clone(), |create| create.id);
+            head.create_id.clone_from(&id);
+            let made = Made { head: Arc::new(head), serial, version, remade: remade(&id), check: self.check.clone() };
+            if segment < present { former.push(made) } else { beyond.push_back(made) }
+        }
+        self.segments.inherit(place, former, beyond);
+    }
+
     /// It had ended; its text is not in memory.
     fn remember(&mut self, settled: Settled) {
         self.span.0 = settled.span.0;
@@ -396,4 +429,9 @@ impl Response {
         self.end = Some(Status::Abandoned);
         self.terminal_sent = true;
     }
+}
+
+/// How many messages before the one of this name are gone.
+fn remade(create_id: &str) -> u32 {
+    create_id.split_once('~').and_then(|(_, n)| n.parse().ok()).unwrap_or(0)
 }

@@ -76,6 +76,7 @@ impl Engine {
         };
         let before = Weight::of(response);
         response.event(now, record, event, &self.settings);
+        response.drop_former_text();
         if response.given_up.is_some() {
             response.drop_text();
         }
@@ -124,8 +125,9 @@ impl Engine {
             response_id: event.response_id.as_ref().into(),
             part: event.part,
             segment: 0,
-            create_id: self.create_id(record.offset, event.part),
+            create_id: self.create_id(record.offset, event.part, 0),
             supersedes: None,
+            prev: None,
         };
         let hold = self.ledger.hold(record.offset);
         let mut response = Response::new(now, record, event.begins, head, channel, hold);
@@ -155,10 +157,13 @@ impl Engine {
         response.reloading = false;
         let reason = match text {
             // The producer has said in the meantime what the whole text is.
-            _ if response.text.dropped() == 0 => None,
+            _ if !response.lacks_text() && response.text.dropped() <= response.sent => None,
             None => Some(INPUT_LOST),
             Some(text) if !response.text.restore(text) => Some("input-changed"),
-            Some(_) => None,
+            Some(_) => {
+                response.drop_former_text();
+                None
+            }
         };
         if let Some(reason) = reason {
             response.given_up.get_or_insert(reason.into());

@@ -39,6 +39,12 @@ pub(super) enum Next {
     Remake,
     /// To have its message read back.
     ReadBack,
+    /// To go back to its first message: the text is another one.
+    Rewind,
+    /// To go on with its next message.
+    Continue,
+    /// To know whether a former owner made a message after its last one.
+    LookBehind,
     /// To be settled.
     Settle,
 }
@@ -53,6 +59,9 @@ impl Response {
         if self.gone {
             return if quiet { Next::Remake } else { Next::Nothing };
         }
+        if self.must_rewind() && (self.serial.is_some() || self.create.bytes.is_none()) {
+            return self.next_rewind();
+        }
         if self.serial.is_none() {
             return self.next_create(now);
         }
@@ -60,6 +69,7 @@ impl Response {
             return if quiet { self.next_update(now, policy) } else { Next::Nothing };
         }
         match self.has_more_to_send() {
+            true if self.text.dropped() > self.sent => self.next_reload(),
             true => Next::Send(OpKind::Append),
             false if quiet && self.terminal_sent => self.next_check(now, policy),
             false => Next::Nothing,
@@ -76,13 +86,22 @@ impl Response {
             Next::Nothing
         } else if now < not_before && self.repair.failures() > 0 {
             Next::At(not_before)
-        } else if self.text.dropped() > 0 {
+        } else if self.lacks_text() {
             self.next_reload()
         } else if self.create.sent_at.is_some_and(|first| now.since(first) >= IDEMPOTENCY_WINDOW) {
             if self.looking_up { Next::Nothing } else { Next::LookUp }
         } else {
             Next::Send(OpKind::Create)
         }
+    }
+
+    /// The text is another one than its messages were made for.
+    fn next_rewind(&self) -> Next {
+        if !self.in_flight.is_empty() || self.looking_up || self.reloading {
+            return Next::Nothing;
+        }
+        let is_lost = self.serial.is_none() && self.create.sent_at.is_some() && !self.finds_orphans();
+        if is_lost { Next::LookUp } else { Next::Rewind }
     }
 
     /// It is over, and no message is made for it any more; if one was, it is to say so.
@@ -100,7 +119,7 @@ impl Response {
             Due::Later => self.next_after_all_is_said(now, policy),
             Due::Never if self.end.is_some() => Next::Settle,
             Due::Never => Next::Nothing,
-            Due::Now if self.text.dropped() > 0 => self.next_reload(),
+            Due::Now if self.lacks_text() => self.next_reload(),
             Due::Now => Next::Send(OpKind::Update),
         }
     }
@@ -111,7 +130,7 @@ impl Response {
         if is_said { self.next_check(now, policy) } else { Next::Nothing }
     }
 
-    const fn next_reload(&self) -> Next {
+    pub(super) const fn next_reload(&self) -> Next {
         if self.reloading { Next::Nothing } else { Next::Reload }
     }
 
@@ -119,8 +138,8 @@ impl Response {
     pub(super) fn bytes_of(&self, kind: OpKind) -> usize {
         let text = match kind {
             OpKind::Create => self.create_text().len(),
-            OpKind::Append => self.text.len() - self.sent,
-            OpKind::Update => self.text.len(),
+            OpKind::Append => self.shown() - self.sent,
+            OpKind::Update => self.shown() - self.segments.from,
         };
         text + FRAME_OVERHEAD
     }
@@ -132,20 +151,21 @@ impl Response {
 
     /// Makes the next operation of that kind and notes it as in flight.
     pub(super) fn send(&mut self, now: Time, kind: OpKind, id: OpId, connection: ConnectionId) -> Operation {
-        let status = self.end.unwrap_or(Status::Streaming);
+        let closing = self.closing();
+        let status = closing.unwrap_or(Status::Streaming);
         let retry = self.repair.failures();
         let (operation, status, data) = match kind {
             OpKind::Create => self.make_create(now, status),
             OpKind::Append => {
-                let data = CompactString::from(self.text.from(self.sent));
+                let data = CompactString::from(self.text.slice(self.sent, self.shown()));
                 (self.carry_pending(), status, data)
             }
             OpKind::Update => {
                 self.counts.repairs += 1;
-                (self.carry_all(now), status, self.text.from(0).into())
+                (self.carry_all(now), status, self.message_text().into())
             }
         };
-        self.terminal_sent |= self.end == Some(status);
+        self.terminal_sent |= closing == Some(status);
         self.counts.operations += 1;
         self.in_flight.push_back(InFlight {
             seq: id.seq,
@@ -158,21 +178,25 @@ impl Response {
             sent_at: now,
             queued: now.since(operation.since),
         });
-        Operation { id, connection, kind, head: Arc::clone(&self.head), serial: self.serial.clone(), data, status }
+        let (head, serial) = (Arc::clone(&self.head), self.serial.clone());
+        let is_last = head.segment > 0 && status.is_terminal() && closing == self.end;
+        let segments = is_last.then_some(head.segment + 1);
+        Operation { id, connection, kind, head, serial, data, status, segments }
     }
 
     /// The first create carries what there is; a retry carries what the first did.
     fn make_create(&mut self, now: Time, status: Status) -> (Carried, Status, CompactString) {
         if self.create.bytes.is_none() {
-            let carried = if self.create.remade > 0 { self.carry_all(now) } else { self.carry_pending() };
-            self.create.bytes = Some(self.text.len());
+            let again = self.create.remade > 0 || self.create.resized;
+            let carried = if again { self.carry_all(now) } else { self.carry_pending() };
+            self.create.bytes = Some(self.message_text().len());
             self.create.status = Some(status);
             self.create.span = carried.span;
             self.create.tokens = carried.tokens;
             // An owner before us may have used its id already.
             self.create.sent_at.get_or_insert(now);
             self.outdated = false;
-            return (carried, status, self.text.from(0).into());
+            return (carried, status, self.message_text().into());
         }
         self.create.sent_at.get_or_insert(now);
         let carried =
@@ -184,9 +208,17 @@ impl Response {
         match (&self.create.text, self.create.bytes) {
             (Some(text), _) => text,
             // What a former owner created may not be here any more in just those bytes.
-            (None, Some(bytes)) => self.text.from(0).get(..bytes).unwrap_or(self.text.from(0)),
-            (None, None) => self.text.from(0),
+            (None, Some(bytes)) => {
+                let text = self.text.from(self.segments.from.min(self.text.len()));
+                text.get(..bytes).unwrap_or_else(|| self.message_text())
+            }
+            (None, None) => self.message_text(),
         }
+    }
+
+    /// What its present message is to show.
+    pub(super) fn message_text(&self) -> &str {
+        self.text.slice(self.segments.from, self.shown())
     }
 
     /// A full text covers all that there ever was.
@@ -201,7 +233,7 @@ impl Response {
     /// Everything that waits is on its way now. Without a record behind it (an idle end) it covers an empty range.
     fn carry_pending(&mut self) -> Carried {
         let Pending { span, tokens, since } = std::mem::take(&mut self.pending);
-        self.sent = self.text.len();
+        self.sent = self.shown();
         let empty: (Offset, Offset) = (self.span.1 + 1, self.span.1);
         let cause = if self.end.is_some() { Cause::Final } else { Cause::Stream };
         let since = if span.is_some() { since } else { Time(u64::MAX) };

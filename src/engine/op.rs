@@ -64,6 +64,10 @@ pub enum Status {
     Abandoned,
     /// The relay has given it up; there may have been more.
     Failed,
+    /// This message is full; the text goes on in the next one.
+    Continued,
+    /// This message is left over: the text needs fewer.
+    Superseded,
 }
 
 impl Status {
@@ -77,10 +81,12 @@ impl Status {
             Self::Error => "error",
             Self::Abandoned => "abandoned",
             Self::Failed => "failed",
+            Self::Continued => "continued",
+            Self::Superseded => "superseded",
         }
     }
 
-    /// Whether a reader need not wait for more.
+    /// Whether a reader need not wait for more in this message.
     #[must_use]
     pub const fn is_terminal(self) -> bool {
         !matches!(self, Self::Streaming)
@@ -88,7 +94,7 @@ impl Status {
 }
 
 /// What every operation of one message repeats.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Head {
     /// The channel, by its exact name.
     pub channel: Arc<str>,
@@ -102,6 +108,18 @@ pub struct Head {
     pub create_id: Box<str>,
     /// Header `supersedes`: the serial of a message that is gone and that this one stands in for.
     pub supersedes: Option<Serial>,
+    /// Header `prev`: the serial of the message that holds the text before.
+    pub prev: Option<Serial>,
+}
+
+impl Head {
+    /// The name of another message of the same response, after the one with serial `prev`. A create id ends with the number
+    /// of its segment, behind a `.`, and then how often it was made anew, behind a `~`.
+    pub(super) fn of_segment(&self, segment: u32, prev: Option<Serial>) -> Self {
+        let base = self.create_id.split_once('~').map_or(&*self.create_id, |(base, _)| base);
+        let base = base.rsplit_once('.').map_or(base, |(base, _)| base);
+        Self { segment, create_id: format!("{base}.{segment}").into(), supersedes: None, prev, ..self.clone() }
+    }
 }
 
 /// The `name` of every message that the relay makes under `message-per-response`.
@@ -124,4 +142,6 @@ pub struct Operation {
     pub data: CompactString,
     /// Header `status` from this operation on.
     pub status: Status,
+    /// Header `segments`: how many messages the text has, said by the last of several.
+    pub segments: Option<u32>,
 }

@@ -95,10 +95,26 @@ pub struct OperationRecord<'a> {
     /// Takeovers: the records whose outcomes died with the former owner.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub supersedes: Option<Covered<'a>>,
+    /// Creates and updates: which part of the text the message holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cut: Option<Cut>,
     /// Creates and updates of a response that had ended as `abandoned` before: how it stood then. Its record of that end may
     /// lie too far back for the next owner to read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reopens: Option<Reopens>,
+}
+
+/// Which part of a response's text a message holds.
+#[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Cut {
+    /// The byte of the text that the message begins with.
+    pub from: usize,
+    /// Bytes of text in one message, at the most.
+    pub limit: usize,
+    /// The message is left over, and empty: the text needs fewer than were made.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub superseded: bool,
 }
 
 /// How a response stood when it ended as `abandoned`, before it was opened again.

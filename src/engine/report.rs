@@ -72,6 +72,7 @@ impl Reporter<'_> {
             epoch: self.epoch,
             connection_id: flow.ably_id(answer.connection),
             supersedes: self.superseded(response, operation),
+            cut: response.segments.place().filter(|_| operation.kind != OpKind::Append),
             reopens: response.reopens.as_deref().copied().filter(|_| operation.kind != OpKind::Append),
         });
         let fact = Fact::Operation {
@@ -112,9 +113,9 @@ impl Reporter<'_> {
             rejected: counts.rejected,
             unknown: counts.unknown,
             repairs: counts.repairs,
-            segments: 1,
+            segments: response.count_segments(),
             text_sha256: &text_sha256,
-            serial: response.serial.as_deref(),
+            serial: response.first_serial().map(|serial| &**serial),
             started_at: Stamp(response.started_at),
             last_event_at: Stamp(response.last_event_at),
             first_ack_at: response.first_ack_at.map(Stamp),
@@ -125,7 +126,7 @@ impl Reporter<'_> {
             duplicates: counts.duplicates,
             headless: response.headless,
             reopened: counts.reopened,
-            verified: response.verified,
+            verified: response.verified(),
             instance: &self.settings.instance,
             relay_version: self.settings.relay_version,
             epoch: self.epoch,

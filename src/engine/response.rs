@@ -17,11 +17,15 @@ use super::op::{Head, OpKind, Status};
 use super::outcome::{Answer, Class, Doubt, Outcome, Rejection, Serial};
 use super::reconcile::{Repair, settling_time};
 use super::record::{Reopens, Stamp};
+use super::segment::Segments;
 use super::settings::{ReconcileWhen, Settings};
 use super::text::Text;
 use super::time::Time;
 use super::verify::Check;
 pub(super) use books::{Counts, Create, InFlight, Pending, Takeover};
+
+/// Ably's code for a message that is larger than it takes.
+const TOO_LARGE: u32 = 40_009;
 
 /// One part of a response that is not settled.
 #[derive(Debug, Clone)]
@@ -30,6 +34,7 @@ pub(super) struct Response {
     pub(super) channel: ChannelKey,
     pub(super) hold: Hold,
     pub(super) text: Text,
+    pub(super) segments: Segments,
     /// Bytes of the text that operations have carried.
     pub(super) sent: usize,
     pub(super) pending: Pending,
@@ -104,6 +109,7 @@ impl Response {
             channel,
             hold,
             text: Text::new(),
+            segments: Segments::default(),
             sent: 0,
             pending: Pending::default(),
             span: (record.offset, record.offset),
@@ -148,7 +154,8 @@ impl Response {
         match self.end {
             None => true,
             Some(Status::Abandoned) => self.given_up.is_none(),
-            Some(Status::Complete | Status::Cancelled | Status::Error | Status::Failed | Status::Streaming) => false,
+            Some(Status::Complete | Status::Cancelled | Status::Error | Status::Failed)
+            | Some(Status::Streaming | Status::Continued | Status::Superseded) => false,
         }
     }
 
@@ -173,6 +180,7 @@ impl Response {
                 self.counts.tokens += 1;
                 self.pending.tokens += 1;
                 self.text.push(text);
+                self.segments.grown(record.offset, self.text.len());
             }
             EventKind::End { final_text } => {
                 self.end = Some(Status::Complete);
@@ -211,6 +219,9 @@ impl Response {
     /// Takes in what the channel's history says of a create that was long in doubt.
     pub(super) fn looked_up(&mut self, now: Time, found: Found, settings: &Settings) {
         self.looking_up = false;
+        if self.serial.is_some() {
+            return self.looked_behind(now, found);
+        }
         match found {
             Found::Message { serial, version } => {
                 self.raise_version(Some(&serial));
@@ -235,7 +246,7 @@ impl Response {
 
     /// The connection that carried it was lost and not resumed.
     pub(super) fn moved(&mut self, now: Time, settings: &Settings) {
-        if self.serial.is_some() {
+        if self.serial.is_some() || self.head.segment > 0 {
             self.repair.moved(now, settling_time(settings.reconcile.debounce, settings.append_rollup));
         }
     }
@@ -260,9 +271,13 @@ impl Response {
 
     /// It was about to end, or had ended, for its silence. What tells readers so must be replaced.
     fn go_on(&mut self, now: Time, settings: &Settings) {
-        self.end = None;
         self.verified = None;
-        if std::mem::take(&mut self.terminal_sent) {
+        if self.segments.is_surplus() {
+            self.recut();
+        }
+        let told = self.closing() == self.end && std::mem::take(&mut self.terminal_sent);
+        self.end = None;
+        if told {
             self.outdated = true;
             self.repair.taint(now, settings.reconcile.debounce);
         }
@@ -280,10 +295,11 @@ impl Response {
             segment: old.segment,
             create_id: format!("{base}~{remade}").into(),
             supersedes: self.serial.take(),
+            prev: old.prev.clone(),
         });
         self.create = Create { remade, ..Create::default() };
         self.version.clear();
-        self.sent = 0;
+        self.sent = self.segments.from;
         self.terminal_sent = false;
         self.gone = false;
         self.charged_at = None;
@@ -291,7 +307,7 @@ impl Response {
 
     /// Whether it has something that no operation has carried.
     pub(super) fn has_more_to_send(&self) -> bool {
-        self.sent < self.text.len() || (self.end.is_some() && !self.terminal_sent)
+        self.sent < self.shown() || (self.closing().is_some() && !self.terminal_sent)
     }
 
     /// Whether its text may be dropped from memory: all of it was taken and nothing is wrong (a change of connection is not,
@@ -351,6 +367,12 @@ impl Response {
 
     fn rejected(&mut self, now: Time, operation: InFlight, rejection: &Rejection, settings: &Settings) {
         self.counts.rejected += 1;
+        if rejection.code == TOO_LARGE && self.lower_limit(&operation) {
+            return match operation.kind {
+                OpKind::Append => self.repair.taint(now, settings.reconcile.debounce),
+                OpKind::Create | OpKind::Update => self.repair.failed(now, settings.reconcile.debounce),
+            };
+        }
         if rejection.class == Class::MessageGone && self.serial.is_some() {
             self.gone = true;
         }
@@ -407,11 +429,12 @@ impl Response {
             return;
         }
         if let (Some(bytes), None, None, None) = (self.create.bytes, &self.create.text, &self.serial, &self.given_up) {
-            let text = self.text.from(0);
+            let text = self.text.from(self.segments.from.min(self.text.len()));
             self.create.text = Some(text.get(..bytes).unwrap_or(text).into());
         }
         self.text.replace(text);
-        self.sent = 0;
+        self.sent = self.segments.from.min(self.text.len());
+        self.recut();
         if self.create.bytes.is_some() {
             self.outdated = true;
             self.repair.taint(now, settings.reconcile.debounce);

@@ -6,6 +6,7 @@ use super::*;
 
 mod found;
 mod inherited;
+mod segments;
 mod verified;
 
 /// One engine, one connection, and a channel that takes everything unless told otherwise.

@@ -73,6 +73,33 @@ impl Text {
         &self.tail[from - self.dropped..]
     }
 
+    /// The text between two bytes of the whole. What was dropped cannot be asked for.
+    pub(super) fn slice(&self, from: usize, to: usize) -> &str {
+        &self.from(from)[..to - from]
+    }
+
+    /// The greatest position that is not greater than `at`, not dropped, and not within a code point.
+    pub(super) fn floor(&self, at: usize) -> usize {
+        self.dropped + self.tail.floor_char_boundary(at.saturating_sub(self.dropped))
+    }
+
+    /// The smallest position that is not less than `at` and not within a code point, or the end.
+    pub(super) fn ceil(&self, at: usize) -> usize {
+        self.dropped + self.tail.ceil_char_boundary(at.saturating_sub(self.dropped).min(self.tail.len()))
+    }
+
+    /// Whether only about its length is known.
+    pub(super) const fn is_unknown(&self) -> bool {
+        self.hash.is_none()
+    }
+
+    /// Drops from memory what comes before byte `at` of the whole.
+    pub(super) fn drop_before(&mut self, at: usize) {
+        let Some(surplus) = at.min(self.len()).checked_sub(self.dropped).filter(|surplus| *surplus > 0) else { return };
+        self.tail = self.tail[surplus..].to_owned();
+        self.dropped += surplus;
+    }
+
     /// Drops everything from memory.
     pub(super) fn drop_from_memory(&mut self) {
         self.dropped += self.tail.len();

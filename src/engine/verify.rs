@@ -28,12 +28,20 @@ pub(super) struct Check {
     /// Bytes of a connection that is gone may land until then.
     late_until: Time,
     not_before: Time,
-    /// When the read-back that is under way was asked for.
-    asked: Option<Time>,
+    /// When the read-back that is under way was asked for, and its number.
+    asked: Option<(Time, u32)>,
     /// Since when reads have said nothing of use, and how many.
     in_vain: Option<(Time, u32)>,
     /// How often the text on the channel was another than ours.
     differed: u32,
+}
+
+impl Check {
+    /// Another message is in its place: no answer is waited for.
+    pub(super) fn left(mut self: Box<Self>) -> Box<Self> {
+        self.asked = None;
+        self
+    }
 }
 
 impl Response {
@@ -57,8 +65,9 @@ impl Response {
     /// All is said and answered: it is over, or it is read back first.
     pub(super) fn next_check(&self, now: Time, policy: &ReconcileSettings) -> Next {
         match &self.check {
-            None if policy.verify == Verify::Always && self.verified.is_none() => Next::ReadBack,
-            None => Next::Settle,
+            None if policy.verify != Verify::Always || self.verified.is_some() => self.next_message(now),
+            _ if !self.segments.is_one() && self.lacks_text() => self.next_reload(),
+            None => Next::ReadBack,
             Some(check) if check.asked.is_some() => Next::Nothing,
             Some(check) if now < check.not_before => Next::At(check.not_before),
             Some(_) => Next::ReadBack,
@@ -66,15 +75,17 @@ impl Response {
     }
 
     /// Its message is being read back.
-    pub(super) fn asked_back(&mut self, now: Time) {
-        self.check.get_or_insert_default().asked = Some(now);
+    pub(super) fn asked_back(&mut self, now: Time, number: u32) {
+        self.check.get_or_insert_default().asked = Some((now, number));
     }
 
     /// Takes in what its message was when it was read back.
-    pub(super) fn read_back(&mut self, now: Time, latest: Latest, settings: &Settings) {
+    pub(super) fn read_back(&mut self, now: Time, number: u32, latest: Latest, settings: &Settings) {
         let said = self.is_said();
+        let (is_one, closing) = (self.segments.is_one(), self.closing());
+        let shown = (said && !is_one && !self.lacks_text()).then(|| self.message_text().to_owned());
         let Some(check) = &mut self.check else { return };
-        let Some(asked) = check.asked.take().filter(|_| said) else { return };
+        let Some((asked, _)) = check.asked.take_if(|(_, asked)| *asked == number).filter(|_| said) else { return };
         let policy = &settings.reconcile;
         match latest {
             Latest::Message { version, .. } if version.as_deref().unwrap_or_default() < &*self.version => {
@@ -83,8 +94,9 @@ impl Response {
             Latest::Message { ours: false, .. } | Latest::Deleted => {
                 self.given_up.get_or_insert(CHANGED.into());
             }
-            Latest::Message { version, text, status, .. } => {
-                let same = self.text.equals(&text) && self.end.is_some_and(|end| end.as_str() == status);
+            Latest::Message { version, text, status: said_status, .. } => {
+                let is_text = if is_one { self.text.equals(&text) } else { shown == Some(text) };
+                let same = is_text && closing.is_some_and(|status| status.as_str() == said_status);
                 let newer = version.as_deref().unwrap_or_default() > &*self.version;
                 let patient = check.in_vain.is_none_or(|(since, _)| now.since(since) < policy.verify_timeout);
                 if same && asked >= check.late_until {
@@ -135,6 +147,6 @@ impl Response {
     /// Whether all is said, answered and believed to be right.
     fn is_said(&self) -> bool {
         let pending = self.gone || self.given_up.is_some() || self.repair.is_tainted() || self.has_more_to_send();
-        self.end.is_some() && self.terminal_sent && self.in_flight.is_empty() && !pending
+        self.closing().is_some() && self.terminal_sent && self.in_flight.is_empty() && !pending
     }
 }

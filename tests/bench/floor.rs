@@ -185,6 +185,7 @@ impl Floor<'_> {
             serial: (kind != OpKind::Create).then(serial),
             data: response.waiting.as_str().into(),
             status: if is_end { Status::Complete } else { Status::Streaming },
+            segments: None,
         };
         if self.options.keep {
             response.text.push_str(&response.waiting);
@@ -242,6 +243,7 @@ fn open(key: &[u8]) -> Response {
         segment: 0,
         create_id: format!("bench.tokens.0.{id}.0.0").into(),
         supersedes: None,
+        prev: None,
     };
     Response { head: Arc::new(head), waiting: String::new(), tokens: 0, seq: 0, text: String::new() }
 }

@@ -61,6 +61,7 @@ impl Messages {
                     segment: 0,
                     create_id: id.into(),
                     supersedes: None,
+                    prev: None,
                 });
                 messages.heads.insert((connection, message), head);
                 messages.add(connection, message, 0, None);
@@ -74,7 +75,16 @@ impl Messages {
         let kind = if seq == 0 { OpKind::Create } else { OpKind::Append };
         let head = self.heads[&(connection, message)].clone();
         let data = format!(" {seq} \u{1f600}\"").into();
-        self.ready.push(Operation { id, connection, kind, head, serial, data, status: Status::Streaming });
+        self.ready.push(Operation {
+            id,
+            connection,
+            kind,
+            head,
+            serial,
+            data,
+            status: Status::Streaming,
+            segments: None,
+        });
     }
 
     fn answer(&mut self, id: OpId, outcome: &Outcome) {

@@ -22,6 +22,7 @@ mod rebalance;
 pub(crate) mod relay;
 mod restart;
 mod results;
+mod segments;
 pub(crate) mod story;
 mod vllm;
 

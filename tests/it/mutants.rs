@@ -30,6 +30,7 @@ fastrand = "2"
 foldhash = "0.2"
 globset = { version = "0.4", default-features = false }
 hashbrown = { version = "0.17", default-features = false }
+unicode-segmentation = "1.12"
 jiff = { version = "1", default-features = false, features = ["std"] }
 rmp-serde = "1"
 schemars = "1"

@@ -18,6 +18,7 @@ fn operation(kind: OpKind, texts: [&str; 5], supersedes: Option<&str>, status: S
         segment: 120,
         create_id: create_id.into(),
         supersedes: supersedes.map(Into::into),
+        prev: supersedes.map(|_| "the one before".into()),
     };
     Operation {
         id: OpId { partition: 0, slot: 0, generation: 0, seq: 0 },
@@ -27,6 +28,7 @@ fn operation(kind: OpKind, texts: [&str; 5], supersedes: Option<&str>, status: S
         serial: (kind != OpKind::Create).then(|| serial.into()),
         data: data.into(),
         status,
+        segments: supersedes.map(|_| 121),
     }
 }
 
@@ -58,6 +60,8 @@ fn check(operation: &Operation, encoding: Encoding, msg_serial: u64) {
     });
     if let Some(supersedes) = &head.supersedes {
         headers["supersedes"] = serde_json::json!(&**supersedes);
+        headers["prev"] = "the one before".into();
+        headers["segments"] = "121".into();
     }
     assert_eq!(message.extras, Some(serde_json::json!({ "headers": headers })));
     let phase =

@@ -47,6 +47,7 @@ fn operation(connection: ConnectionId, seq: u32, data: &str) -> Operation {
         segment: 0,
         create_id: "c".into(),
         supersedes: None,
+        prev: None,
     };
     Operation {
         id: OpId { partition: 0, slot: connection, generation: 0, seq },
@@ -56,6 +57,7 @@ fn operation(connection: ConnectionId, seq: u32, data: &str) -> Operation {
         serial: (seq > 0).then(|| "S".into()),
         data: data.into(),
         status: Status::Streaming,
+        segments: None,
     }
 }
 

@@ -33,6 +33,7 @@ fn operation(kind: OpKind, seq: u32) -> Operation {
         segment: 0,
         create_id: "c".into(),
         supersedes: None,
+        prev: None,
     };
     Operation {
         id: OpId { partition: 0, slot: 0, generation: 0, seq },
@@ -42,6 +43,7 @@ fn operation(kind: OpKind, seq: u32) -> Operation {
         serial: (kind != OpKind::Create).then(|| "S".into()),
         data: format!("text {seq}").into(),
         status: Status::Streaming,
+        segments: None,
     }
 }
 

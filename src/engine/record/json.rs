@@ -32,7 +32,7 @@ fn operation(record: &OperationRecord<'_>, last: &mut LastSecond, out: &mut Vec<
     let OperationRecord { v, response_id, part, channel, pattern, op, op_seq, cause, outcome, .. } = record;
     let OperationRecord { covered, tokens, bytes, segment, serial, version_serial, create_id, .. } = record;
     let OperationRecord { resent, error, attempt, sent_at, settled_at, latency_ms, queued_ms, .. } = record;
-    let OperationRecord { instance, relay_version, epoch, connection_id, supersedes, reopens, .. } = record;
+    let OperationRecord { instance, relay_version, epoch, connection_id, supersedes, cut, reopens, .. } = record;
     out.extend_from_slice(br#"{"kind":"operation","v":"#);
     value(v, out);
     text(r#","responseId":"#, response_id, out);
@@ -67,6 +67,7 @@ fn operation(record: &OperationRecord<'_>, last: &mut LastSecond, out: &mut Vec<
     number(r#","epoch":"#, epoch, out);
     connection_id.iter().for_each(|id| text(r#","connectionId":"#, id, out));
     supersedes.iter().for_each(|covered| number(r#","supersedes":"#, covered, out));
+    cut.iter().for_each(|cut| number(r#","cut":"#, cut, out));
     reopens.iter().for_each(|reopens| number(r#","reopens":"#, reopens, out));
     out.push(b'}');
 }
@@ -112,7 +113,7 @@ impl LastSecond {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Cause, Covered, ErrorClass, ErrorInfo, OperationOutcome, Reopens};
+    use super::super::{Cause, Covered, Cut, ErrorClass, ErrorInfo, OperationOutcome, Reopens};
     use super::*;
     use crate::engine::op::OpKind;
     use crate::engine::outcome::{Class, Doubt};
@@ -147,6 +148,7 @@ mod tests {
             epoch: 4,
             connection_id: None,
             supersedes: None,
+            cut: None,
             reopens: None,
         }
     }
@@ -187,6 +189,10 @@ mod tests {
         let started_at = Stamp(Time::from_millis(1_000));
         let reopens = Some(Reopens { first: 1, last: 2, tokens: 3, bytes: 4, reopened: 5, started_at });
         is_as_by_serde(OperationRecord { reopens, ..record() });
+        for superseded in [false, true] {
+            let cut = Some(Cut { from: 5, limit: 64, superseded });
+            is_as_by_serde(OperationRecord { cut, ..record() });
+        }
     }
 
     #[test]

@@ -31,6 +31,8 @@ pub(in crate::engine) struct Create {
     pub(in crate::engine) sent_at: Option<Time>,
     /// One try was not taken or its outcome is unknown: whether the message shows its text, nobody knows.
     pub(super) doubtful: bool,
+    /// What was sent first was larger than the server takes.
+    pub(in crate::engine) resized: bool,
     /// How many messages were made for this response before this one and are gone.
     pub(in crate::engine) remade: u32,
 }
@@ -69,6 +71,17 @@ pub(in crate::engine) struct Counts {
 }
 
 impl Create {
+    /// The create of a message that is there.
+    pub(in crate::engine) fn answered(remade: u32) -> Self {
+        Self { bytes: Some(0), remade, ..Self::default() }
+    }
+
+    /// What was sent first is larger than the server takes, and made nothing: the next try is another one.
+    pub(in crate::engine) fn resize(&mut self) {
+        (self.bytes, self.text, self.status, self.resized) = (None, None, None, true);
+        self.sent_at = self.sent_at.filter(|_| self.doubtful);
+    }
+
     /// A create that a former owner sent.
     pub(in crate::engine) fn first_sent(
         bytes: usize,

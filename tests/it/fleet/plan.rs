@@ -8,7 +8,7 @@ use crate::ably::wire::Encoding;
 use crate::engine::{Limits, ReconcileSettings, ReconcileWhen, Settings, Verify};
 use crate::sim::fault::{Fault, Odds};
 use crate::sim::link::Terms;
-use crate::sim::plan::{VERIFY_TIMEOUT, channel_rules};
+use crate::sim::plan::{VERIFY_TIMEOUT, channel_rules, overhead};
 use crate::sim::run::Plans;
 use crate::sim::scene::{MS, SECOND, Trace};
 use crate::sim::server::{LANDED, LATE};
@@ -85,6 +85,8 @@ pub(super) struct Plan {
     pub(super) remember: usize,
     /// Records that cannot be decoded, in percent.
     pub(super) hostile: u8,
+    /// Bytes of text that a message may have.
+    pub(super) text_max: usize,
 }
 
 impl Plan {
@@ -117,6 +119,7 @@ impl Plan {
             is_static: rng.bool(),
             remember: 100,
             hostile: [0, 0, 10][rng.usize(..3)],
+            text_max: [4_096, 4_096, 4_096, 30, 12][rng.usize(..5)],
         }
     }
 
@@ -161,7 +164,13 @@ impl Plan {
 
     /// What is decided for the net.
     pub(super) const fn terms(&self) -> Terms {
-        Terms { encoding: self.encoding, seed: self.seed, size: 65_536, outage: SECOND, late: self.late() }
+        Terms {
+            encoding: self.encoding,
+            seed: self.seed,
+            size: overhead() + self.text_max,
+            outage: SECOND,
+            late: self.late(),
+        }
     }
 
     /// How long bytes of a connection that is gone live, rollup not counted: for no longer than somebody looks.
@@ -173,7 +182,7 @@ impl Plan {
     }
 
     /// Generous limits: the first storey plays the tight ones.
-    pub(super) const fn limits() -> Limits {
+    pub(super) const fn limits(&self) -> Limits {
         Limits {
             open_max: 1_000,
             stub_max: 1_000,
@@ -185,7 +194,7 @@ impl Plan {
             read_back_rate: 0,
             in_flight_operations: 200,
             in_flight_bytes: 1 << 22,
-            message_bytes_max: 65_536,
+            message_bytes_max: overhead() + self.text_max,
         }
     }
 }
@@ -273,6 +282,7 @@ impl Plans for Plan {
         plans.push(Self { partitions: 1, ..self.clone() });
         plans.push(Self { processes: 1, ..self.clone() });
         plans.push(Self { hostile: 0, ..self.clone() });
+        plans.push(Self { text_max: 4_096, ..self.clone() });
         plans.push(self.clone());
         plans
     }

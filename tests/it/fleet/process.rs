@@ -113,7 +113,7 @@ impl Process {
             deaf_until: 0,
             unheard_since: None,
             generation: 0,
-            shared: Shared::new(Plan::limits(), settings.append_rollup),
+            shared: Shared::new(plan.limits(), settings.append_rollup),
             settings,
             links: Vec::new(),
             stays: BTreeMap::new(),

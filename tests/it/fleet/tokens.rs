@@ -140,9 +140,9 @@ impl Truth {
         format!("{}/{}", self.id, self.part)
     }
 
-    /// The id of its message.
-    pub(super) fn create_id(&self) -> String {
-        format!("fleet.tokens.{}.{}.{}.0", self.partition, self.first, self.part)
+    /// The id of one of its messages.
+    pub(super) fn create_id(&self, segment: u32) -> String {
+        format!("fleet.tokens.{}.{}.{}.{segment}", self.partition, self.first, self.part)
     }
 }
 

@@ -257,6 +257,36 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "unwrap_or(self.started_at)",
     ),
     mutant(
+        "text that may have to be cut is not held back",
+        "engine/segment.rs",
+        "_ => self.text.floor(sure),",
+        "all => all,",
+    ),
+    mutant(
+        "messages that nobody knows are not looked for",
+        "engine/segment.rs",
+        "true => Next::LookBehind,",
+        "true => Next::Settle,",
+    ),
+    rarer(
+        "a text that is another one in the end is not gone through from its first message on",
+        "engine/segment.rs",
+        "self.segments.moved |= has_others;",
+        "",
+    ),
+    rarer(
+        "messages that are left over are not emptied",
+        "engine/segment.rs",
+        "if self.is_full() || is_left_over {",
+        "if self.is_full() {",
+    ),
+    rarer(
+        "the next message is made before the one before is finished",
+        "engine/next.rs",
+        "false if quiet && self.terminal_sent => self.next_check(now, policy),",
+        "false if self.terminal_sent => self.next_check(now, policy),",
+    ),
+    mutant(
         "a connection that carries what left with its partition is resumed",
         "engine.rs",
         "if !response.in_flight.is_empty() && !carrying.contains(&connection) {",

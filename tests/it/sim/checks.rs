@@ -60,8 +60,6 @@ pub(super) struct Instance {
     pub(super) last_event_at: u64,
     /// It had been idle for long enough when we stopped reading.
     was_idle: bool,
-    /// Bytes of its text, at the most.
-    pub(super) longest: usize,
     pub(super) reopened: u32,
     /// How it was settled, while it is.
     pub(super) settled: Option<&'static str>,
@@ -70,8 +68,20 @@ pub(super) struct Instance {
     // What was sent, and what became of it.
     pub(super) operations: u32,
     pub(super) updates: u32,
+    /// The byte of the text that the present message begins with.
+    pub(super) from: usize,
     pub(super) sent: usize,
     pub(super) terminal_sent: bool,
+    /// The last status that ended a message.
+    pub(super) closed: Option<Status>,
+    /// The text is another one than its messages were made for.
+    pub(super) recut: bool,
+    /// The messages besides the present one.
+    pub(super) others: Vec<Other>,
+    /// How many messages the text has, when the present one is left over.
+    pub(super) count: u32,
+    /// The create was larger than the server takes.
+    pub(super) too_large: bool,
     pub(super) create: Option<Operation>,
     pub(super) serial: Option<Serial>,
     pub(super) version: Option<Serial>,
@@ -89,6 +99,14 @@ pub(super) struct Instance {
     pub(super) kinds: Vec<OpKind>,
     pub(super) outcomes: Vec<Option<&'static str>>,
     pub(super) records: Vec<Recorded>,
+}
+
+/// A message of a response besides the present one.
+#[derive(Debug, Clone)]
+pub(super) struct Other {
+    pub(super) create: Operation,
+    pub(super) serial: Option<Serial>,
+    pub(super) version: Option<Serial>,
 }
 
 impl Checks {
@@ -280,14 +298,19 @@ impl Instance {
             arrived: 0,
             last_event_at: 0,
             was_idle: false,
-            longest: 0,
             reopened: 0,
             settled: None,
             suspect: false,
             operations: 0,
             updates: 0,
+            from: 0,
             sent: 0,
             terminal_sent: false,
+            closed: None,
+            recut: false,
+            others: Vec::new(),
+            count: 0,
+            too_large: false,
             create: None,
             serial: None,
             version: None,
@@ -316,15 +339,14 @@ impl Instance {
             EventKind::Start => {}
             EventKind::Token(text) => {
                 self.text.push_str(text);
-                self.longest = self.longest.max(self.text.len());
                 self.token_offsets.push(record.offset);
             }
             EventKind::End { final_text } => {
                 self.ended = Some(Status::Complete);
                 if let Some(text) = final_text.as_deref().filter(|text| **text != *self.text) {
                     self.text = text.to_owned();
-                    self.longest = self.longest.max(self.text.len());
-                    self.sent = 0;
+                    self.sent = self.from.min(self.text.len());
+                    self.recut = !self.others.is_empty();
                     self.outdated = self.create.is_some();
                     self.tainted |= self.create.is_some();
                 }
@@ -336,9 +358,20 @@ impl Instance {
 
     fn go_on(&mut self) {
         self.ended = None;
+        self.recut |= self.closed == Some(Status::Superseded);
+        if self.closed == Some(Status::Continued) {
+            return;
+        }
         self.outdated |= self.terminal_sent;
         self.tainted |= self.terminal_sent;
         self.terminal_sent = false;
+    }
+
+    /// The creates of its messages, in order.
+    pub(super) fn creates(&self) -> Vec<&Operation> {
+        let mut creates: Vec<_> = self.create.iter().chain(self.others.iter().map(|other| &other.create)).collect();
+        creates.sort_by_key(|create| create.head.segment);
+        creates
     }
 
     /// For messages.

@@ -15,6 +15,8 @@ pub(super) enum Fault {
     ChannelRefuses,
     /// A message is gone.
     Gone,
+    /// The server takes less in one message than it says.
+    TooLarge,
     /// The text of a rejected append appears in the next one, and only there.
     FoldNext,
     /// The text of a rejected append appears in all later ones.
@@ -73,13 +75,14 @@ pub(super) enum Fault {
 
 impl Fault {
     /// Every kind.
-    pub(super) const ALL: [Self; 33] = [
+    pub(super) const ALL: [Self; 34] = [
         Self::Rate,
         Self::Transient,
         Self::UpdatesRefused,
         Self::Permanent,
         Self::ChannelRefuses,
         Self::Gone,
+        Self::TooLarge,
         Self::FoldNext,
         Self::FoldLater,
         Self::NackGroup,

@@ -22,6 +22,7 @@ pub(super) struct Frame {
     pub(super) serial: Option<Serial>,
     pub(super) text: Box<str>,
     pub(super) status: Status,
+    pub(super) segment: u32,
     /// It was written before the connection was resumed.
     pub(super) resent: bool,
 }
@@ -63,6 +64,7 @@ struct Headers<'a> {
     response_id: &'a str,
     create_id: &'a str,
     status: &'a str,
+    segment: &'a str,
 }
 
 /// Reads a frame of the client.
@@ -94,8 +96,11 @@ pub(super) fn read(encoding: Encoding, bytes: &[u8]) -> Kept<Frame> {
             "error" => Status::Error,
             "abandoned" => Status::Abandoned,
             "failed" => Status::Failed,
+            "continued" => Status::Continued,
+            "superseded" => Status::Superseded,
             other => return Err(Broken(format!("R18: status {other:?}"))),
         },
+        segment: headers.segment.parse().map_err(|_| Broken(format!("R18: segment {:?}", headers.segment)))?,
         resent: false,
     })
 }

@@ -17,6 +17,7 @@ pub(in crate::sim) const STALE: u64 = 2 * SECOND;
 pub(in crate::sim) struct Message {
     pub(in crate::sim) response_id: Box<str>,
     pub(in crate::sim) create_id: Box<str>,
+    pub(in crate::sim) segment: u32,
     pub(in crate::sim) serial: Serial,
     /// What readers see.
     pub(in crate::sim) text: String,
@@ -54,6 +55,11 @@ impl Message {
         serial(self.version)
     }
 
+    /// Bytes of its text, with what waits to be published.
+    fn bytes(&self) -> usize {
+        self.base.len() + self.rolling.iter().map(|rolling| rolling.text.len()).sum::<usize>()
+    }
+
     /// What a read of it gives.
     pub(super) fn read(&self, scene: &mut Scene) -> Latest {
         let stale = scene.now < self.changed + STALE && scene.strikes(Fault::StaleRead);
@@ -66,10 +72,14 @@ impl Message {
 
 impl Server {
     pub(super) fn apply(&mut self, scene: &mut Scene, c: usize, frame: &Frame) -> Verdict {
+        let known = frame.serial.as_ref().and_then(|serial| self.by_serial.get(serial).copied());
+        let before = known.filter(|_| frame.kind == OpKind::Append).map_or(0, |m| self.messages[m].bytes());
+        if before + frame.text.len() > self.text_max {
+            return Verdict::Nack(40_009);
+        }
         if frame.kind == OpKind::Create {
             return self.create(scene, frame);
         }
-        let known = frame.serial.as_ref().and_then(|serial| self.by_serial.get(serial).copied());
         let Some(m) = known.filter(|m| !self.messages[*m].gone) else { return Verdict::Nack(40_400) };
         if scene.strikes(Fault::Gone) {
             let message = &mut self.messages[m];
@@ -96,6 +106,7 @@ impl Server {
         self.messages.push(Message {
             response_id: frame.response_id.clone(),
             create_id: frame.create_id.clone(),
+            segment: frame.segment,
             serial: serial.clone(),
             text: frame.text.to_string(),
             status: frame.status,

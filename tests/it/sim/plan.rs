@@ -159,6 +159,12 @@ impl Plan {
         }
     }
 
+    /// Bytes of text that the server takes in one message.
+    pub(super) const fn text_max(&self) -> usize {
+        let room = self.limits.message_bytes_max - overhead();
+        if self.odds.of(Fault::TooLarge) > 0 { room / 2 + 4 } else { room }
+    }
+
     /// What is decided for the net.
     pub(super) fn terms(&self) -> Terms {
         Terms {
@@ -231,6 +237,11 @@ impl Plans for Plan {
     }
 }
 
+/// What a frame takes besides its text, at the most: 1,024 bytes and two ids.
+pub(in crate::sim) const fn overhead() -> usize {
+    1_024 + "r00".len() + "fleet.tokens.0.9999.0.99".len()
+}
+
 /// Limits, most of them generous, some of them so tight that they are reached.
 fn limits(rng: &mut fastrand::Rng) -> Limits {
     let tight = |rng: &mut fastrand::Rng, wide: usize, choices: [usize; 3]| match rng.u8(..6) {
@@ -252,8 +263,8 @@ fn limits(rng: &mut fastrand::Rng) -> Limits {
         read_back_rate: [0, 0, 5][rng.usize(..3)],
         in_flight_operations: u32::try_from(tight(rng, 200, [1, 2, 5])).unwrap_or(1),
         in_flight_bytes: tight(rng, 1 << 22, [1, 3_000, 10_000]),
-        message_bytes_max: match rng.u8(..30) {
-            0 => 1_024 + 40,
+        message_bytes_max: match rng.u8(..6) {
+            0 => overhead() + [8, 16, 40, 100, 400][rng.usize(..5)],
             _ => 65_536,
         },
     }

@@ -52,6 +52,7 @@ struct Said<'a> {
     text_sha256: Option<&'a str>,
     reason: Option<&'a str>,
     reopened: Option<u32>,
+    segments: Option<u32>,
 }
 
 impl Checks {
@@ -99,6 +100,7 @@ impl Checks {
             hold!(!instance.headless, "O7: {name} began without its beginning and is {}", said.outcome);
             let done = instance.terminal_sent && instance.sent == instance.text.len() && !instance.tainted;
             hold!(done && instance.serial.is_some(), "{name}: {} before its text is complete and clean", said.outcome);
+            hold!(said.segments == Some(instance.shows()), "I6: {name}: {:?} segments", said.segments);
             if self.plan.audits {
                 instance.is_covered()?;
             }
@@ -127,7 +129,6 @@ impl Checks {
             "not-reconciled" => self.plan.when == ReconcileWhen::Never && instance.tainted,
             "limit" => self.crowded,
             "input-lost" => self.plan.odds.of(super::fault::Fault::InputLost) > 0,
-            "message-too-large" => instance.longest + 1_024 > self.plan.limits.message_bytes_max,
             reason if reason.starts_with("refused-") => instance.refusals >= self.plan.attempts,
             reason if reason.starts_with("channel-refused-") => {
                 let since = instance.channel_refused.unwrap_or(scene.now);

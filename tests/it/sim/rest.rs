@@ -1,6 +1,6 @@
 //! What there is at rest: the texts on the channels, and that nothing is left over (I1, I7, I12).
 
-use super::checks::Checks;
+use super::checks::{Checks, Instance};
 use super::scene::{Broken, Kept, hold};
 use super::server::Server;
 use super::topic::Log;
@@ -26,31 +26,48 @@ impl Checks {
                 updates <= self.plan.updates_max,
                 "R4: {name} took {updates} full texts: there is no pause between them"
             );
-            let Some(create) = &instance.create else {
-                hold!(settled == "failed", "I1: {name} was never created");
-                continue;
-            };
-            if settled == "failed" {
-                continue;
+            if settled != "failed" {
+                hold!(instance.create.is_some(), "I1: {name} was never created");
+                self.reads(instance, server)?;
             }
-            let Some(message) = server.made(&create.head.create_id) else {
-                return Err(Broken(format!("I1: {name} is not on its channel")));
-            };
-            hold!(!message.gone, "I1: the message of {name} is gone");
-            hold!(message.text == instance.text, "I1: {name} reads {:?}, but is {:?}", message.text, instance.text);
-            let status = instance.ended.unwrap_or(Status::Abandoned);
-            hold!(message.status == status, "I1: {name} has status {:?}, not {status:?}", message.status);
         }
         self.no_message_is_left_over(server)
+    }
+
+    /// What the messages of a response say together.
+    fn reads(&self, instance: &Instance, server: &Server) -> Kept {
+        let (name, mut text, count) = (instance.name(), String::new(), instance.shows());
+        let status = instance.ended.unwrap_or(Status::Abandoned);
+        for create in instance.creates() {
+            let segment = create.head.segment;
+            let Some(message) = server.made(&create.head.create_id) else {
+                return Err(Broken(format!("I1: message {segment} of {name} is not on its channel")));
+            };
+            if message.gone && segment >= count {
+                continue;
+            }
+            hold!(!message.gone || segment + 1 < count, "I1: message {segment} of {name} is gone");
+            text.push_str(&message.text);
+            let status = match segment + 1 {
+                n if n < count => Status::Continued,
+                n if n == count => status,
+                _ => Status::Superseded,
+            };
+            let said = message.status;
+            hold!(said == status, "I1: message {segment} of {name} has status {said:?}, not {status:?}");
+        }
+        hold!(text == instance.text, "I1: {name} reads {text:?}, but is {:?}", instance.text);
+        Ok(())
     }
 
     /// One message for each response, not counting those that are gone.
     fn no_message_is_left_over(&self, server: &Server) -> Kept {
         for message in server.messages.iter().filter(|message| !message.gone) {
             let known = server.made(&message.create_id).is_some_and(|other| other.serial == message.serial);
-            let wanted = self.instances.iter().any(|instance| {
-                instance.create.as_ref().is_some_and(|create| create.head.create_id == message.create_id)
-            });
+            let wanted = self
+                .instances
+                .iter()
+                .any(|instance| instance.creates().iter().any(|create| create.head.create_id == message.create_id));
             hold!(known && wanted, "I1: {} has a second message", message.response_id);
         }
         Ok(())

@@ -1,8 +1,8 @@
 //! What goes out: every operation, and what its answer means for the message (I2, I9, I10, I11 and the rules R1–R9).
 
-use super::checks::{Checks, Instance};
+use super::checks::{Checks, Instance, Other};
 use super::scene::{Kept, Scene, hold};
-use crate::engine::{Class, Doubt, OpKind, Operation, Outcome, ReconcileWhen, Status};
+use crate::engine::{Class, Doubt, Head, OpKind, Operation, Outcome, ReconcileWhen, Rejection, Status};
 
 impl Checks {
     /// An operation is sent.
@@ -16,8 +16,12 @@ impl Checks {
         let name = self.instances[i].name();
         hold!(self.instances[i].settled.is_none(), "I11: {name} is settled, but an operation names it");
         hold!(head.channel.starts_with("ai:"), "I10: {} is not allowed", head.channel);
-        let repeats = operation.kind == OpKind::Create && self.instances[i].create.is_some() && !self.instances[i].gone;
-        if operation.status == Status::Abandoned && self.instances[i].ended.is_none() && !repeats {
+        let before = self.instances[i].create.as_ref().filter(|_| operation.kind == OpKind::Create);
+        let repeats = before.is_some_and(|create| create.head == operation.head) && !self.instances[i].gone;
+        // A text that is mended only at its end shows by that that it has ended, in whichever of its messages.
+        let mends = operation.kind == OpKind::Update && self.instances[i].tainted;
+        let ends = operation.status == Status::Abandoned || (mends && self.plan.when == ReconcileWhen::AtEnd);
+        if ends && self.instances[i].ended.is_none() && !repeats {
             self.abandoned(scene, &self.instances[i])?;
             self.instances[i].ended = Some(Status::Abandoned);
         }
@@ -28,7 +32,10 @@ impl Checks {
         instance.connection = Some(operation.connection);
         instance.operations += 1;
         instance.updates += u32::from(operation.kind == OpKind::Update);
-        instance.terminal_sent |= instance.ended == Some(operation.status);
+        let (ended, status) = (instance.ended, operation.status);
+        if ended == Some(status) || matches!(status, Status::Continued | Status::Superseded) {
+            (instance.terminal_sent, instance.closed) = (true, Some(status));
+        }
         instance.in_flight.push((operation.id.seq, operation.kind, operation.data.len()));
         instance.kinds.push(operation.kind);
         instance.outcomes.push(None);
@@ -104,13 +111,22 @@ impl Instance {
             self.operations,
             operation.id.seq
         );
+        let segment = self.create.as_ref().map_or(0, |create| create.head.segment);
+        if operation.head.segment != segment {
+            self.enters(operation, segment)?;
+        }
         if operation.kind == OpKind::Create {
             return self.sends_create(operation);
         }
         hold!(self.serial.is_some() && operation.serial == self.serial, "{name}: an operation on another message");
-        let head = self.create.as_ref().map(|create| &create.head);
-        hold!(head == Some(&operation.head), "R18: {name}: the headers differ from the create's");
-        let expected = self.ended.unwrap_or(Status::Streaming);
+        let prev = operation.head.prev.clone();
+        let head = self.create.as_ref().map(|create| Head { prev, ..(*create.head).clone() });
+        hold!(head.as_ref() == Some(&*operation.head), "R18: {name}: the headers differ from the create's");
+        self.follows(operation)?;
+        let expected = match operation.status {
+            status @ (Status::Continued | Status::Superseded) => status,
+            _ => self.ended.unwrap_or(Status::Streaming),
+        };
         hold!(operation.status == expected, "R18: {name}: status {:?}, not {expected:?}", operation.status);
         let updating = self.in_flight.iter().any(|(_, kind, _)| *kind == OpKind::Update);
         if operation.kind == OpKind::Append {
@@ -122,25 +138,102 @@ impl Instance {
             let goes_on = self.text[self.sent..].starts_with(piece);
             hold!(goes_on, "P4: {name}: {piece:?} is not what follows after {} bytes", self.sent);
             self.sent += piece.len();
-            hold!(!expected.is_terminal() || self.sent == self.text.len(), "{name}: it ends before its text does");
-            return Ok(());
+            return self.goes_on(operation);
         }
         hold!(self.in_flight.is_empty(), "I2: an update of {name} with operations in flight");
-        hold!(*operation.data == *self.text, "{name}: an update with another text: {:?}", operation.data);
+        self.carries(operation)?;
         hold!(scene.now >= self.quiet_until, "R8: an update of {name} before late frames have landed");
         let allowed =
             !self.tainted || when == ReconcileWhen::Eager || (when == ReconcileWhen::AtEnd && self.ended.is_some());
         hold!(allowed, "{name}: an update against the policy {when:?}");
-        self.sent = self.text.len();
         self.outdated = false;
         Ok(())
+    }
+
+    /// The operation is about another message: the next one, or the first one again.
+    fn enters(&mut self, operation: &Operation, left: u32) -> Kept {
+        let (name, segment) = (self.name(), operation.head.segment);
+        hold!(self.in_flight.is_empty(), "R13: {name} turns to message {segment} with operations in flight");
+        let sent = self.sent;
+        if let Some(create) = self.create.take() {
+            let (serial, version) = (self.serial.take(), self.version.take());
+            let is_there = serial.is_some() || !std::mem::take(&mut self.too_large);
+            self.others.extend(is_there.then_some(Other { create, serial, version }));
+        }
+        let there = self.others.iter().position(|other| other.create.head.segment == segment);
+        if segment == 0 {
+            hold!(self.recut, "R13: {name} goes back though its text is the same");
+            (self.from, self.recut) = (0, false);
+        } else {
+            hold!(segment == left + 1, "R13: {name} turns from message {left} to {segment}");
+            let is_over = self.terminal_sent && !self.tainted && !self.recut;
+            hold!(is_over, "R13: {name} turns to message {segment} before the one before is right");
+            let is_surplus = operation.status == Status::Superseded;
+            hold!((self.closed == Some(Status::Continued)) != is_surplus, "R13: {name}: {:?}", operation.status);
+            if is_surplus && self.closed != Some(Status::Superseded) {
+                self.count = segment;
+            }
+            self.from = if is_surplus { self.text.len() } else { sent };
+        }
+        (self.sent, self.terminal_sent, self.closed, self.moved) = (self.from, false, None, false);
+        (self.doubtful, self.tainted, self.outdated) = (false, there.is_some(), false);
+        hold!(there.is_some() != (operation.kind == OpKind::Create), "R13: {name}: message {segment} is there or not");
+        if let Some(at) = there {
+            let Other { create, serial, version } = self.others.swap_remove(at);
+            (self.create, self.serial, self.version) = (Some(create), serial, version);
+        }
+        Ok(())
+    }
+
+    /// A message names the one before.
+    fn follows(&self, operation: &Operation) -> Kept {
+        let name = self.name();
+        let before = |other: &&Other| other.create.head.segment + 1 == operation.head.segment;
+        let before = self.others.iter().find(before).and_then(|other| other.serial.clone());
+        hold!(operation.head.prev == before, "R13: {name}: prev is {:?}, not {before:?}", operation.head.prev);
+        Ok(())
+    }
+
+    /// A text is the one that the message should show.
+    fn carries(&mut self, operation: &Operation) -> Kept {
+        let (name, data) = (self.name(), &*operation.data);
+        let right = self.text.get(self.from..).is_some_and(|text| text.starts_with(data));
+        hold!(right, "{name}: {:?} with another text: {data:?}", operation.kind);
+        self.sent = self.from + data.len();
+        self.goes_on(operation)
+    }
+
+    /// A message ends where the text does, or else says that it goes on.
+    fn goes_on(&self, operation: &Operation) -> Kept {
+        let (name, left) = (self.name(), self.text.len() - self.sent);
+        match operation.status {
+            Status::Streaming => hold!(left <= 64, "{name}: {left} bytes are held back"),
+            Status::Continued => hold!(left > 0 && self.sent > self.from, "{name}: it goes on with nothing"),
+            _ => hold!(left == 0, "{name}: it ends before its text does"),
+        }
+        Ok(())
+    }
+
+    /// How many messages its text has.
+    pub(super) fn shows(&self) -> u32 {
+        let present = self.create.as_ref().map_or(0, |create| create.head.segment) + 1;
+        if self.closed != Some(Status::Superseded) {
+            return present;
+        }
+        self.count
     }
 
     fn sends_create(&mut self, operation: &Operation) -> Kept {
         let name = self.name();
         hold!(self.in_flight.is_empty(), "R9: a create of {name} with operations in flight");
         hold!(self.serial.is_none() || self.gone, "R9: {name} is created though it is there");
-        match &self.create {
+        match &self.create.clone() {
+            Some(first) if !self.gone && std::mem::take(&mut self.too_large) => {
+                hold!(first.head == operation.head, "R9: {name}: the create is repeated under another name");
+                hold!(first.data.len() > operation.data.len(), "R13: {name}: too large again");
+                self.carries(operation)?;
+                (self.create, self.outdated) = (Some(operation.clone()), false);
+            }
             Some(first) if !self.gone => {
                 let same =
                     first.head == operation.head && first.data == operation.data && first.status == operation.status;
@@ -149,10 +242,10 @@ impl Instance {
             former => {
                 let anew = former.as_ref().is_none_or(|former| former.head.create_id != operation.head.create_id);
                 hold!(anew, "R3: {name}: an id used again for another message");
-                hold!(*operation.data == *self.text, "{name}: a create with another text: {:?}", operation.data);
+                self.follows(operation)?;
+                self.carries(operation)?;
                 let superseded = former.as_ref().and_then(|_| self.serial.clone());
                 hold!(operation.head.supersedes == superseded, "R19: {name}: it supersedes {superseded:?}");
-                self.sent = self.text.len();
                 self.create = Some(operation.clone());
                 self.terminal_sent = false;
                 self.doubtful = false;
@@ -190,7 +283,11 @@ impl Instance {
                 let clean = !self.doubtful && !resent && !self.outdated;
                 (self.tainted, self.moved) = (!clean, self.moved && !clean);
             }
-            (OpKind::Create, _) => self.doubtful = true,
+            (OpKind::Create, _) => {
+                // One that was too large made nothing.
+                self.too_large = matches!(outcome, Outcome::Rejected(Rejection { code: 40_009, .. }));
+                self.doubtful |= !self.too_large;
+            }
             (OpKind::Append, "acked") => self.tainted |= resent,
             (OpKind::Update, "acked") if newest && !resent => (self.tainted, self.moved) = (self.outdated, false),
             (OpKind::Append | OpKind::Update, _) => self.tainted = true,

@@ -66,10 +66,12 @@ pub(super) struct Server {
     rollup: u64,
     update_code: u32,
     turns: u32,
+    /// Bytes of text that a message may have.
+    text_max: usize,
 }
 
 impl Server {
-    pub(super) fn new(rollup: u64, update_code: u32) -> Self {
+    pub(super) fn new(rollup: u64, update_code: u32, text_max: usize) -> Self {
         Self {
             messages: Vec::new(),
             connections: Vec::new(),
@@ -80,6 +82,7 @@ impl Server {
             rollup,
             update_code,
             turns: 0,
+            text_max,
         }
     }
 
