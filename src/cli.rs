@@ -89,6 +89,9 @@ struct EmulatorOptions {
     /// A namespace without the rule for updates and appends: it answers 93002 there. May be repeated.
     #[arg(long, value_name = "NAMESPACE")]
     immutable: Vec<String>,
+    /// The largest message that it takes, like `64KiB`.
+    #[arg(long, value_name = "SIZE", default_value = "64KiB")]
+    max_message_size: bytesize::ByteSize,
 }
 
 /// Runs the program with this process's arguments.
@@ -182,6 +185,7 @@ async fn emulate(options: EmulatorOptions, out: &mut (dyn Write + Send)) -> Resu
         keys: options.key,
         faults: faults.unwrap_or_default(),
         immutable_namespaces: options.immutable,
+        max_message_size: usize::try_from(options.max_message_size.as_u64()).unwrap_or(usize::MAX),
         ..emulator::Config::default()
     };
     let emulator = emulator::start(config).await.map_err(|error| match error {
