@@ -68,7 +68,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "if resent {",
         "self.repair.cleaned(now);\nif resent {",
     ),
-    mutant(
+    rarer(
         "a refusal counts as an acknowledgement",
         "engine/response.rs",
         "Outcome::Rejected(rejection) => self.rejected(now, operation, rejection, settings),",
@@ -87,7 +87,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "            self.outdated = true;\n            self.repair.taint(now, settings.reconcile.debounce);\n        }\n    }\n\n    fn count",
         "            self.repair.taint(now, settings.reconcile.debounce);\n        }\n    }\n\n    fn count",
     ),
-    mutant(
+    rarer(
         "a message whose connection changed is appended to",
         "engine/response.rs",
         "        if self.serial.is_some() {\n            self.repair.moved(",
@@ -105,7 +105,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "Class::Operation | Class::MessageGone => {",
         "Class::Operation | Class::MessageGone | Class::Transient => {",
     ),
-    mutant(
+    rarer(
         "refused updates are repeated without a pause",
         "engine/reconcile.rs",
         "self.taint(now, backoff::delay(wait, self.failures));",
