@@ -40,13 +40,13 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "what differs is believed to be right",
         "engine/verify.rs",
-        "let same = self.text.equals(&text) &&",
-        "let same = !text.is_empty() &&",
+        "let same = is_text &&",
+        "let same = (is_text || true) &&",
     ),
     mutant(
         "the terminal marker is omitted",
         "engine/next.rs",
-        "let status = self.end.unwrap_or(Status::Streaming);",
+        "let status = closing.unwrap_or(Status::Streaming);",
         "let status = Status::Streaming;",
     ),
     mutant(
@@ -74,7 +74,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "Outcome::Rejected(rejection) => self.rejected(now, operation, rejection, settings),",
         "Outcome::Rejected(_) => self.acked(now, operation, None, false, settings),",
     ),
-    mutant(
+    rarer(
         "a create in doubt is repeated with another id",
         "engine/response.rs",
         "        self.counts.unknown += 1;\n",
@@ -90,7 +90,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     rarer(
         "a message whose connection changed is appended to",
         "engine/response.rs",
-        "        if self.serial.is_some() {\n            self.repair.moved(",
+        "        if self.serial.is_some() || self.head.segment > 0 {\n            self.repair.moved(",
         "        if false {\n            self.repair.moved(",
     ),
     mutant(
@@ -99,7 +99,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "debounce.max(append_rollup + ROLLUP_MARGIN)",
         "debounce.min(append_rollup)",
     ),
-    mutant(
+    rarer(
         "an outage counts as a failure",
         "engine/reconcile.rs",
         "Class::Operation | Class::MessageGone => {",
@@ -129,7 +129,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "self.dead_letters.push_back((offset, hold));",
         "self.holds.remove(&hold);",
     ),
-    mutant(
+    rarer(
         "idle time passes while nothing is read",
         "engine/intake.rs",
         "self.caught_up_since = caught_up.then(|| self.caught_up_since.unwrap_or(now));",
@@ -238,7 +238,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "if self.draining || self.unannounced || response.blocked {",
         "if self.draining || response.blocked {",
     ),
-    mutant(
+    rarer(
         "dead letters of owners before are not told on",
         "engine/ledger.rs",
         "self.letters = letters;",
