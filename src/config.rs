@@ -140,6 +140,8 @@ pub struct Ably {
     /// A file that holds a token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_file: Option<PathBuf>,
+    /// Tokens that are signed with a key instead of showing it.
+    pub jwt: Jwt,
     /// A routing policy (`main`), or a host name or address.
     pub endpoint: String,
     /// The port.
@@ -349,6 +351,28 @@ impl Default for Input {
     }
 }
 
+/// Tokens (JWTs) that are signed with a key: the key does not leave the process.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Jwt {
+    /// A file that holds the API key that signs. Empty for none.
+    pub key_file: PathBuf,
+    /// The key in it.
+    #[serde(skip)]
+    pub key: Option<Secret>,
+    /// How long a token is good.
+    #[serde(with = "humantime_serde")]
+    pub ttl: Duration,
+    /// Who the tokens say we are. Empty for `ably.client_id`.
+    pub client_id: String,
+}
+
+impl Default for Jwt {
+    fn default() -> Self {
+        Self { key_file: PathBuf::new(), key: None, ttl: Duration::from_secs(3_600), client_id: String::new() }
+    }
+}
+
 impl Default for Ably {
     fn default() -> Self {
         Self {
@@ -356,6 +380,7 @@ impl Default for Ably {
             key_file: PathBuf::new(),
             token: None,
             token_file: None,
+            jwt: Jwt::default(),
             endpoint: "main".into(),
             port: 443,
             tls: true,

@@ -1,12 +1,16 @@
-//! Who we are: a key or a token. Others (a JWT of our own making, a URL that gives tokens) find their place here.
+//! Who we are: a key, a token, or tokens of our own making (JWTs signed with a key).
 //!
 //! A secret that came from a file is read again when the server wants newer credentials, and before each attempt after one
 //! that only a person could mend: so a corrected file is enough, without a restart.
 
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use hmac::{Hmac, KeyInit, Mac};
+use serde_json::json;
+use sha2::Sha256;
 
 use super::fault::Error;
 use crate::config::{self, Secret};
@@ -19,10 +23,15 @@ pub struct Auth {
     file: Option<PathBuf>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Kind {
     Key,
     Token,
+    /// The secret is a key, and what is shown are tokens that it signs.
+    Jwt {
+        ttl: Duration,
+        client_id: String,
+    },
 }
 
 impl Auth {
@@ -31,12 +40,18 @@ impl Auth {
     /// # Errors
     /// When it gives nothing, or something that is no key.
     pub fn from_config(config: &config::Ably) -> Result<Self, Error> {
-        let key_file = Some(config.key_file.clone()).filter(|path| !path.as_os_str().is_empty());
-        match (&config.key, &config.token) {
-            (Some(key), _) => Self::new(Kind::Key, key.clone(), key_file),
-            (None, Some(token)) => Self::new(Kind::Token, token.clone(), config.token_file.clone()),
-            (None, None) => Err(Error::Credentials(
-                "none given; set ably.key_file (or ably.key, ably.token, ably.token_file)".into(),
+        let key_file = named(&config.key_file);
+        match (&config.jwt.key, &config.key, &config.token) {
+            (Some(key), ..) => {
+                let config::Jwt { ttl, client_id, key_file, .. } = &config.jwt;
+                let client_id = if client_id.is_empty() { &config.client_id } else { client_id };
+                let kind = Kind::Jwt { ttl: *ttl, client_id: client_id.clone() };
+                Self::new(kind, key.clone(), named(key_file))
+            }
+            (None, Some(key), _) => Self::new(Kind::Key, key.clone(), key_file),
+            (None, None, Some(token)) => Self::new(Kind::Token, token.clone(), config.token_file.clone()),
+            (None, None, None) => Err(Error::Credentials(
+                "none given; set ably.key_file (or ably.key, ably.jwt.key_file, ably.token, ably.token_file)".into(),
             )),
         }
     }
@@ -52,32 +67,51 @@ impl Auth {
     fn new(kind: Kind, secret: Secret, file: Option<PathBuf>) -> Result<Self, Error> {
         let text = secret.expose();
         let is_good = match kind {
-            Kind::Key => text.split_once(':').is_some_and(|(name, secret)| name.contains('.') && !secret.is_empty()),
+            Kind::Key | Kind::Jwt { .. } => {
+                text.split_once(':').is_some_and(|(name, secret)| name.contains('.') && !secret.is_empty())
+            }
             Kind::Token => !text.is_empty(),
         };
         if is_good && !text.contains(char::is_whitespace) {
             return Ok(Self { kind, secret, file });
         }
-        let what = if kind == Kind::Key { "a key has the form `app.id:secret`" } else { "a token is one word" };
+        let what = if kind == Kind::Token { "a token is one word" } else { "a key has the form `app.id:secret`" };
         let place = file.map_or_else(|| "what is given".to_owned(), |path| path.display().to_string());
         Err(Error::Credentials(format!("{place} holds none: {what}")))
     }
 
     /// The parameter of a connection's address, and its secret value.
-    pub(super) fn parameter(&self) -> (&'static str, &Secret) {
-        match self.kind {
-            Kind::Key => ("key", &self.secret),
-            Kind::Token => ("access_token", &self.secret),
+    pub(super) fn parameter(&self) -> (&'static str, Secret) {
+        match self.token() {
+            None => ("key", self.secret.clone()),
+            Some(token) => ("access_token", token),
         }
+    }
+
+    /// The token to show, unless a key is shown itself. Of our own making it is a new one each time.
+    pub(super) fn token(&self) -> Option<Secret> {
+        match &self.kind {
+            Kind::Key => None,
+            Kind::Token => Some(self.secret.clone()),
+            Kind::Jwt { ttl, client_id } => {
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                Some(jwt(self.secret.expose(), now.as_secs(), ttl.as_secs(), client_id))
+            }
+        }
+    }
+
+    /// Whether its token is another one than `former` has shown.
+    pub(super) fn is_newer_than(&self, former: &Self) -> bool {
+        matches!(self.kind, Kind::Jwt { .. }) || self.secret != former.secret
     }
 
     /// Signs a REST request.
     pub fn sign(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
-        let encoded = STANDARD.encode(self.secret.expose());
-        let scheme = match self.kind {
-            Kind::Key => "Basic",
-            Kind::Token => "Bearer",
+        let (scheme, secret) = match self.token() {
+            None => ("Basic", self.secret.clone()),
+            Some(token) => ("Bearer", token),
         };
+        let encoded = STANDARD.encode(secret.expose());
         request.header(reqwest::header::AUTHORIZATION, format!("{scheme} {encoded}"))
     }
 
@@ -86,9 +120,28 @@ impl Auth {
         let Some(path) = &self.file else { return Ok(()) };
         let text = tokio::fs::read_to_string(path).await;
         let text = text.map_err(|error| Error::Credentials(format!("read {}: {error}", path.display())))?;
-        *self = Self::new(self.kind, Secret::new(text.trim().to_owned()), self.file.clone())?;
+        *self = Self::new(self.kind.clone(), Secret::new(text.trim().to_owned()), self.file.clone())?;
         Ok(())
     }
+}
+
+fn named(path: &std::path::Path) -> Option<PathBuf> {
+    (!path.as_os_str().is_empty()).then(|| path.to_owned())
+}
+
+/// A token that a key signs, as Ably documents it: HS256, the key's name in `kid`. What it may do is what the key may.
+fn jwt(key: &str, now: u64, ttl: u64, client_id: &str) -> Secret {
+    let (name, secret) = key.split_once(':').unwrap_or((key, ""));
+    let mut claims = json!({ "iat": now, "exp": now + ttl, "x-ably-capability": r#"{"*":["*"]}"# });
+    if !client_id.is_empty() {
+        claims["x-ably-clientId"] = client_id.into();
+    }
+    let part = |value: serde_json::Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let signed = format!("{}.{}", part(json!({ "typ": "JWT", "alg": "HS256", "kid": name })), part(claims));
+    let mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).map(|mac| mac.chain_update(&signed));
+    // HMAC takes keys of any length.
+    let signature = mac.map(|mac| mac.finalize().into_bytes()).unwrap_or_default();
+    Secret::new(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)))
 }
 
 #[cfg(test)]
@@ -114,6 +167,27 @@ mod tests {
         let auth = Auth::from_config(&config).expect("a key");
         assert_eq!((auth.parameter().0, auth.parameter().1.expose()), ("key", "a.b:c"));
         assert!(!format!("{auth:?}").contains("a.b:c"));
+    }
+
+    #[test]
+    fn a_key_that_signs_is_not_shown() {
+        let jwt = config::Jwt {
+            key: Some(Secret::new("app.key:hunter2".into())),
+            ttl: Duration::from_secs(60),
+            client_id: "me".to_owned(),
+            ..config::Jwt::default()
+        };
+        let auth = Auth::from_config(&config::Ably { jwt, ..config::Ably::default() }).expect("a key");
+        let (name, token) = auth.parameter();
+        let parts: Vec<_> = token.expose().split('.').map(|part| URL_SAFE_NO_PAD.decode(part)).collect();
+        let [Ok(header), Ok(claims), Ok(_)] = &parts[..] else { panic!("three parts") };
+        let read = |part: &[u8]| serde_json::from_slice::<serde_json::Value>(part).expect("JSON");
+        assert_eq!(name, "access_token");
+        assert_eq!(read(header), json!({ "typ": "JWT", "alg": "HS256", "kid": "app.key" }));
+        let claims = read(claims);
+        assert_eq!(claims["exp"].as_u64(), claims["iat"].as_u64().map(|iat| iat + 60));
+        assert_eq!(claims["x-ably-clientId"], "me");
+        assert!(!token.expose().contains("hunter2"));
     }
 
     #[tokio::test]

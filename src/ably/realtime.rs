@@ -55,6 +55,8 @@ pub(super) struct Connection {
     commands: mpsc::Receiver<Command>,
     events: mpsc::Sender<Event>,
     transport: Transport,
+    /// Newer credentials for a connection that is up, on their way.
+    renewing: Option<Renewing>,
     started: Instant,
     timer: Pin<Box<Sleep>>,
     /// What the timer is set to, if it has not gone off.
@@ -64,6 +66,8 @@ pub(super) struct Connection {
     batches: Vec<Command>,
     messages: Vec<Message>,
 }
+
+type Renewing = Pin<Box<dyn Future<Output = Result<Auth, Error>> + Send>>;
 
 enum Transport {
     None,
@@ -83,6 +87,8 @@ enum Woken {
     Told,
     /// An attempt to open a transport is over.
     Opened(Opened),
+    /// There are newer credentials, or none.
+    Renewed(Result<Auth, Error>),
     /// Messages came, and perhaps the end of the transport behind them.
     Received(Option<Error>),
     /// A deadline has come.
@@ -117,6 +123,7 @@ impl Connection {
             commands,
             events,
             transport: Transport::None,
+            renewing: None,
             started,
             timer: Box::pin(tokio::time::sleep_until(started)),
             armed: None,
@@ -134,6 +141,7 @@ impl Connection {
             match self.woken().await {
                 Woken::Told => {}
                 Woken::Opened(opened) => self.opened(opened),
+                Woken::Renewed(renewed) => self.renewed(renewed),
                 Woken::Received(end) => self.received(end),
                 Woken::Due => self.session.tick(self.now(), &mut self.actions),
                 Woken::Forsaken => return,
@@ -147,7 +155,7 @@ impl Connection {
 
     /// Waits for anything. Operations last: they wait for permits, and permits come with answers.
     async fn woken(&mut self) -> Woken {
-        let Self { transport, messages, timer, armed, commands, batches, lease, .. } = self;
+        let Self { transport, messages, timer, armed, commands, batches, lease, renewing, .. } = self;
         tokio::select! {
             biased;
             woken = poll_fn(|context| transport.poll(lease, messages, context)) => woken,
@@ -155,6 +163,7 @@ impl Connection {
                 *armed = None;
                 Woken::Due
             }
+            renewed = poll_fn(|context| poll_renewing(renewing, context)) => Woken::Renewed(renewed),
             taken = commands.recv_many(batches, TAKE_MAX) => if taken == 0 { Woken::Forsaken } else { Woken::Told },
         }
     }
@@ -164,6 +173,20 @@ impl Connection {
         match opened.socket {
             Ok(socket) => self.transport = Transport::Open { socket, unflushed: false },
             Err(error) => self.ended(error),
+        }
+    }
+
+    /// The same token again would only be asked for again.
+    fn renewed(&mut self, renewed: Result<Auth, Error>) {
+        match renewed {
+            Ok(auth) => {
+                let token = auth.token().filter(|_| auth.is_newer_than(&self.auth));
+                self.auth = auth;
+                if let Some(token) = token {
+                    self.session.authorise(token.expose(), &mut self.actions);
+                }
+            }
+            Err(error) => tracing::warn!(connection = self.id, %error, "no newer token for ably"),
         }
     }
 
@@ -217,6 +240,7 @@ impl Connection {
                 Action::Write(frame) => self.write(frame),
                 Action::Answer(answer) => self.answers.push(answer),
                 Action::Connect { resume, renew, failures } => self.connect(resume, renew, failures),
+                Action::Renew => self.renew(),
                 Action::Hangup => self.transport = Transport::None,
                 Action::Up(details) => self.tell(Event::up(self.id, details)).await?,
                 Action::Down(reason) => self.tell(Event::Down { connection: self.id, reason }).await?,
@@ -263,6 +287,11 @@ impl Connection {
         }));
     }
 
+    fn renew(&mut self) {
+        let mut auth = self.auth.clone();
+        self.renewing = Some(Box::pin(async move { auth.renew().await.map(|()| auth) }));
+    }
+
     /// Answers go before whatever else is told.
     async fn tell(&mut self, event: Event) -> Option<()> {
         self.tell_answers().await?;
@@ -291,6 +320,13 @@ impl Connection {
     fn now(&self) -> Time {
         Time::default() + self.started.elapsed()
     }
+}
+
+fn poll_renewing(renewing: &mut Option<Renewing>, context: &mut Context<'_>) -> Poll<Result<Auth, Error>> {
+    let Some(future) = renewing else { return Poll::Pending };
+    let renewed = ready!(future.as_mut().poll(context));
+    *renewing = None;
+    Poll::Ready(renewed)
 }
 
 impl Transport {

@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use super::encode::Encoder;
 use super::fault::{self, Error};
-use super::wire::{ConnectionDetails, action};
+use super::wire::{self, ConnectionDetails, ProtocolMessage, action};
 use crate::engine::{Answer, Doubt, OpKind, Operation, Outcome, Time};
 pub use asked::{Action, Details, Settings};
 use incoming::Incoming;
@@ -156,6 +156,21 @@ impl Session {
         self.unanswered.push(frame, is_up);
     }
 
+    /// There is a newer token for a connection that is up: the server is told of it before the old one expires. It answers with
+    /// CONNECTED; if it does not come in time, it disconnects with a token error, and credentials are renewed then.
+    pub fn authorise(&mut self, token: &str, actions: &mut Vec<Action>) {
+        if !matches!(self.link, Link::Up { .. }) {
+            return;
+        }
+        let auth = Some(wire::Auth { access_token: Some(token.into()) });
+        let frame = ProtocolMessage { action: action::AUTH, auth, ..ProtocolMessage::default() };
+        let mut bytes = Vec::new();
+        match self.settings.encoding.encode(&frame, &mut bytes) {
+            Ok(()) => actions.push(Action::Write(bytes.into())),
+            Err(error) => actions.push(Action::Notice(error.into())),
+        }
+    }
+
     /// Something came from the server that is no frame of the protocol: a ping.
     pub fn heard(&mut self, now: Time) {
         if let Link::Up { heard_at } = &mut self.link {
@@ -180,8 +195,8 @@ impl Session {
                 None => self.ended(now, &frame, true, actions),
             },
             (action::CLOSED, Link::Opening { .. } | Link::Up { .. }) => self.closed(now, actions),
-            // Signs of life, channels that we do not listen to, and AUTH: who ignores the request for a newer token is
-            // disconnected with a token error, and connects again with one.
+            (action::AUTH, Link::Up { .. }) => actions.push(Action::Renew),
+            // Signs of life, and channels that we do not listen to.
             _ => {}
         }
         self.close_when_answered(actions);

@@ -77,6 +77,9 @@ pub enum Error {
     },
 }
 
+/// The shortest and the longest life of a token.
+const JWT_TTL: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(24 * 3_600));
+
 /// Loads the configuration.
 ///
 /// # Errors
@@ -129,6 +132,9 @@ fn read_secrets(config: &mut Config) -> Result<(), Error> {
     if ably.key.is_none() && !ably.key_file.as_os_str().is_empty() {
         ably.key = Some(read("ably.key_file", &ably.key_file)?);
     }
+    if !ably.jwt.key_file.as_os_str().is_empty() {
+        ably.jwt.key = Some(read("ably.jwt.key_file", &ably.jwt.key_file)?);
+    }
     if let (None, Some(path)) = (&ably.token, &ably.token_file) {
         ably.token = Some(read("ably.token_file", path)?);
     }
@@ -151,6 +157,12 @@ fn check(config: &Config) -> Result<(), Error> {
         if bad { Err(Error::Value { key, value: value.to_string(), problem }) } else { Ok(()) }
     };
     let (ably, reconcile) = (&config.ably, &config.reconcile);
+    let two = ably.jwt.key.is_some() && (ably.key.is_some() || ably.token.is_some());
+    let problem = "is given beside another key or token; leave one";
+    refuse(two, "ably.jwt.key_file", &ably.jwt.key_file.display(), problem)?;
+    let ttl = humantime_serde::re::humantime::format_duration(ably.jwt.ttl);
+    let bad = ably.jwt.ttl < JWT_TTL.0 || ably.jwt.ttl > JWT_TTL.1;
+    refuse(bad, "ably.jwt.ttl", &ttl, "Ably takes tokens that are good for a minute to a day")?;
     let later = ably.transport == Transport::Rest;
     refuse(later, "ably.transport", &"rest", "not available yet; use realtime")?;
     let later = config.input.pattern == Pattern::MessagePerToken;
@@ -230,6 +242,8 @@ mod tests {
             ("[results]\ndelivery = 'twice'", "delivery"),
             ("[ably]\nconnections.rate = 0", "ably.connections.rate"),
             ("[ably]\nkey_file = '/nowhere/key'", "ably.key_file"),
+            ("[ably.jwt]\nkey_file = '/nowhere/key'", "ably.jwt.key_file"),
+            ("[ably.jwt]\nttl = '10s'", "ably.jwt.ttl"),
             ("[reconcile]\nlate_check = '9s'", "reconcile.late_check"),
         ] {
             let error = from(toml, &[], &[]).expect_err("it is refused").to_string();

@@ -8,9 +8,11 @@ use tokenrelay::ably::auth::Auth;
 use tokenrelay::ably::pool::{Event, Pool, Settings};
 use tokenrelay::ably::wire::Encoding;
 use tokenrelay::ably::{Error, Lease, probe, probe_channel};
+use tokenrelay::config::{self, Secret};
 use tokenrelay::emulator::{self, Config, Emulator, Faults};
 use tokenrelay::engine::{ConnectionId, Head, OpId, OpKind, Operation, Outcome, Serial, Status};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const CONNECTIONS: u32 = 4;
@@ -183,5 +185,32 @@ async fn a_check_finds_what_is_wrong() {
     assert!(matches!(refused, Error::Channel { code: 93002, .. }), "{refused}");
     let refused = probe(settings(&emulator, "app.key:wrong", Encoding::Json)).await.expect_err("a wrong key");
     assert!(refused.is_fatal() && refused.to_string().contains("ably.key_file"), "{refused}");
+    emulator.stop().await;
+}
+
+#[tokio::test]
+async fn a_connection_outlives_its_tokens() {
+    let emulator = start("").await;
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let jwt = config::Jwt {
+        key: Some(Secret::new("app.key:secret".to_owned())),
+        ttl: Duration::from_secs(2),
+        client_id: "relay".to_owned(),
+        key_file: file.path().to_owned(),
+    };
+    std::fs::write(file.path(), "app.key:secret").expect("written");
+    let config = config::Ably { jwt, ..config::Ably::default() };
+    let auth = Auth::from_config(&config).expect("a key that signs");
+    let (sender, mut events) = mpsc::channel(16);
+    let mut pool = Pool::new(Settings { auth, ..settings(&emulator, "app.key:secret", Encoding::Msgpack) }, sender);
+    pool.open(0);
+    let mut first = None;
+    for _ in 0..4 {
+        let event = timeout(PATIENCE, events.recv()).await.expect("in time").expect("it lives");
+        let Event::Up { resumed, ably_id, client_id, .. } = event else { panic!("{event:?}") };
+        assert_eq!(client_id.as_deref(), Some("relay"));
+        assert_eq!(resumed, first.is_some(), "it is told that its credentials are newer, and stays");
+        assert_eq!(*first.get_or_insert_with(|| ably_id.clone()), ably_id);
+    }
     emulator.stop().await;
 }

@@ -462,3 +462,18 @@ fn what_is_unanswered_when_a_connection_is_given_up_is_never_written_again() {
     case.connected("id-2", "key-2");
     assert!(written(&case.take()).is_empty());
 }
+
+#[test]
+fn a_newer_token_is_told_before_the_old_one_expires() {
+    let mut case = Case::up(settings());
+    case.receive(&json!({ "action": action::AUTH }));
+    assert_eq!(case.take(), [Action::Renew]);
+    case.session.authorise("newer", &mut case.actions);
+    let [Action::Write(frame)] = &case.take()[..] else { panic!("one frame") };
+    let frame: Value = serde_json::from_slice(frame).expect("JSON");
+    assert_eq!(frame, json!({ "action": action::AUTH, "auth": { "accessToken": "newer" } }));
+    case.drop_transport();
+    case.take();
+    case.session.authorise("newest", &mut case.actions);
+    assert!(case.take().is_empty(), "the next attempt shows it");
+}

@@ -175,7 +175,7 @@ impl Net {
                 Action::Up(details) => self.hear(scene, l, Event::Up(details)),
                 Action::Down(_) => self.hear(scene, l, Event::Down),
                 Action::Lost => self.hear(scene, l, Event::Lost),
-                Action::Notice(_) | Action::Fatal(_) | Action::Closed => {}
+                Action::Notice(_) | Action::Fatal(_) | Action::Closed | Action::Renew => {}
             }
         }
         let link = &mut self.links[l];

@@ -166,7 +166,7 @@ impl World {
                     self.forget();
                 }
                 Action::Closed => (self.is_closed, self.is_up) = (true, false),
-                Action::Fatal(_) | Action::Notice(_) => {}
+                Action::Fatal(_) | Action::Notice(_) | Action::Renew => {}
             }
         }
         let (frames, bytes) = self.session.in_flight();
