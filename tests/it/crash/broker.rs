@@ -35,7 +35,15 @@ impl Broker {
 }
 
 impl Drop for Broker {
+    /// Its log goes with its folder; when a test fails its last lines may say why.
     fn drop(&mut self) {
+        const LAST: usize = 40;
+        if std::thread::panicking()
+            && let Ok(log) = std::fs::read_to_string(self.folder.path().join("server.log"))
+        {
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!("the broker's last words:\n{}", lines[lines.len().saturating_sub(LAST)..].join("\n"));
+        }
         let mut command = std::process::Command::new(script());
         let _ended = command.arg("stop").arg(self.folder.path()).stdin(Stdio::null()).status();
     }
