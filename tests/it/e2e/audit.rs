@@ -40,6 +40,11 @@ struct Scene {
 impl Scene {
     /// Plays a story and two records that cannot be relayed, and stops the relay when all of it is settled.
     async fn play(count: usize, delivery: &str) -> Self {
+        Self::play_and(count, delivery, async |_, _| {}).await
+    }
+
+    /// The same, with something more in the end, when nothing fails any longer.
+    async fn play_and(count: usize, delivery: &str, more: impl AsyncFnOnce(&World, &mut Relay)) -> Self {
         let world = World::new(2, 2, 1).await;
         let config = emulator::Config { keys: vec![KEY.to_owned()], faults: faults(), ..emulator::Config::default() };
         let ably = emulator::start(config).await.expect("an emulator");
@@ -52,8 +57,9 @@ impl Scene {
         world.flush();
         results::wait(&world, &mut relay, story.responses().len()).await;
         let letters = tokio::task::block_in_place(|| world.read(&world.settings.dead_letters_topic, 2));
-        relay.stop().await;
         ably.set_faults(Faults::default());
+        more(&world, &mut relay).await;
+        relay.stop().await;
         let results = tokio::task::block_in_place(|| read_all(&world, &world.settings.results_topic));
         Self { world, ably, story, results, letters }
     }
@@ -121,6 +127,21 @@ impl Scene {
         let request = reqwest::Client::new().request(method, url).basic_auth(name, Some(secret)).json(body);
         let answer = request.send().await.expect("an answer");
         assert!(answer.status().is_success(), "{}", answer.text().await.unwrap_or_default());
+    }
+}
+
+/// A response whose every event is an operation, however slow the machine: each waits for the result of the one before.
+async fn one_by_one(world: &World, relay: &mut Relay) {
+    let token = |text: &str| json!({"type": "token", "text": text});
+    let mut tail = world.tail(&world.settings.results_topic);
+    for event in [token("a"), token("b"), token("c"), json!({"type": "end"})] {
+        world.send(0, Some(b"one-by-one"), Some(event.to_string().as_bytes()), &[]);
+        world.flush();
+        tokio::task::block_in_place(|| {
+            while tail.next(PATIENCE).expect("a result").key.as_deref() != Some(b"one-by-one") {
+                relay.check_alive();
+            }
+        });
     }
 }
 
@@ -307,7 +328,7 @@ const IN_LETTERS: &[Defect] = &[
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_defect_in_the_results_is_found() {
-    let scene = Scene::play(30, "exactly-once").await;
+    let scene = Scene::play_and(30, "exactly-once", one_by_one).await;
     for (name, which, plant, expected) in IN_RESULTS {
         let planted = |records: &mut Vec<Seen>| plant.put(records, which(records));
         assert_eq!(scene.audit_copy(name, Which::Results, planted).await, *expected, "{name}");
