@@ -27,6 +27,7 @@ pub mod scan;
 pub mod source;
 pub mod topics;
 
+pub use context::Stranded;
 pub use error::{Error, Kind};
 pub use handover::{Ending, Handover, METADATA_BYTES_MAX, Places};
 pub use headers::{header, headers};

@@ -80,6 +80,12 @@ pub enum Error {
         /// The first partition where that showed.
         partition: i32,
     },
+    /// A client of ours is beyond help; another one in its place is not.
+    #[error("the kafka client of {client} has lost every broker and looks for none; start the relay again")]
+    Stranded {
+        /// What it was for.
+        client: &'static str,
+    },
     /// A thread or task of ours has ended before its time.
     #[error("{0} has ended unexpectedly")]
     Ended(&'static str),
@@ -113,13 +119,15 @@ impl Error {
             Self::Ably(error) if error.is_fatal() => Exit::Refused,
             Self::Ably(_) => Exit::Unavailable,
             Self::Channels(_) | Self::NoChannels => Exit::Configuration,
-            Self::Undrained { .. } | Self::Uncommitted | Self::TopicAnew { .. } => Exit::TryAgain,
+            Self::Undrained { .. } | Self::Uncommitted | Self::TopicAnew { .. } | Self::Stranded { .. } => {
+                Exit::TryAgain
+            }
             Self::Ended(_) => Exit::Bug,
         }
     }
 }
 
-/// Relays until told to stop.
+/// Relays until told to stop. When a Kafka client is beyond help everything is begun anew, as by another process.
 ///
 /// # Errors
 /// At the start, when something is configured wrongly, missing, or refuses us; later only when going on is impossible, or
@@ -130,13 +138,57 @@ pub async fn run(
     health: Health,
     stop: watch::Receiver<Stop>,
 ) -> Result<(), Error> {
-    let parts = start::start(&config, &health).await?;
-    let source = parts.source;
-    let ended = {
-        let relay = relay::Relay::new(&config, metrics, health.clone(), parts.rest, source.intake());
-        relay.run(stop).await
-    };
-    health.set("stopping", "the process is stopping".to_owned());
-    source.close().await;
+    let mut ended = live(&config, &metrics, &health, stop.clone(), start::start(&config, &health).await?).await;
+    while let Err(Error::Stranded { client }) = ended {
+        tracing::warn!(client, "a kafka client has lost every broker for good: beginning anew, as after a crash");
+        let Some(parts) = start_again(&config, &health, stop.clone()).await? else { return Ok(()) };
+        ended = live(&config, &metrics, &health, stop.clone(), parts).await;
+    }
     ended
 }
+
+/// Starts as soon as Kafka lets us. Nothing to be done when we are told to stop meanwhile.
+async fn start_again(
+    config: &Config,
+    health: &Health,
+    mut stop: watch::Receiver<Stop>,
+) -> Result<Option<start::Parts>, Error> {
+    loop {
+        let failed = match start::start(config, health).await {
+            Ok(parts) => return Ok(Some(parts)),
+            Err(error) if error.exit() == Exit::Unavailable => error,
+            Err(error) => return Err(error),
+        };
+        health.set("starting", failed.to_string());
+        if tokio::time::timeout(BEFORE_NEXT_START, stop.wait_for(|stop| *stop != Stop::No)).await.is_ok() {
+            return Ok(None);
+        }
+    }
+}
+
+/// A life of the pipeline, from the first partition to the end.
+async fn live(
+    config: &Config,
+    metrics: &Metrics,
+    health: &Health,
+    stop: watch::Receiver<Stop>,
+    parts: start::Parts,
+) -> Result<(), Error> {
+    let source = parts.source;
+    let ended = {
+        let relay = relay::Relay::new(config, metrics.clone(), health.clone(), parts.rest, source.intake());
+        relay.run(stop).await
+    };
+    match &ended {
+        // It cannot say goodbye to anybody; the group misses it soon enough.
+        Err(Error::Stranded { .. }) => drop(tokio::time::timeout(BEFORE_NEXT_START, source.close()).await),
+        Ok(()) | Err(_) => {
+            health.set("stopping", "the process is stopping".to_owned());
+            source.close().await;
+        }
+    }
+    ended
+}
+
+/// How long to wait for what may be away.
+const BEFORE_NEXT_START: std::time::Duration = std::time::Duration::from_secs(2);

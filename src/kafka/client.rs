@@ -10,6 +10,7 @@ use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 
 use super::assignment::Policy;
+use super::context::{STATISTICS_MS, Stranded};
 use super::error::Error;
 use crate::config::{self, Security, SecurityProtocol};
 
@@ -41,6 +42,7 @@ const OURS: &[(&str, &str)] = &[
     ("request.required.acks", NOT_LOST),
     ("retries", NOT_LOST),
     ("session.timeout.ms", "use kafka.session_timeout"),
+    ("statistics.interval.ms", "they show when a client has lost every broker"),
     ("transactional.id", "it belongs to results.delivery"),
 ];
 const OFFSETS: &str = "an offset is committed only when its response is settled";
@@ -65,6 +67,7 @@ pub struct Clients {
     /// Where reading begins anew, older responses are not begun.
     max_age: Duration,
     transactions: Option<Transactions>,
+    stranded: Stranded,
 }
 
 /// How results are written in transactions.
@@ -89,6 +92,7 @@ impl Clients {
             .set("enable.metrics.push", "false")
             .set("log.connection.close", "false")
             .set("socket.keepalive.enable", "true")
+            .set("statistics.interval.ms", STATISTICS_MS)
             .set("topic.metadata.refresh.interval.ms", NEWS_OF_TOPICS_MS);
         secure(&settings.security, &mut shared)?;
         for property in settings.librdkafka.keys() {
@@ -99,7 +103,13 @@ impl Clients {
                 shared.set_log_level(RDKafkaLogLevel::Debug);
             }
         }
-        Ok(Self { settings: settings.clone(), shared, max_age: Duration::MAX, transactions: None })
+        Ok(Self {
+            settings: settings.clone(),
+            shared,
+            max_age: Duration::MAX,
+            transactions: None,
+            stranded: Stranded::default(),
+        })
     }
 
     /// After a new group, a reset or a gap, responses that are older are not begun.
@@ -116,6 +126,12 @@ impl Clients {
         let id = format!("{}-{instance}", self.settings.group_id);
         self.transactions = Some(Transactions { id, timeout });
         self
+    }
+
+    /// Whether any client that was made of these is beyond help.
+    #[must_use]
+    pub fn stranded(&self) -> &Stranded {
+        &self.stranded
     }
 
     pub(super) fn is_transactional(&self) -> bool {

@@ -5,15 +5,20 @@
 //! the same go to debug.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::statistics::Statistics;
 
 /// How long one cause is not repeated.
 const QUIET: Duration = Duration::from_secs(60);
+
+/// How often clients say what they know, in milliseconds.
+pub(super) const STATISTICS_MS: &str = "5000";
 
 /// The log of one client, and its last error.
 #[derive(Debug)]
@@ -21,6 +26,25 @@ pub(super) struct Log {
     role: &'static str,
     said: Mutex<HashMap<String, Said>>,
     trouble: Mutex<Option<Trouble>>,
+    stranded: Stranded,
+    /// The last statistics showed no broker.
+    blind: AtomicBool,
+}
+
+/// Whether one of the clients that share this has lost every broker for good, and which.
+///
+/// librdkafka 2.12 forgets brokers that metadata do not name. A broker that has just been started may name none; then all are
+/// forgotten, and now and then the timer that is to begin anew with the bootstrap servers is stopped by the very answer that
+/// made it necessary. Nothing wakes such a client again; only another one in its place helps.
+#[derive(Debug, Clone, Default)]
+pub struct Stranded(Arc<OnceLock<&'static str>>);
+
+impl Stranded {
+    /// The first client that is.
+    #[must_use]
+    pub fn who(&self) -> Option<&'static str> {
+        self.0.get().copied()
+    }
 }
 
 /// What is wrong with a client.
@@ -38,8 +62,19 @@ struct Said {
 
 impl Log {
     /// `role` says in every line which client speaks.
-    pub(super) fn new(role: &'static str) -> Self {
-        Self { role, said: Mutex::default(), trouble: Mutex::default() }
+    pub(super) fn new(role: &'static str, stranded: &Stranded) -> Self {
+        let (said, trouble, blind) = (Mutex::default(), Mutex::default(), AtomicBool::new(false));
+        Self { role, said, trouble, stranded: stranded.clone(), blind }
+    }
+
+    /// What the client says of itself every [`STATISTICS_MS`]. Without a broker twice in a row it is stranded: in between, it
+    /// may be about to begin anew.
+    pub(super) fn statistics(&self, statistics: &Statistics) {
+        let is_broker = |source: &str| source == "configured" || source == "learned";
+        let blind = !statistics.brokers.values().any(|broker| is_broker(&broker.source));
+        if self.blind.swap(blind, Ordering::AcqRel) && blind && self.stranded.0.set(self.role).is_ok() {
+            tracing::warn!(role = self.role, "kafka: the client has lost every broker and looks for none");
+        }
     }
 
     /// What was wrong last, if it has not passed since.
@@ -118,6 +153,10 @@ macro_rules! speaks_through {
             fn error(&self, error: rdkafka::error::KafkaError, reason: &str) {
                 self.$log.event(&error, reason);
             }
+
+            fn stats(&self, statistics: rdkafka::Statistics) {
+                self.$log.statistics(&statistics);
+            }
         }
     };
 }
@@ -140,19 +179,40 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use rdkafka::statistics::Broker;
+
     use super::*;
 
     #[test]
     fn a_cause_is_said_once() {
-        let log = Log::new("test");
+        let log = Log::new("test", &Stranded::default());
         assert_eq!(log.due("down"), Some(0));
         assert_eq!(log.due("down"), None);
         assert_eq!(log.due("other"), Some(0));
     }
 
     #[test]
+    fn a_client_without_brokers_is_stranded_unless_it_finds_some() {
+        let stranded = Stranded::default();
+        let log = Log::new("test", &stranded);
+        let says = |sources: &[&str]| {
+            let brokers = sources.iter().map(|source| {
+                let broker = Broker { source: (*source).to_owned(), ..Broker::default() };
+                ((*source).to_owned(), broker)
+            });
+            log.statistics(&Statistics { brokers: brokers.collect(), ..Statistics::default() });
+            stranded.who()
+        };
+        assert_eq!(says(&["configured"]), None);
+        assert_eq!(says(&["internal", "logical"]), None);
+        assert_eq!(says(&["internal", "logical", "learned"]), None);
+        assert_eq!(says(&["logical"]), None);
+        assert_eq!(says(&[]), Some("test"));
+    }
+
+    #[test]
     fn the_end_of_a_partition_is_no_trouble() {
-        let log = Log::new("test");
+        let log = Log::new("test", &Stranded::default());
         log.event(&KafkaError::Global(RDKafkaErrorCode::PartitionEOF), "end");
         assert!(log.trouble().is_none());
         log.event(&KafkaError::Global(RDKafkaErrorCode::AllBrokersDown), "all down");

@@ -42,8 +42,9 @@ impl Reader {
     /// When librdkafka does not accept the settings, or there is no thread to be had.
     pub fn start(clients: &Clients) -> Result<Self, Error> {
         let config = clients.rereader();
+        let stranded = clients.stranded().clone();
         let make = move || {
-            let context = Plain { log: Log::new("reader") };
+            let context = Plain { log: Log::new("reader", &stranded) };
             BaseConsumer::from_config_and_context(&config, context).map_err(Error::client("make the reader"))
         };
         let consumer = make()?;

@@ -79,7 +79,7 @@ impl Restorer {
         let make = |isolation: &str| {
             let mut config = clients.rereader();
             config.set("isolation.level", isolation);
-            BaseConsumer::from_config_and_context(&config, Plain { log: Log::new("restore") })
+            BaseConsumer::from_config_and_context(&config, Plain { log: Log::new("restore", clients.stranded()) })
                 .map_err(Error::client("make a reader of results"))
         };
         Ok(Self {

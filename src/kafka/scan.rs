@@ -59,7 +59,7 @@ impl Scanner {
                     config.set(property, value);
                 }
             }
-            BaseConsumer::from_config_and_context(&config, Plain { log: Log::new("scan") })
+            BaseConsumer::from_config_and_context(&config, Plain { log: Log::new("scan", clients.stranded()) })
                 .map_err(Error::client("make a reader of topics"))
         };
         Ok(Self {

@@ -96,7 +96,7 @@ impl Source {
     /// # Errors
     /// When librdkafka does not accept the settings.
     pub fn open(clients: &Clients) -> Result<Self, Error> {
-        let group = Group::new();
+        let group = Group::new(clients.stranded());
         let consumer: Consuming =
             clients.consumer().create_with_context(group).map_err(Error::client("make the consumer"))?;
         let policy = clients.policy();

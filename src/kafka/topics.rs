@@ -53,7 +53,7 @@ pub fn check(clients: &Clients) -> Result<Layout, Error> {
 /// # Errors
 /// As [`check`].
 pub fn check_within(clients: &Clients, patience: Duration) -> Result<Layout, Error> {
-    let context = Plain { log: Log::new("check") };
+    let context = Plain { log: Log::new("check", clients.stranded()) };
     let client =
         BaseConsumer::from_config_and_context(&clients.reader(), context).map_err(Error::client("make a client"))?;
     let now = Instant::now();
@@ -147,7 +147,7 @@ impl Topics<'_> {
 pub async fn describe(clients: &Clients) -> HashMap<String, HashMap<String, String>> {
     let settings = clients.settings();
     let names = [&settings.tokens_topic, &settings.results_topic, &settings.dead_letters_topic];
-    let context = Plain { log: Log::new("check") };
+    let context = Plain { log: Log::new("check", clients.stranded()) };
     let Ok(admin) = AdminClient::from_config_and_context(&clients.plain(), context) else { return HashMap::new() };
     let wanted: Vec<_> = names.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
     let options = AdminOptions::new().request_timeout(Some(Duration::from_secs(5)));

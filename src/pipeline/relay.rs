@@ -50,6 +50,7 @@ pub(super) struct Relay<'a> {
     pub(super) pool: Pool,
     pub(super) events: mpsc::Receiver<Event>,
     pub(super) again: Again,
+    stranded: kafka::Stranded,
     decoder: Decoder,
     notices: Notices,
     decoded: Vec<engine::Event<'static>>,
@@ -79,6 +80,7 @@ impl<'a> Relay<'a> {
             pool: rest.pool,
             events: rest.events,
             again: rest.again,
+            stranded: rest.stranded,
             decoder: rest.decoder,
             notices: Notices::new(health.clone()),
             decoded: Vec::new(),
@@ -414,6 +416,9 @@ impl<'a> Relay<'a> {
 
     fn look_at_everything(&mut self, now: Instant) -> Result<(), Error> {
         self.health.beat();
+        if let Some(client) = self.stranded.who() {
+            return Err(Error::Stranded { client });
+        }
         self.look_at_lease();
         self.notices.tick();
         self.announce();

@@ -12,7 +12,7 @@ use crate::ably::{self, Lease, Pool};
 use crate::config::{self, Config, Delivery};
 use crate::decode::{self, Decoder};
 use crate::engine::{ChannelRules, Limits, ReconcileSettings, ReconcileWhen, Settings, Template, Verify};
-use crate::kafka::client::Clients;
+use crate::kafka::{self, client::Clients};
 use crate::kafka::reader::Reader;
 use crate::kafka::results::Writer;
 use crate::kafka::source::Source;
@@ -42,6 +42,7 @@ pub(super) struct Rest {
     pub(super) again: Again,
     pub(super) pool: Pool,
     pub(super) lease: Lease,
+    pub(super) stranded: kafka::Stranded,
     pub(super) events: mpsc::Receiver<ably::Event>,
 }
 
@@ -74,6 +75,7 @@ pub(super) async fn start(config: &Config, health: &Health) -> Result<Parts, Err
         again,
         pool: Pool::new(ably, sender),
         lease,
+        stranded: clients.stranded().clone(),
         events,
     };
     Ok(Parts { source: Source::open(&clients)?, rest })

@@ -98,7 +98,7 @@ impl ProducerContext for Deliveries {
 
 impl Outbox {
     pub(super) fn new(clients: &Clients) -> Result<Self, Error> {
-        let context = Deliveries { log: Log::new("results"), done: Mutex::default() };
+        let context = Deliveries { log: Log::new("results", clients.stranded()), done: Mutex::default() };
         let producer = BaseProducer::from_config_and_context(&clients.producer(), context)
             .map_err(Error::client("make the producer"))?;
         let settings = clients.settings();
@@ -138,6 +138,7 @@ impl Outbox {
 
     /// Makes our name known to the brokers, and ends what another of that name has left open.
     pub(super) fn introduce(&self, within: Duration) -> Result<(), KafkaError> {
+        self.look();
         self.producer.init_transactions(within)
     }
 
@@ -156,10 +157,12 @@ impl Outbox {
 
     /// To be called with nothing on its way: rdkafka would wait for it in steps of a tenth of a second.
     pub(super) fn commit(&self, within: Duration) -> Result<(), KafkaError> {
+        self.look();
         self.producer.commit_transaction(within)
     }
 
     pub(super) fn abort(&self, within: Duration) -> Result<(), KafkaError> {
+        self.look();
         self.producer.abort_transaction(within)
     }
 

@@ -9,7 +9,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtoc
 use rdkafka::error::KafkaResult;
 use rdkafka::types::RDKafkaRespErr;
 
-use crate::kafka::context::{Log, lock, speaks_through};
+use crate::kafka::context::{Log, Stranded, lock, speaks_through};
 
 /// A rebalance that waits for its answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,9 +71,9 @@ impl ConsumerContext for Group {
 }
 
 impl Group {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(stranded: &Stranded) -> Self {
         Self {
-            log: Log::new("tokens"),
+            log: Log::new("tokens", stranded),
             events: Mutex::default(),
             unanswered: Mutex::default(),
             commits: Mutex::default(),
