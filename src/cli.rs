@@ -103,7 +103,12 @@ pub fn main() -> ExitCode {
     };
     let mut out = std::io::stdout();
     let ended = match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime.block_on(dispatch(cli, &mut out)),
+        Ok(runtime) => {
+            let ended = runtime.block_on(dispatch(cli, &mut out));
+            // A thread that does not come back from librdkafka keeps nobody.
+            runtime.shutdown_background();
+            ended
+        }
         Err(error) => Err(Failure::new(Exit::Unavailable, error.into())),
     };
     match ended {

@@ -20,6 +20,7 @@ mod error;
 mod handover;
 mod headers;
 pub(crate) mod predecessor;
+mod pulse;
 pub mod reader;
 mod restore;
 pub mod results;

@@ -81,7 +81,9 @@ pub enum Error {
         partition: i32,
     },
     /// A client of ours is beyond help; another one in its place is not.
-    #[error("the kafka client of {client} has lost every broker and looks for none; start the relay again")]
+    #[error(
+        "the kafka client for {client} has lost every broker for good, or does not come back; start the relay again"
+    )]
     Stranded {
         /// What it was for.
         client: &'static str,
@@ -140,7 +142,7 @@ pub async fn run(
 ) -> Result<(), Error> {
     let mut ended = live(&config, &metrics, &health, stop.clone(), start::start(&config, &health).await?).await;
     while let Err(Error::Stranded { client }) = ended {
-        tracing::warn!(client, "a kafka client has lost every broker for good: beginning anew, as after a crash");
+        tracing::warn!(client, "a kafka client is beyond help: beginning anew, as after a crash");
         let Some(parts) = start_again(&config, &health, stop.clone()).await? else { return Ok(()) };
         ended = live(&config, &metrics, &health, stop.clone(), parts).await;
     }

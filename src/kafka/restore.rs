@@ -19,6 +19,7 @@ use super::client::Clients;
 use super::context::{Log, Plain};
 use super::error::Error;
 use super::predecessor::Stretch;
+use super::pulse::Pulse;
 use crate::engine::History;
 
 /// How often it is looked whether an open transaction has ended.
@@ -30,7 +31,7 @@ const SILENCE: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// That the brokers do not say; then it is worth asking again.
-pub(super) fn complete(clients: &Clients, assigned: &mut [Assigned], results: i32) -> Result<(), Error> {
+pub(super) fn complete(clients: &Clients, assigned: &mut [Assigned], results: i32, pulse: &Pulse) -> Result<(), Error> {
     // A tokens partition without a counterpart has no results.
     let places: Vec<(i32, Before)> = assigned
         .iter()
@@ -39,8 +40,8 @@ pub(super) fn complete(clients: &Clients, assigned: &mut [Assigned], results: i3
         .collect();
     let began = Instant::now();
     let mut restorer = Restorer::new(clients)?;
-    let stretches = restorer.stretches(&places)?;
-    let mut histories = restorer.read(&stretches)?;
+    let stretches = restorer.stretches(&places, pulse)?;
+    let mut histories = restorer.read(&stretches, pulse)?;
     let responses: usize = histories.values().map(History::len).sum();
     if responses > 0 {
         tracing::info!(
@@ -92,10 +93,11 @@ impl Restorer {
     }
 
     /// From where to where each partition is read; waits for open transactions.
-    fn stretches(&self, places: &[(i32, Before)]) -> Result<HashMap<i32, Stretch>, Error> {
+    fn stretches(&self, places: &[(i32, Before)], pulse: &Pulse) -> Result<HashMap<i32, Stretch>, Error> {
         let failed = || Error::client("read the results topic's offsets");
         let mut stretches = HashMap::with_capacity(places.len());
         for (partition, before) in places {
+            pulse.beat();
             let (low, end) = self.uncommitted.fetch_watermarks(&self.topic, *partition, QUESTION).map_err(failed())?;
             let stretch = Stretch::of(before, low, end);
             if let Some((place, until)) = before.results(end).filter(|_| !stretch.whole) {
@@ -114,6 +116,7 @@ impl Restorer {
         let mut said = false;
         for (partition, stretch) in &stretches {
             loop {
+                pulse.beat();
                 let (_, stable) =
                     self.committed.fetch_watermarks(&self.topic, *partition, QUESTION).map_err(failed())?;
                 if stable >= stretch.end {
@@ -128,7 +131,7 @@ impl Restorer {
         Ok(stretches)
     }
 
-    fn read(&mut self, stretches: &HashMap<i32, Stretch>) -> Result<HashMap<i32, History>, Error> {
+    fn read(&mut self, stretches: &HashMap<i32, Stretch>, pulse: &Pulse) -> Result<HashMap<i32, History>, Error> {
         let failed = || Error::client("read results again");
         let mut left: HashMap<i32, i64> = HashMap::new();
         let mut list = TopicPartitionList::new();
@@ -144,6 +147,7 @@ impl Restorer {
         let tokens = &self.tokens;
         let mut heard = Instant::now();
         while !left.is_empty() {
+            pulse.beat();
             match self.committed.poll(Duration::from_millis(100)) {
                 Some(Ok(message)) => {
                     heard = Instant::now();

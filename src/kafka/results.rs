@@ -33,6 +33,7 @@ mod outbox;
 mod thread;
 mod transaction;
 
+use super::pulse::Pulse;
 pub use batch::{BATCH_BYTES_MAX, Batch, Lane};
 
 /// Batches that may wait for the thread.
@@ -117,12 +118,21 @@ struct Shared {
     deadline: Mutex<Option<Instant>>,
     abandoned: AtomicBool,
     membership: Mutex<Membership>,
+    pulse: Pulse,
 }
 
 impl Shared {
     fn is_over(&self) -> bool {
         self.abandoned.load(Ordering::Acquire)
             || lock(&self.deadline).is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    /// Makes a call that librdkafka should come back from within seconds.
+    fn call<T>(&self, call: impl FnOnce() -> T) -> T {
+        self.pulse.beat();
+        let returned = call();
+        self.pulse.rest();
+        returned
     }
 
     fn end(&self, ended: Result<(), Error>) {
@@ -182,6 +192,13 @@ impl Writer {
         };
         let thread = thread.map_err(|_| Error::Ended { role: "results" })?;
         Ok(Self { jobs: Some(jobs), offered: AtomicU64::new(0), transactional, shared, thread: Some(thread) })
+    }
+
+    /// Whether librdkafka does not come back from a call. `rd_kafka_send_offsets_to_transaction` does not when its client has
+    /// lost the broker that the group's coordinator was on, whatever time it is given.
+    #[must_use]
+    pub fn is_stuck(&self) -> bool {
+        self.shared.pulse.is_stuck()
     }
 
     /// Hands the batch over and leaves an empty one in its place. When too many batches wait already, nothing happens

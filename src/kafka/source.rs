@@ -24,6 +24,7 @@ use super::assignment::{self, Assigned, Policy};
 use super::client::Clients;
 use super::error::Error;
 use super::handover::METADATA_BYTES_MAX;
+use super::pulse::Pulse;
 use group::Group;
 use held::Held;
 use offsets::Offsets;
@@ -114,6 +115,7 @@ impl Source {
             committing: None,
             commits: 0,
             asking: None,
+            pulse: Pulse::default(),
             held: Held::default(),
             offered: false,
             astray: false,
@@ -156,6 +158,8 @@ pub struct Intake<'a> {
     /// How many there were.
     commits: u64,
     asking: Option<JoinHandle<Result<Answer, Error>>>,
+    /// Of the thread that asks.
+    pulse: Pulse,
     held: Held,
     /// Held partitions were handed out and not started yet: whether they leave us is looked at after that.
     offered: bool,
@@ -175,6 +179,12 @@ impl<'a> Intake<'a> {
     /// The next item. May be dropped before it is ready: nothing is lost.
     pub async fn next(&mut self) -> Item<'a> {
         std::future::poll_fn(|waking| self.poll(waking)).await
+    }
+
+    /// Whether a question to the brokers does not come back.
+    #[must_use]
+    pub fn is_stuck(&self) -> bool {
+        self.pulse.is_stuck()
     }
 
     /// The next item, if one is ready.

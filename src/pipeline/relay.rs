@@ -416,7 +416,8 @@ impl<'a> Relay<'a> {
 
     fn look_at_everything(&mut self, now: Instant) -> Result<(), Error> {
         self.health.beat();
-        if let Some(client) = self.stranded.who() {
+        let stuck = self.writer.is_stuck().then_some("results").or(self.intake.is_stuck().then_some("tokens"));
+        if let Some(client) = self.stranded.who().or(stuck) {
             return Err(Error::Stranded { client });
         }
         self.look_at_lease();

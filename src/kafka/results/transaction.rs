@@ -153,7 +153,7 @@ impl Thread {
     /// Ends what a former process of our name has left open, and fences it.
     fn introduce(&mut self) -> Result<(), Error> {
         loop {
-            match self.outbox.introduce(CALL) {
+            match self.shared.call(|| self.outbox.introduce(CALL)) {
                 Ok(()) => return Ok(()),
                 Err(KafkaError::Transaction(error)) if error.is_retriable() && !self.shared.is_over() => {
                     self.tell_trouble(Some(format!("transactions cannot begin yet: {error}")));
@@ -248,7 +248,8 @@ impl Thread {
         self.delivered(&mut written)?;
         if let Some(group) = group.filter(|_| !self.marks.is_empty()) {
             let offsets = self.offsets();
-            self.outbox.add_offsets(&offsets, &group, CALL).map_err(|error| self.failure(error))?;
+            let added = self.shared.call(|| self.outbox.add_offsets(&offsets, &group, CALL));
+            added.map_err(|error| self.failure(error))?;
         }
         if lock(&self.shared.membership).gone.iter().any(|lane| written.contains_key(lane)) {
             return Err(self.abort(None));
@@ -341,7 +342,7 @@ impl Thread {
 
     fn commit(&mut self) -> Result<(), Failure> {
         loop {
-            let error = match self.outbox.commit(CALL) {
+            let error = match self.shared.call(|| self.outbox.commit(CALL)) {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };
@@ -373,7 +374,7 @@ impl Thread {
     /// Aborts, and takes back what was on its way.
     fn abort(&mut self, reason: Option<String>) -> Failure {
         loop {
-            match self.outbox.abort(CALL) {
+            match self.shared.call(|| self.outbox.abort(CALL)) {
                 Ok(()) => break,
                 Err(KafkaError::Transaction(error)) if error.is_fatal() => {
                     self.recover_letters();

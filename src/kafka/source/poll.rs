@@ -171,10 +171,11 @@ impl<'a> Intake<'a> {
 
     fn ask_start(&mut self, partitions: Vec<i32>) {
         let (policy, clients) = (self.source.policy.clone(), self.source.clients.clone());
+        let pulse = self.pulse.clone();
         self.ask(move |consumer| {
             let mut assigned = policy.decide(consumer, &partitions)?;
             let results = policy.results_partitions(consumer)?;
-            restore::complete(&clients, &mut assigned, results)?;
+            restore::complete(&clients, &mut assigned, results, &pulse)?;
             Ok(Answer::Assigned(assigned, results))
         });
     }
@@ -200,10 +201,13 @@ impl<'a> Intake<'a> {
 
     /// Asks until a broker answers.
     fn ask(&mut self, question: impl Fn(&super::Consuming) -> Result<Answer, Error> + Send + 'static) {
-        let consumer = Arc::clone(&self.source.consumer);
+        let (consumer, pulse) = (Arc::clone(&self.source.consumer), self.pulse.clone());
         self.asking = Some(tokio::task::spawn_blocking(move || {
             loop {
-                match question(&consumer) {
+                pulse.beat();
+                let answer = question(&consumer);
+                pulse.rest();
+                match answer {
                     Err(Error::Client { doing, source }) if !consumer.context().is_closing() => {
                         consumer.context().log.say(doing, || format!("cannot {doing} yet: {source}"));
                         std::thread::sleep(ASK_AGAIN);
