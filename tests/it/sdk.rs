@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use install::{ably_js, ably_python, run};
+use install::{ably_js, ably_python, front_end, run};
 use subscriber::Subscriber;
 use tokenrelay::emulator::{self, Config, Emulator, Faults, Stats};
 use tokio::process::Command;
@@ -83,6 +83,39 @@ async fn ably_python_does_the_same() {
         run(python, PATIENCE).await;
         let stats = emulator.stats();
         assert!(stats.appends > 300 && stats.repeated > 0 && stats.resumed > 0, "{stats:?}");
+    }
+}
+
+/// Compiled as strictly as anybody's project may compile it.
+const TSCONFIG: &str = r#"{
+    "compilerOptions": {
+        "target": "es2022", "module": "nodenext", "strict": true, "noUncheckedIndexedAccess": true,
+        "noUnusedLocals": true, "noImplicitReturns": true, "skipLibCheck": true, "outDir": "out", "types": []
+    },
+    "files": ["reader.ts", "ably.ts", "react.ts"]
+}"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_reader_for_front_ends_reads() {
+    let folder = front_end().await;
+    let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/reader");
+    for name in ["reader.ts", "ably.ts", "react.ts"] {
+        std::fs::copy(ours.join(name), folder.join(name)).expect("copied");
+    }
+    std::fs::write(folder.join("tsconfig.json"), TSCONFIG).expect("written");
+    std::fs::create_dir_all(folder.join("out")).expect("a folder");
+    std::fs::write(folder.join("package.json"), r#"{"type": "module"}"#).expect("written");
+    let mut compiler = Command::new("node");
+    compiler.current_dir(folder).arg("node_modules/typescript/bin/tsc");
+    run(compiler, PATIENCE).await;
+    for format in ["json", "msgpack"] {
+        let emulator = start("").await;
+        let mut node = Command::new("node");
+        node.arg(program("reader.mjs")).env("ABLY_JS", folder);
+        node.env("READER", folder.join("out")).env("VECTORS", ours.join("vectors.json"));
+        place(&mut node, &emulator, format);
+        let said = run(node, PATIENCE).await;
+        assert_eq!(said.lines().filter(|line| line.starts_with("ok: ")).count(), 6, "{said}");
     }
 }
 

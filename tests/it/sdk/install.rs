@@ -24,14 +24,24 @@ async fn folder(name: &str, install: impl AsyncFnOnce(&Path)) -> PathBuf {
     folder
 }
 
+async fn npm(folder: &Path, packages: &[&str]) {
+    let mut npm = Command::new("npm");
+    npm.args(["install", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix"]).arg(folder).args(packages);
+    run(npm, PATIENCE).await;
+}
+
 pub(crate) async fn ably_js() -> &'static Path {
     static FOLDER: OnceCell<PathBuf> = OnceCell::const_new();
-    let install = async |folder: &Path| {
-        let mut npm = Command::new("npm");
-        npm.args(["install", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix"]).arg(folder).arg("ably@2.28.0");
-        run(npm, PATIENCE).await;
-    };
+    let install = async |folder: &Path| npm(folder, &["ably@2.28.0"]).await;
     FOLDER.get_or_init(async || folder("ably-js-2.28.0", install).await).await
+}
+
+/// What a front end is made of: Ably's client, React, a document without a browser, and the TypeScript compiler.
+pub(crate) async fn front_end() -> &'static Path {
+    static FOLDER: OnceCell<PathBuf> = OnceCell::const_new();
+    let react = ["react@19.3.1", "react-dom@19.3.1", "@types/react@19", "happy-dom@21.0.4"];
+    let install = async |folder: &Path| npm(folder, &[&["ably@2.28.0", "typescript@7.0.2"], &react[..]].concat()).await;
+    FOLDER.get_or_init(async || folder("front-end-1", install).await).await
 }
 
 pub(crate) async fn ably_python() -> &'static Path {

@@ -1,0 +1,160 @@
+// Puts responses together from the messages that tokenrelay writes to an Ably channel. No dependencies: copy this file.
+//
+// Give it every message that comes, live, rewound or from history, in any order and as often as they come: a message is known
+// by its serial and guarded by its version, so repeats and overlaps do no harm.
+
+/** What the header `status` says. All but the first two are final; only `abandoned` may open again. */
+export type Status =
+  | 'streaming' | 'continued'
+  | 'complete' | 'cancelled' | 'error' | 'abandoned' | 'failed' | 'superseded';
+
+/** A message as ably-js hands it over (`message.append`), or as it travels (5). */
+export interface Incoming {
+  serial?: string | null;
+  action?: string | number | null;
+  version?: { serial?: string | null } | null;
+  data?: unknown;
+  extras?: unknown;
+}
+
+/** A response, as far as it is known. */
+export interface Response {
+  readonly responseId: string;
+  /** Choices of one request are parts of one response, from 0. */
+  readonly part: number;
+  readonly text: string;
+  readonly status: Status;
+  /** It is over, and all of it is here. */
+  readonly complete: boolean;
+  /** What `text` was before is not the beginning of what it is now: replace it on the screen instead of typing on. */
+  readonly repaired: boolean;
+  /** Something is missing that came before the reader did: read the channel's history. */
+  readonly gap: boolean;
+}
+
+interface Headers {
+  responseId?: string;
+  part?: string;
+  segment?: string;
+  segments?: string;
+  prev?: string;
+  supersedes?: string;
+  status?: Status;
+}
+
+interface Message {
+  serial: string;
+  version: string;
+  text: string;
+  headers: Headers;
+  /** Appends came, but not what they were appended to. */
+  partial: boolean;
+  deleted: boolean;
+}
+
+const ACTIONS: Record<string | number, 'create' | 'update' | 'delete' | 'append'> = {
+  0: 'create', 1: 'update', 2: 'delete', 5: 'append',
+  'message.create': 'create', 'message.update': 'update', 'message.delete': 'delete', 'message.append': 'append',
+};
+
+const OPEN: ReadonlySet<string> = new Set<Status>(['streaming', 'continued']);
+
+/** The responses on a channel. */
+export class Responses {
+  #messages = new Map<string, Message>();
+  #responses = new Map<string, { serials: Set<string>; shown: string }>();
+
+  /** Takes a message in. Gives the response that has changed by it, if one has. */
+  apply(incoming: Incoming): Response | undefined {
+    const message = this.#take(incoming);
+    const id = message?.headers.responseId;
+    if (message === undefined || id === undefined) return undefined;
+    const key = keyOf(id, Number(message.headers.part ?? 0));
+    const known = this.#responses.get(key) ?? { serials: new Set<string>(), shown: '' };
+    this.#responses.set(key, known);
+    known.serials.add(message.serial);
+    const response = this.#put(id, Number(message.headers.part ?? 0), known);
+    known.shown = response.text;
+    return response;
+  }
+
+  /** A response as it is now. */
+  get(responseId: string, part = 0): Response | undefined {
+    const known = this.#responses.get(keyOf(responseId, part));
+    return known && this.#put(responseId, part, known);
+  }
+
+  /** Forgets a response that is not looked at any more. */
+  forget(responseId: string, part = 0): void {
+    const key = keyOf(responseId, part);
+    this.#responses.get(key)?.serials.forEach((serial) => this.#messages.delete(serial));
+    this.#responses.delete(key);
+  }
+
+  /** The message that has changed, if it is news. */
+  #take({ serial, action, version, data, extras }: Incoming): Message | undefined {
+    const kind = ACTIONS[action ?? 0];
+    if (!serial || kind === undefined) return undefined;
+    const newer = version?.serial ?? serial;
+    const held = this.#messages.get(serial);
+    if (held !== undefined) {
+      // A full text of the same version says what appends without their beginning could not.
+      const completes = held.partial && kind !== 'append' && newer === held.version;
+      if (newer <= held.version && !completes) return undefined;
+    }
+    const text = typeof data === 'string' ? data : undefined;
+    const message: Message = {
+      serial,
+      version: newer,
+      text: kind === 'append' ? (held?.text ?? '') + (text ?? '') : text ?? held?.text ?? '',
+      headers: headersOf(extras) ?? held?.headers ?? {},
+      partial: kind === 'append' && (held === undefined || held.partial),
+      deleted: kind === 'delete',
+    };
+    this.#messages.set(serial, message);
+    return message;
+  }
+
+  /** Joins the messages of a response. */
+  #put(responseId: string, part: number, { serials, shown }: { serials: Set<string>; shown: string }): Response {
+    const messages = [...serials].map((serial) => this.#messages.get(serial)!).filter((message) => !message.deleted);
+    const replaced = new Set(messages.map((message) => message.headers.supersedes));
+    const current = messages.filter((message) => !replaced.has(message.serial) && message.headers.status !== 'superseded');
+    const chain: Message[] = [];
+    for (let before: string | undefined; ; before = chain.at(-1)!.serial) {
+      const next = pick(current.filter((message) => Number(message.headers.segment ?? 0) === chain.length), before);
+      if (next === undefined) break;
+      chain.push(next);
+    }
+    const last = chain.at(-1);
+    const text = chain.map((message) => message.text).join('');
+    const status = last === undefined || last.headers.status === 'continued' ? 'streaming' : last.headers.status ?? 'streaming';
+    const beyond = current.some((message) => Number(message.headers.segment ?? 0) > chain.length);
+    const gap = beyond || chain.length === 0 || chain.some((message) => message.partial);
+    const count = Number(last?.headers.segments ?? chain.length);
+    return {
+      responseId,
+      part,
+      text,
+      status,
+      complete: !OPEN.has(status) && !gap && count === chain.length,
+      repaired: !text.startsWith(shown),
+      gap,
+    };
+  }
+}
+
+/** The message that follows: the one that says so, if there are several; else the oldest. */
+function pick(candidates: Message[], before: string | undefined): Message | undefined {
+  const oldestFirst = candidates.sort((a, b) => (a.serial < b.serial ? -1 : 1));
+  return oldestFirst.find((message) => message.headers.prev === before) ?? oldestFirst[0];
+}
+
+function headersOf(extras: unknown): Headers | undefined {
+  const headers = (extras as { headers?: Headers } | null | undefined)?.headers;
+  return headers ?? undefined;
+}
+
+function keyOf(responseId: string, part: number): string {
+  return `${part}/${responseId}`;
+}

@@ -1,0 +1,172 @@
+// The reader for front ends, as its page shows it: node reader.mjs ENDPOINT PORT KEY FORMAT
+// READER names the folder with what the TypeScript compiler made of it, VECTORS the file with its vectors.
+
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { pathToFileURL } from 'node:url';
+import { connected, emulator, place, say } from './shared.mjs';
+
+const load = (name) => import(pathToFileURL(`${process.env.READER}/${name}`));
+const { Responses } = await load('reader.js');
+const { follow } = await load('ably.js');
+const { useResponse } = await load('react.js');
+
+for (const { name, steps } of JSON.parse(readFileSync(process.env.VECTORS))) {
+  const responses = new Responses();
+  steps.forEach(({ message, response }, step) => {
+    assert.deepEqual(responses.apply(message) ?? null, response, `${name}, step ${step}`);
+    if (response) assert.deepEqual({ ...responses.get(response.responseId, response.part), repaired: response.repaired }, response);
+  });
+}
+say('the vectors');
+
+const where = place();
+const relay = await connected(where);
+const headers = (responseId, more) => ({ headers: { responseId, part: '0', segment: '0', createId: responseId, status: 'streaming', ...more } });
+
+/** A response as the relay writes it. */
+class Stream {
+  constructor(name, responseId) {
+    this.channel = relay.channels.get(name);
+    this.responseId = responseId;
+  }
+
+  async create(data, more) {
+    const { serials } = await this.channel.publish({ name: 'response', data, extras: headers(this.responseId, more) });
+    [this.serial] = serials;
+  }
+
+  append(data, more) {
+    return this.channel.appendMessage({ serial: this.serial, name: 'response', data, extras: headers(this.responseId, more) });
+  }
+
+  update(data, more) {
+    return this.channel.updateMessage({ serial: this.serial, name: 'response', data, extras: headers(this.responseId, more) });
+  }
+}
+
+/** What a follower has been told last, and a way to wait for more. */
+function latest() {
+  const waiting = [];
+  const seen = new Map();
+  const changed = (response) => {
+    seen.set(response.responseId, response);
+    for (const each of waiting.splice(0)) each();
+  };
+  const until = async (id, fits) => {
+    while (!seen.has(id) || !fits(seen.get(id))) await new Promise((resolve) => waiting.push(resolve));
+    return seen.get(id);
+  };
+  return { changed, until };
+}
+
+const reader = await connected(where);
+
+async function follows() {
+  const name = 'ai:live';
+  const { changed, until } = latest();
+  const stop = await follow(reader.channels.get(name), changed);
+  const stream = new Stream(name, 'a');
+  await stream.create('Hello');
+  for (const token of [' ', 'wide', ' ', 'world']) void stream.append(token);
+  await until('a', ({ text }) => text === 'Hello wide world');
+  await stream.update('Hello, world');
+  assert.equal((await until('a', ({ text }) => text === 'Hello, world')).repaired, true);
+  await stream.append('!', { status: 'complete' });
+  const { complete, repaired, gap } = await until('a', ({ complete }) => complete);
+  assert.deepEqual({ complete, repaired, gap }, { complete: true, repaired: false, gap: false });
+  stop();
+  say('a response that is followed from its beginning');
+}
+
+async function comesLate() {
+  const name = 'ai:late';
+  const stream = new Stream(name, 'b');
+  await stream.create('This was ');
+  await stream.append('there ');
+  await new Stream(name, 'before').create('over', { status: 'complete' });
+  const late = await connected(where);
+  const { changed, until } = latest();
+  const following = follow(late.channels.get(name), changed);
+  for (const token of ['before', ' ', 'me']) void stream.append(token);
+  await following;
+  await stream.append('.', { status: 'complete' });
+  assert.equal((await until('b', ({ complete }) => complete)).text, 'This was there before me.');
+  assert.equal((await until('before', ({ complete }) => complete)).text, 'over');
+  late.close();
+  say('responses that began before their reader came');
+}
+
+async function losesContinuity() {
+  const name = 'ai:gap';
+  const stream = new Stream(name, 'c');
+  await stream.create('one');
+  const lossy = await connected(where);
+  const { changed, until } = latest();
+  await follow(lossy.channels.get(name), changed);
+  await until('c', ({ text }) => text === 'one');
+  await emulator(where, 'faults', { drop: 1, 'refuse-resume': 1 });
+  const reconnected = new Promise((resolve) => lossy.connection.once('disconnected', resolve));
+  void lossy.channels.get('ai:elsewhere').publish('x', 'x').catch(() => {});
+  await reconnected;
+  await emulator(where, 'faults', { 'refuse-resume': 1 });
+  await stream.append(' two');
+  await stream.update('one, two', { status: 'complete' });
+  assert.equal((await until('c', ({ complete }) => complete)).text, 'one, two');
+  lossy.close();
+  await emulator(where, 'faults', {});
+  say('a reader that missed something');
+}
+
+async function goesOn() {
+  const name = 'ai:long';
+  const { changed, until } = latest();
+  await follow(reader.channels.get(name), changed);
+  const [first, second] = [new Stream(name, 'd'), new Stream(name, 'd')];
+  await first.create('one ');
+  await first.append('two ', { status: 'continued' });
+  await second.create('three', { segment: '1', prev: first.serial });
+  await second.append('.', { segment: '1', prev: first.serial, status: 'complete', segments: '2' });
+  assert.equal((await until('d', ({ complete }) => complete)).text, 'one two three.');
+  say('a text in several messages');
+}
+
+async function renders() {
+  const require = createRequire(`${process.env.READER}/`);
+  const { Window } = await import(pathToFileURL(require.resolve('happy-dom')));
+  const window = new Window();
+  Object.assign(globalThis, { window, document: window.document, navigator: window.navigator });
+  const { createElement } = require('react');
+  const { createRoot } = require('react-dom/client');
+  const channel = reader.channels.get('ai:react');
+  function Answer({ id }) {
+    const { text, status } = useResponse(channel, id) ?? { text: '', status: 'waiting' };
+    return createElement('p', { 'data-status': status }, text);
+  }
+  const place = document.createElement('div');
+  const root = createRoot(place);
+  root.render(createElement(Answer, { id: 'e' }));
+  const stream = new Stream('ai:react', 'e');
+  await stream.create('On ');
+  await stream.append('the ');
+  await stream.append('screen', { status: 'complete' });
+  await new Promise((resolve) => {
+    const shows = () => place.querySelector('p')?.dataset.status === 'complete' && resolve(observer.disconnect());
+    const observer = new window.MutationObserver(shows);
+    observer.observe(place, { childList: true, subtree: true, attributes: true, characterData: true });
+    shows();
+  });
+  assert.equal(place.textContent, 'On the screen');
+  root.unmount();
+  say('a component');
+}
+
+await follows();
+await comesLate();
+await losesContinuity();
+await goesOn();
+await renders();
+reader.close();
+relay.close();
+process.exit(0);
