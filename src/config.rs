@@ -140,6 +140,8 @@ pub struct Ably {
     /// A file that holds a token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_file: Option<PathBuf>,
+    /// An address that gives out tokens: bare, or as JSON. Empty for none.
+    pub auth_url: String,
     /// Tokens that are signed with a key instead of showing it.
     pub jwt: Jwt,
     /// A routing policy (`main`), or a host name or address.
@@ -148,7 +150,7 @@ pub struct Ably {
     pub port: u16,
     /// TLS; off only for a local server.
     pub tls: bool,
-    /// `realtime`.
+    /// `realtime`, or `rest`: slower, for networks without WebSockets.
     pub transport: Transport,
     /// `msgpack` or `json`.
     pub encoding: WireEncoding,
@@ -380,6 +382,7 @@ impl Default for Ably {
             key_file: PathBuf::new(),
             token: None,
             token_file: None,
+            auth_url: String::new(),
             jwt: Jwt::default(),
             endpoint: "main".into(),
             port: 443,

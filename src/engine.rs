@@ -47,7 +47,7 @@ pub use effect::{
     Effect, Effects, Fact, Found, Input, Latest, LookUp, Notice, ReadBack, Refusal, Reload, Report, ReportSeq,
 };
 pub use event::{Event, EventKind, Offset, Record};
-pub use flow::Flow;
+pub use flow::{Flow, Pipelining};
 pub use history::History;
 pub use inherit::{Beginnings, Inheritance, Stale};
 pub use op::{ConnectionId, Head, MESSAGE_NAME, OpId, OpKind, Operation, Status};

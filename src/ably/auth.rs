@@ -1,4 +1,4 @@
-//! Who we are: a key, a token, or tokens of our own making (JWTs signed with a key).
+//! Who we are: a key, a token, tokens of our own making (JWTs signed with a key), or tokens that somebody gives out.
 //!
 //! A secret that came from a file is read again when the server wants newer credentials, and before each attempt after one
 //! that only a person could mend: so a corrected file is enough, without a restart.
@@ -14,6 +14,9 @@ use sha2::Sha256;
 
 use super::fault::Error;
 use crate::config::{self, Secret};
+use url::Tokens;
+
+mod url;
 
 /// What a connection identifies itself with.
 #[derive(Debug, Clone)]
@@ -23,7 +26,7 @@ pub struct Auth {
     file: Option<PathBuf>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 enum Kind {
     Key,
     Token,
@@ -32,6 +35,8 @@ enum Kind {
         ttl: Duration,
         client_id: String,
     },
+    /// The secret is the token that was given last; empty before the first.
+    Given(Tokens),
 }
 
 impl Auth {
@@ -49,9 +54,14 @@ impl Auth {
                 Self::new(kind, key.clone(), named(key_file))
             }
             (None, Some(key), _) => Self::new(Kind::Key, key.clone(), key_file),
+            (None, None, None) if !config.auth_url.is_empty() => {
+                let kind = Kind::Given(Tokens::new(config.auth_url.clone()));
+                Ok(Self { kind, secret: Secret::new(String::new()), file: None })
+            }
             (None, None, Some(token)) => Self::new(Kind::Token, token.clone(), config.token_file.clone()),
             (None, None, None) => Err(Error::Credentials(
-                "none given; set ably.key_file (or ably.key, ably.jwt.key_file, ably.token, ably.token_file)".into(),
+                "none given; set ably.key_file (or ably.key, ably.jwt.key_file, ably.token, ably.token_file, ably.auth_url)"
+                    .into(),
             )),
         }
     }
@@ -70,12 +80,13 @@ impl Auth {
             Kind::Key | Kind::Jwt { .. } => {
                 text.split_once(':').is_some_and(|(name, secret)| name.contains('.') && !secret.is_empty())
             }
-            Kind::Token => !text.is_empty(),
+            Kind::Token | Kind::Given(_) => !text.is_empty(),
         };
         if is_good && !text.contains(char::is_whitespace) {
             return Ok(Self { kind, secret, file });
         }
-        let what = if kind == Kind::Token { "a token is one word" } else { "a key has the form `app.id:secret`" };
+        let what =
+            if matches!(kind, Kind::Token) { "a token is one word" } else { "a key has the form `app.id:secret`" };
         let place = file.map_or_else(|| "what is given".to_owned(), |path| path.display().to_string());
         Err(Error::Credentials(format!("{place} holds none: {what}")))
     }
@@ -92,7 +103,7 @@ impl Auth {
     pub(super) fn token(&self) -> Option<Secret> {
         match &self.kind {
             Kind::Key => None,
-            Kind::Token => Some(self.secret.clone()),
+            Kind::Token | Kind::Given(_) => Some(self.secret.clone()),
             Kind::Jwt { ttl, client_id } => {
                 let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
                 Some(jwt(self.secret.expose(), now.as_secs(), ttl.as_secs(), client_id))
@@ -115,8 +126,17 @@ impl Auth {
         request.header(reqwest::header::AUTHORIZATION, format!("{scheme} {encoded}"))
     }
 
-    /// Reads the secret again, if it came from a file.
+    /// Whether there is anything to show; else it is to be [renewed](Self::renew) first.
+    pub(super) fn is_ready(&self) -> bool {
+        !self.secret.expose().is_empty()
+    }
+
+    /// Reads the secret again, if it came from a file; asks for another token, if somebody gives them out.
     pub(super) async fn renew(&mut self) -> Result<(), Error> {
+        if let Kind::Given(tokens) = &self.kind {
+            self.secret = tokens.newer(&self.secret).await?;
+            return Ok(());
+        }
         let Some(path) = &self.file else { return Ok(()) };
         let text = tokio::fs::read_to_string(path).await;
         let text = text.map_err(|error| Error::Credentials(format!("read {}: {error}", path.display())))?;

@@ -1,4 +1,4 @@
-//! The way out: an operation becomes the bytes of one frame.
+//! The way out: an operation becomes the bytes of one frame, or of the body of one request.
 //!
 //! Written by hand because every token takes this way: into one buffer that is used again, without a tree in between. What
 //! it writes, `wire` reads; a test holds the two together. Every operation is complete in itself (name, all headers, phase),
@@ -32,17 +32,30 @@ impl Encoder {
 
     /// The frame that carries `operation` as number `msg_serial` of its connection.
     pub fn encode(&mut self, operation: &Operation, msg_serial: u64) -> Bytes {
+        self.make_room(operation);
+        match self.encoding {
+            Encoding::Json => json(&mut self.buffer, operation, msg_serial),
+            Encoding::Msgpack => msgpack(&mut self.buffer, operation, msg_serial),
+        }
+        self.buffer.split().freeze()
+    }
+
+    /// The body of the request that carries `operation`: its message, without a frame around it.
+    pub fn body(&mut self, operation: &Operation) -> Bytes {
+        self.make_room(operation);
+        match self.encoding {
+            Encoding::Json => json_message(&mut self.buffer, operation),
+            Encoding::Msgpack => msgpack_message(&mut self.buffer, operation),
+        }
+        self.buffer.split().freeze()
+    }
+
+    fn make_room(&mut self, operation: &Operation) {
         let texts = operation.data.len() + operation.head.channel.len() + operation.head.response_id.len();
         let wanted = texts + operation.head.create_id.len() * 2 + FRAME_OVERHEAD;
         if self.buffer.capacity() < wanted {
             self.buffer.reserve(wanted.max(CHUNK));
         }
-        let fields = Fields::of(operation);
-        match self.encoding {
-            Encoding::Json => json(&mut self.buffer, operation, &fields, msg_serial),
-            Encoding::Msgpack => msgpack(&mut self.buffer, operation, &fields, msg_serial),
-        }
-        self.buffer.split().freeze()
     }
 
     /// The frame that ends a connection.
@@ -75,15 +88,21 @@ impl Fields {
     }
 }
 
-fn json(out: &mut BytesMut, operation: &Operation, fields: &Fields, msg_serial: u64) {
-    let head = &*operation.head;
+fn json(out: &mut BytesMut, operation: &Operation, msg_serial: u64) {
     out.put_slice(b"{\"action\":");
     decimal(out, u64::from(action::MESSAGE));
     out.put_slice(b",\"channel\":");
-    json_str(out, &head.channel);
+    json_str(out, &operation.head.channel);
     out.put_slice(b",\"msgSerial\":");
     decimal(out, msg_serial);
-    out.put_slice(b",\"messages\":[{");
+    out.put_slice(b",\"messages\":[");
+    json_message(out, operation);
+    out.put_slice(b"]}");
+}
+
+fn json_message(out: &mut BytesMut, operation: &Operation) {
+    let (head, fields) = (&*operation.head, Fields::of(operation));
+    out.put_u8(b'{');
     if fields.is_create {
         out.put_slice(b"\"id\":\"");
         json_escaped(out, &head.create_id);
@@ -128,7 +147,7 @@ fn json(out: &mut BytesMut, operation: &Operation, fields: &Fields, msg_serial: 
         json_str(out, fields.phase);
         out.put_slice(b"}}");
     }
-    out.put_slice(b"}]}");
+    out.put_u8(b'}');
 }
 
 fn json_str(out: &mut BytesMut, text: &str) {
@@ -165,17 +184,21 @@ fn json_escaped(out: &mut BytesMut, text: &str) {
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
-fn msgpack(out: &mut BytesMut, operation: &Operation, fields: &Fields, msg_serial: u64) {
-    let head = &*operation.head;
+fn msgpack(out: &mut BytesMut, operation: &Operation, msg_serial: u64) {
     map(out, 4);
     text(out, "action");
     uint(out, u64::from(action::MESSAGE));
     text(out, "channel");
-    text(out, &head.channel);
+    text(out, &operation.head.channel);
     text(out, "msgSerial");
     uint(out, msg_serial);
     text(out, "messages");
     out.put_u8(0x91);
+    msgpack_message(out, operation);
+}
+
+fn msgpack_message(out: &mut BytesMut, operation: &Operation) {
+    let (head, fields) = (&*operation.head, Fields::of(operation));
     let has_identity = fields.is_create || operation.serial.is_some();
     map(out, 4 + u8::from(has_identity) + u8::from(!fields.is_create));
     if fields.is_create {

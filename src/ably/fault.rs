@@ -55,6 +55,9 @@ pub enum Error {
     /// Nothing may be written.
     #[error("connection to ably: nothing may be written, because the consumer group has not confirmed us for too long")]
     NoLease,
+    /// Whoever gives out tokens gives none now.
+    #[error("fetch a token for ably from ably.auth_url: {0}")]
+    NoToken(String),
     /// The credentials cannot be used.
     #[error("credentials for ably: {0}")]
     Credentials(String),
@@ -95,7 +98,7 @@ impl Error {
             Self::Refused { code, .. } | Self::Channel { code, .. } => Some(*code),
             Self::Unreachable { .. } | Self::NoAnswer(_) | Self::TransportLost(_) | Self::Silent(_) => None,
             Self::Overdue(_) | Self::Expired(_) | Self::Abandoned | Self::Credentials(_) | Self::Frame(_) => None,
-            Self::NoLease => None,
+            Self::NoLease | Self::NoToken(_) => None,
         }
     }
 
@@ -107,7 +110,7 @@ impl Error {
             Self::Credentials(_) => true,
             Self::Unreachable { .. } | Self::NoAnswer(_) | Self::TransportLost(_) | Self::Silent(_) => false,
             Self::Overdue(_) | Self::Expired(_) | Self::Abandoned | Self::Frame(_) | Self::Channel { .. } => false,
-            Self::NoLease => false,
+            Self::NoLease | Self::NoToken(_) => false,
         }
     }
 }

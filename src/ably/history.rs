@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use reqwest::header::{ACCEPT, HeaderName, LINK};
-use reqwest::{Client, Response};
+use reqwest::header::{ACCEPT, LINK};
+use reqwest::{Client, Method, Response};
 
 use super::auth::Auth;
 use super::endpoint::Hosts;
-use super::fault::{Error, Fate, rejection};
+use super::fault::{Error, Fate};
+use super::http;
 use super::pool::Settings;
-use super::wire::{self, Data, Encoding, ErrorInfo, Message};
+use super::wire::{self, Data, Encoding, Message};
 use crate::engine::{Class, Found, Latest, Rejection, Time};
 
 /// Pages that are looked at, of [`PAGE`] messages each, before we say that the message is not there.
@@ -105,9 +106,12 @@ enum Answer {
 
 /// Reads a resource of a channel; with newer credentials when those that we have are too old.
 async fn get(client: &Client, settings: &Settings, channel: &str, path: &str) -> Result<Answer, Error> {
-    match get_as(client, settings, &settings.auth, channel, path).await? {
+    let mut auth = settings.auth.clone();
+    if !auth.is_ready() {
+        auth.renew().await?;
+    }
+    match get_as(client, settings, &auth, channel, path).await? {
         Answer::Refusal(rejection) if Fate::of(rejection.code, rejection.status_code) == Fate::Renew => {
-            let mut auth = settings.auth.clone();
             auth.renew().await?;
             get_as(client, settings, &auth, channel, path).await
         }
@@ -116,28 +120,23 @@ async fn get(client: &Client, settings: &Settings, channel: &str, path: &str) ->
 }
 
 async fn get_as(client: &Client, settings: &Settings, auth: &Auth, channel: &str, path: &str) -> Result<Answer, Error> {
-    let (host, scheme) = (Hosts::of(&settings.endpoint), if settings.tls { "https" } else { "http" });
-    let (host, port) = (host.choose(0, 0).to_owned(), settings.port);
-    let authority = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-    let channel = utf8_percent_encode(channel, NON_ALPHANUMERIC);
-    let request = client
-        .get(format!("{scheme}://{authority}/channels/{channel}/{path}"))
+    let hosts = Hosts::of(&settings.endpoint);
+    let (host, port) = (hosts.choose(0, 0), settings.port);
+    let path = format!("channels/{}/{path}", utf8_percent_encode(channel, NON_ALPHANUMERIC));
+    let request = http::request(client, settings, auth, Method::GET, host, &path)
         .timeout(ANSWER_WITHIN)
-        .header(HeaderName::from_static("x-ably-version"), wire::VERSION.to_string())
-        .header(HeaderName::from_static("ably-agent"), &settings.agent)
-        .header(ACCEPT, "application/json");
+        .header(ACCEPT, http::media_type(Encoding::Json));
     let unreachable = |error: reqwest::Error| Error::Unreachable {
-        host: host.clone(),
+        host: host.to_owned(),
         port,
         reason: error.without_url().to_string(),
     };
-    let response = auth.sign(request).send().await.map_err(unreachable)?;
+    let response = request.send().await.map_err(unreachable)?;
     let next = next_page(&response);
-    let failed = !response.status().is_success();
+    let (status, headers) = (response.status(), response.headers().clone());
     let body = response.bytes().await.map_err(unreachable)?;
-    if failed {
-        let body: Failure<'_> = Encoding::Json.decode(&body)?;
-        return Ok(Answer::Refusal(rejection(Some(&body.error))));
+    if !status.is_success() {
+        return Ok(Answer::Refusal(http::refusal(Encoding::Json, status.as_u16(), &headers, &body)));
     }
     Ok(Answer::Body { body, next })
 }
@@ -145,12 +144,6 @@ async fn get_as(client: &Client, settings: &Settings, auth: &Auth, channel: &str
 fn refused(rejection: Rejection) -> Error {
     let Rejection { code, status_code, message, .. } = rejection;
     Error::Refused { code, status_code, message }
-}
-
-#[derive(serde::Deserialize)]
-#[serde(bound(deserialize = "'de: 'a"))]
-struct Failure<'a> {
-    error: ErrorInfo<'a>,
 }
 
 fn is_it(message: &Message<'_>, create_id: &str) -> Option<Found> {

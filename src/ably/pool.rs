@@ -1,6 +1,6 @@
 //! The pool: the connections to Ably, by number.
 //!
-//! Each has a task of its own (`realtime`); this is the handle that the pipeline holds. Sending never waits: an operation
+//! Each has a task of its own (`realtime`, or `rest`); this is the handle that the pipeline holds. Sending never waits: an operation
 //! exists only once it has a permit, there are at most `in_flight_operations` permits per connection, and so many batches
 //! fit into its queue.
 
@@ -13,12 +13,13 @@ use tokio::task::JoinHandle;
 use super::auth::Auth;
 use super::fault::{self, Error};
 use super::lease::Lease;
-use super::realtime::{Command, Connection};
+use super::realtime::Connection;
+use super::rest::Rest;
 use super::session;
 use super::transport::Target;
 use super::wire::Encoding;
-use crate::config::{self, WireEncoding};
-use crate::engine::{Answer, ConnectionId, Operation, Outcome};
+use crate::config::{self, Transport, WireEncoding};
+use crate::engine::{Answer, ConnectionId, Operation, Outcome, Pipelining};
 
 /// What the connections of a pool have in common.
 #[derive(Debug, Clone)]
@@ -29,7 +30,9 @@ pub struct Settings {
     pub port: u16,
     /// TLS; off only for a local server.
     pub tls: bool,
-    /// How frames are encoded.
+    /// How operations travel.
+    pub transport: Transport,
+    /// How frames and bodies are encoded.
     pub encoding: Encoding,
     /// Our identity; empty for none.
     pub client_id: String,
@@ -37,10 +40,14 @@ pub struct Settings {
     pub agent: String,
     /// The server's rollup window.
     pub append_rollup: Duration,
-    /// How long a frame may be unanswered before the transport is dropped.
+    /// Bytes of the largest message, where nothing says.
+    pub max_message_size: u64,
+    /// How long a frame may be unanswered before the transport is dropped, or a request before it is given up.
     pub ack_timeout: Duration,
     /// Frames that are sent again after a resume are answered as if they were not.
     pub trust_resume: bool,
+    /// How long there is no WebSocket before operations go by request.
+    pub requests_after: Duration,
     /// Operations in flight on one connection.
     pub in_flight_operations: u32,
     /// Key or token.
@@ -60,6 +67,7 @@ impl Settings {
             endpoint: config.endpoint.clone(),
             port: config.port,
             tls: config.tls,
+            transport: config.transport,
             encoding: match config.encoding {
                 WireEncoding::Json => Encoding::Json,
                 WireEncoding::Msgpack => Encoding::Msgpack,
@@ -67,14 +75,19 @@ impl Settings {
             client_id: config.client_id.clone(),
             agent: agent.to_owned(),
             append_rollup: config.append_rollup,
+            max_message_size: config.max_message_size.as_u64(),
             ack_timeout: config.ack_timeout,
             trust_resume: config.trust_resume,
+            requests_after: REQUESTS_AFTER,
             in_flight_operations: config.in_flight.operations,
             auth: Auth::from_config(config)?,
             lease: Lease::forever(),
         })
     }
 }
+
+/// As long as Ably's own clients wait between attempts [Ably: `disconnectedRetryTimeout`].
+const REQUESTS_AFTER: Duration = Duration::from_secs(15);
 
 const AGENT: &str = concat!("tokenrelay/", env!("CARGO_PKG_VERSION"));
 
@@ -89,6 +102,8 @@ pub enum Event {
         resumed: bool,
         /// Ably's name for it.
         ably_id: Arc<str>,
+        /// Whether a response may have several operations under way on it.
+        pipelining: Pipelining,
         /// Bytes of the largest message.
         max_message_size: u64,
         /// Frames a second from us.
@@ -122,7 +137,8 @@ pub enum Event {
 impl Event {
     pub(super) fn up(connection: ConnectionId, details: session::Details) -> Self {
         let session::Details { resumed, ably_id, max_message_size, max_inbound_rate, client_id } = details;
-        Self::Up { connection, resumed, ably_id, max_message_size, max_inbound_rate, client_id }
+        let pipelining = Pipelining::On;
+        Self::Up { connection, resumed, ably_id, pipelining, max_message_size, max_inbound_rate, client_id }
     }
 }
 
@@ -133,6 +149,20 @@ pub struct Pool {
     target: Arc<Target>,
     events: mpsc::Sender<Event>,
     connections: Vec<Option<Handle>>,
+}
+
+/// What a connection is told.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// Send these, in order.
+    Send(Vec<Operation>),
+    /// Give the connection up, if anything on it is unanswered.
+    Abandon,
+    /// End within this time.
+    Close {
+        /// How long it may take.
+        deadline: Duration,
+    },
 }
 
 #[derive(Debug)]
@@ -161,8 +191,15 @@ impl Pool {
         // As many batches as there are permits, and the commands to give up and to close.
         let capacity = self.settings.in_flight_operations as usize + 2;
         let (commands, receiver) = mpsc::channel(capacity);
-        let actor = Connection::new(connection, &self.settings, self.target.clone(), receiver, self.events.clone());
-        self.connections[index] = Some(Handle { commands, task: tokio::spawn(actor.run()) });
+        let (settings, events) = (&self.settings, self.events.clone());
+        let task = match settings.transport {
+            Transport::Realtime => {
+                let target = self.target.clone();
+                tokio::spawn(Connection::new(connection, settings, target, receiver, events).run())
+            }
+            Transport::Rest => tokio::spawn(Rest::new(connection, settings, receiver, events).run()),
+        };
+        self.connections[index] = Some(Handle { commands, task });
     }
 
     /// Sends operations on a connection, in order, and leaves `operations` empty. Never waits.

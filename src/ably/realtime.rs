@@ -21,28 +21,17 @@ use tokio_tungstenite::tungstenite::{self, Message};
 use super::auth::Auth;
 use super::fault::Error;
 use super::lease::Lease;
-use super::pool::{Event, Settings};
+use super::pool::{Command, Event, Settings};
 use super::session::{self, Action, Session};
 use super::transport::{self, Socket, Target};
 use super::wire::Encoding;
-use crate::engine::{Answer, ConnectionId, Operation, Time};
+use crate::engine::{Answer, ConnectionId, Time};
+use relief::Relief;
+
+mod relief;
 
 /// Frames and batches that are taken at once before anything is done about them.
 const TAKE_MAX: usize = 256;
-
-/// What a connection is told.
-#[derive(Debug)]
-pub(super) enum Command {
-    /// Send these, in order.
-    Send(Vec<Operation>),
-    /// Give the connection up, if anything on it is unanswered.
-    Abandon,
-    /// End within this time.
-    Close {
-        /// How long it may take.
-        deadline: Duration,
-    },
-}
 
 /// A connection.
 pub(super) struct Connection {
@@ -51,6 +40,8 @@ pub(super) struct Connection {
     auth: Auth,
     target: Arc<Target>,
     lease: Lease,
+    /// How long an operation may be unanswered.
+    patience: Duration,
     session: Session,
     commands: mpsc::Receiver<Command>,
     events: mpsc::Sender<Event>,
@@ -58,6 +49,8 @@ pub(super) struct Connection {
     /// Newer credentials for a connection that is up, on their way.
     renewing: Option<Renewing>,
     started: Instant,
+    /// What goes by request while there is no connection.
+    relief: Relief,
     timer: Pin<Box<Sleep>>,
     /// What the timer is set to, if it has not gone off.
     armed: Option<Time>,
@@ -93,6 +86,8 @@ enum Woken {
     Received(Option<Error>),
     /// A deadline has come.
     Due,
+    /// What happened to what goes by request; none at its end.
+    Relief(Option<Event>),
     /// Nobody holds the pool any more.
     Forsaken,
 }
@@ -119,11 +114,13 @@ impl Connection {
             auth: settings.auth.clone(),
             target,
             lease: settings.lease.clone(),
+            patience: settings.ack_timeout,
             session: Session::new(session, Time::default()),
             commands,
             events,
             transport: Transport::None,
             renewing: None,
+            relief: Relief::new(id, settings.clone()),
             started,
             timer: Box::pin(tokio::time::sleep_until(started)),
             armed: None,
@@ -143,7 +140,16 @@ impl Connection {
                 Woken::Opened(opened) => self.opened(opened),
                 Woken::Renewed(renewed) => self.renewed(renewed),
                 Woken::Received(end) => self.received(end),
-                Woken::Due => self.session.tick(self.now(), &mut self.actions),
+                Woken::Due => {
+                    let now = self.now();
+                    self.relief.tick(now);
+                    self.session.tick(now, &mut self.actions);
+                }
+                Woken::Relief(event) => {
+                    if self.relieved(event).await.is_none() {
+                        return;
+                    }
+                }
                 Woken::Forsaken => return,
             }
             self.obey();
@@ -155,7 +161,7 @@ impl Connection {
 
     /// Waits for anything. Operations last: they wait for permits, and permits come with answers.
     async fn woken(&mut self) -> Woken {
-        let Self { transport, messages, timer, armed, commands, batches, lease, renewing, .. } = self;
+        let Self { transport, messages, timer, armed, commands, batches, lease, renewing, relief, .. } = self;
         tokio::select! {
             biased;
             woken = poll_fn(|context| transport.poll(lease, messages, context)) => woken,
@@ -164,6 +170,7 @@ impl Connection {
                 Woken::Due
             }
             renewed = poll_fn(|context| poll_renewing(renewing, context)) => Woken::Renewed(renewed),
+            event = relief.next() => Woken::Relief(event),
             taken = commands.recv_many(batches, TAKE_MAX) => if taken == 0 { Woken::Forsaken } else { Woken::Told },
         }
     }
@@ -222,14 +229,83 @@ impl Connection {
         for command in self.batches.drain(..) {
             match command {
                 Command::Send(operations) => {
+                    let Err(command) = self.relief.tell(Command::Send(operations)) else { continue };
+                    let Command::Send(operations) = command else { continue };
                     for operation in &operations {
                         self.session.send(now, operation, &mut self.actions);
                     }
                 }
-                Command::Abandon => self.session.abandon(now, &mut self.actions),
-                Command::Close { deadline } => self.session.close(now + deadline, &mut self.actions),
+                Command::Abandon => {
+                    let _ = self.relief.tell(Command::Abandon);
+                    self.session.abandon(now, &mut self.actions);
+                }
+                Command::Close { deadline } => {
+                    let _ = self.relief.tell(Command::Close { deadline });
+                    self.session.close(now + deadline, &mut self.actions);
+                }
             }
         }
+    }
+
+    /// Something has happened to what goes by request.
+    async fn relieved(&mut self, event: Option<Event>) -> Option<()> {
+        let now = self.now();
+        match event {
+            Some(event @ Event::Up { .. }) => {
+                if !self.relief.begin() {
+                    return Some(());
+                }
+                tracing::warn!(
+                    connection = self.id,
+                    "no WebSocket to ably: operations go by request until there is one"
+                );
+                self.session.abandon(now, &mut self.actions);
+                self.act().await?;
+                self.tell(event).await
+            }
+            Some(event @ Event::Answers(_)) => self.tell(event).await,
+            Some(event) if self.relief.is_serving() => self.tell(event).await,
+            Some(_) => Some(()),
+            None => match self.relief.ended(now) {
+                Some(details) => self.tell(Event::up(self.id, details)).await,
+                None => Some(()),
+            },
+        }
+    }
+
+    /// There is a connection: it is used as soon as nothing is under way by request.
+    async fn up(&mut self, details: session::Details) -> Option<()> {
+        let was_serving = self.relief.is_serving();
+        match self.relief.up(details, self.patience) {
+            Some(details) => self.tell(Event::up(self.id, details)).await,
+            None if was_serving => {
+                let reason = Error::TransportLost("requests end, there is a WebSocket again".to_owned());
+                self.tell(Event::Down { connection: self.id, reason }).await
+            }
+            None => Some(()),
+        }
+    }
+
+    /// There is none.
+    async fn down(&mut self, reason: Error) -> Option<()> {
+        let was_serving = self.relief.is_serving();
+        self.relief.down(self.now());
+        match was_serving {
+            true => Some(()),
+            false => self.tell(Event::Down { connection: self.id, reason }).await,
+        }
+    }
+
+    /// Waits for the last answers to requests.
+    async fn end_relief(&mut self) -> Option<()> {
+        while self.relief.is_serving() {
+            match self.relief.next().await {
+                Some(event @ Event::Answers(_)) => self.tell(event).await?,
+                Some(_) => {}
+                None => return Some(()),
+            }
+        }
+        Some(())
     }
 
     /// Does what the session asks for. `None` when that was the last.
@@ -242,13 +318,14 @@ impl Connection {
                 Action::Connect { resume, renew, failures } => self.connect(resume, renew, failures),
                 Action::Renew => self.renew(),
                 Action::Hangup => self.transport = Transport::None,
-                Action::Up(details) => self.tell(Event::up(self.id, details)).await?,
-                Action::Down(reason) => self.tell(Event::Down { connection: self.id, reason }).await?,
+                Action::Up(details) => self.up(details).await?,
+                Action::Down(reason) => self.down(reason).await?,
                 Action::Lost => self.tell(Event::Lost { connection: self.id }).await?,
                 Action::Fatal(error) => self.tell(Event::Fatal { connection: self.id, error }).await?,
                 Action::Notice(notice) => tracing::debug!(connection = self.id, %notice, "ably says"),
                 Action::Closed => {
                     self.tell_answers().await?;
+                    self.end_relief().await?;
                     if let Transport::Open { socket, .. } = &self.transport {
                         transport::close_softly(socket);
                     }
@@ -278,7 +355,7 @@ impl Connection {
     fn connect(&mut self, resume: Option<Arc<str>>, renew: bool, failures: u32) {
         let (target, mut auth, id) = (self.target.clone(), self.auth.clone(), self.id);
         self.transport = Transport::Opening(Box::pin(async move {
-            let renewed = if renew { auth.renew().await } else { Ok(()) };
+            let renewed = if renew || !auth.is_ready() { auth.renew().await } else { Ok(()) };
             let socket = match renewed {
                 Ok(()) => target.open(&auth, resume.as_deref(), failures, id).await.map(Box::new),
                 Err(error) => Err(error),
@@ -309,7 +386,8 @@ impl Connection {
 
     /// Sets the timer, unless it will go off soon enough anyway: deadlines move with every answer, and mostly later.
     fn arm(&mut self) {
-        let Some(deadline) = self.session.next_deadline() else { return };
+        let deadlines = [self.session.next_deadline(), self.relief.deadline()];
+        let Some(deadline) = deadlines.into_iter().flatten().min() else { return };
         if self.armed.is_none_or(|armed| deadline < armed) {
             self.timer.as_mut().reset(self.started + deadline.since(Time::default()));
             self.armed = Some(deadline);

@@ -18,7 +18,7 @@
 mod asked;
 mod ending;
 mod incoming;
-mod retry;
+pub(super) mod retry;
 mod unanswered;
 
 use std::sync::Arc;

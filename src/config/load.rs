@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use config::{File, FileFormat, builder::DefaultState};
 
-use super::{Config, Format, NoMutable, Pattern, Secret, Transport};
+use super::{Config, Format, NoMutable, Pattern, Secret};
 
 /// The environment variables that are read begin with this.
 const PREFIX: &str = "TOKENRELAY__";
@@ -160,11 +160,20 @@ fn check(config: &Config) -> Result<(), Error> {
     let two = ably.jwt.key.is_some() && (ably.key.is_some() || ably.token.is_some());
     let problem = "is given beside another key or token; leave one";
     refuse(two, "ably.jwt.key_file", &ably.jwt.key_file.display(), problem)?;
+    let url = &*ably.auth_url;
+    let two = !url.is_empty() && (ably.jwt.key.is_some() || ably.key.is_some() || ably.token.is_some());
+    refuse(two, "ably.auth_url", &"...", "is given beside a key or a token; leave one")?;
+    let local = ["http://127.0.0.1", "http://localhost", "http://[::1]"].iter().any(|host| url.starts_with(host));
+    let clear = !url.is_empty() && !url.starts_with("https://") && !local;
+    refuse(
+        clear,
+        "ably.auth_url",
+        &"...",
+        "begins neither with https:// nor on this machine: a token would travel in the clear",
+    )?;
     let ttl = humantime_serde::re::humantime::format_duration(ably.jwt.ttl);
     let bad = ably.jwt.ttl < JWT_TTL.0 || ably.jwt.ttl > JWT_TTL.1;
     refuse(bad, "ably.jwt.ttl", &ttl, "Ably takes tokens that are good for a minute to a day")?;
-    let later = ably.transport == Transport::Rest;
-    refuse(later, "ably.transport", &"rest", "not available yet; use realtime")?;
     let later = config.input.pattern == Pattern::MessagePerToken;
     refuse(later, "input.pattern", &"message-per-token", "not available yet; use message-per-response")?;
     let later = !matches!(config.input.format, Format::Auto | Format::Tokenrelay | Format::OpenaiChat);

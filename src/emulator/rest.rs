@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
@@ -26,7 +27,7 @@ use super::connection::Publisher;
 use super::errors::{Failure, failure};
 use super::limits::{BATCH_BYTES, FRAME_BYTES};
 use super::realtime;
-use super::state::{Page, Publish, Query, When};
+use super::state::{Page, Publish, Query, Requested, When};
 use super::{Faults, Shared};
 
 use reply::{encoding_of, error, for_browsers, preflight, respond};
@@ -93,8 +94,42 @@ async fn dispatch(Extract(context): Extract<Context>, request: Request) -> Respo
     };
     let call = Call { shared: &context.shared, headers: &parts.headers, parameters: &parameters, body: &body };
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
-    for_browsers(call.answer(&parts.method, &segments).unwrap_or_else(|failure| error(call.accepted(), &failure)))
+    let answer = call.answer(&parts.method, &segments).unwrap_or_else(|failure| error(call.accepted(), &failure));
+    for_browsers(held_back(answer, &context.shared).await)
 }
+
+/// How an answer to operations is kept from whoever asked.
+#[derive(Debug, Clone)]
+enum Kept {
+    /// It comes a while later.
+    Late,
+    /// The connection ends without it.
+    CutOff,
+    /// It does not come as long as anybody would wait.
+    Silence,
+}
+
+async fn held_back(answer: Response, shared: &Shared) -> Response {
+    match answer.extensions().get() {
+        None => answer,
+        Some(Kept::Late) => {
+            let delay = shared.state().faults().delay;
+            tokio::time::sleep(Duration::from_millis(delay)).await;
+            answer
+        }
+        Some(Kept::CutOff) => {
+            let broken = futures_util::stream::iter([Err::<Bytes, _>("cut off, as the faults say")]);
+            Response::new(axum::body::Body::from_stream(broken))
+        }
+        Some(Kept::Silence) => {
+            tokio::time::sleep(SILENCE).await;
+            answer
+        }
+    }
+}
+
+/// Longer than clients wait.
+const SILENCE: Duration = Duration::from_secs(60);
 
 /// Path segments: percent-encoded by all SDKs, spaces as `+` by some.
 fn decoded(segment: &str) -> String {
@@ -124,6 +159,8 @@ impl<'a> Call<'a> {
             ("GET", ["time"]) => Ok(self.respond(StatusCode::OK, &[now_ms()])),
             ("POST", ["keys", name, "requestToken"]) => self.request_token(name),
             ("POST", ["messages"]) => self.batch(),
+            // Nothing is counted by the hour; but who may not ask is told so.
+            ("GET", ["stats"]) => self.granted("statistics", "*").map(|()| self.respond::<[u8]>(StatusCode::OK, &[])),
             ("GET", ["channels", channel]) => self.status(channel),
             ("POST", ["channels", channel, "messages"]) => self.publish(channel),
             ("GET", ["channels", channel, "messages" | "history"]) => self.history(channel),
@@ -152,8 +189,10 @@ impl<'a> Call<'a> {
     fn publish(&self, channel: &str) -> Result<Response, Failure> {
         let messages = self.content_messages()?;
         self.check_creates(&messages)?;
-        let (id, serials) = self.apply(self.publisher()?, channel, messages)?;
-        Ok(self.respond(StatusCode::CREATED, &Published { channel, message_id: &id, serials }))
+        let id = self.shared.state().request_id();
+        self.perform(channel, messages, &id, |serials| {
+            self.respond(StatusCode::CREATED, &Published { channel, message_id: &id, serials })
+        })
     }
 
     fn mutate(&self, channel: &str, serial: &str) -> Result<Response, Failure> {
@@ -164,8 +203,10 @@ impl<'a> Call<'a> {
             }
             message.serial = Some(serial.to_owned().into());
         }
-        let (_, mut serials) = self.apply(self.publisher()?, channel, messages)?;
-        Ok(self.respond(StatusCode::OK, &Versioned { version_serial: serials.pop().flatten() }))
+        let id = self.shared.state().request_id();
+        self.perform(channel, messages, &id, |mut serials| {
+            self.respond(StatusCode::OK, &Versioned { version_serial: serials.pop().flatten() })
+        })
     }
 
     fn check_creates(&self, messages: &[Message<'_>]) -> Result<(), Failure> {
@@ -251,18 +292,38 @@ impl<'a> Call<'a> {
         response
     }
 
-    fn apply(
+    /// Does what one request asks for, and answers as far as the faults let it.
+    fn perform(
         &self,
-        by: Arc<Publisher>,
         channel: &str,
         messages: Vec<Message<'static>>,
-    ) -> Result<(String, Vec<Option<String>>), Failure> {
-        let now_ms = now_ms();
-        let mut state = self.shared.state();
-        let id = state.request_id();
-        let publish = Publish { by, channel: channel.to_owned(), messages, id: id.clone(), now_ms };
-        let (serials, _never_waits) = state.apply(publish)?;
-        Ok((id, serials))
+        id: &str,
+        answer: impl FnOnce(Vec<Option<String>>) -> Response,
+    ) -> Result<Response, Failure> {
+        let by = self.publisher()?;
+        let publish = Publish { by, channel: channel.to_owned(), messages, id: id.to_owned(), now_ms: now_ms() };
+        let requested = self.shared.state().request(publish);
+        let (mut answer, kept) = match requested {
+            Requested::Answer(settled) => (answer(settled?), Kept::Late),
+            Requested::CutOff(late) => {
+                if let Some((delay, publish)) = late {
+                    self.later(delay, publish);
+                }
+                (Response::default(), Kept::CutOff)
+            }
+            Requested::Silence => (Response::default(), Kept::Silence),
+        };
+        answer.extensions_mut().insert(kept);
+        Ok(answer)
+    }
+
+    /// What a cut off request asks for is done after all.
+    fn later(&self, delay: Duration, publish: Publish) {
+        let shared = self.shared.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(delay).await;
+            shared.state().late_frame(publish);
+        });
     }
 
     fn granted(&self, operation: &str, channel: &str) -> Result<(), Failure> {

@@ -21,6 +21,7 @@ use super::{Config, Error};
 pub(super) use apply::{Flush, Publish};
 pub(super) use attach::Attach;
 pub(super) use connect::{Connect, Connected};
+pub(super) use publish::Requested;
 pub(super) use read::{Page, Query};
 use store::Store;
 

@@ -1,7 +1,7 @@
 //! What goes out: asks each response what it wants, takes the permits, sends, matches answers, settles.
 
 use super::effect::{Effect, Effects, Found, Latest, LookUp, Notice, ReadBack, Reload};
-use super::flow::Wait;
+use super::flow::{Pipelining, Wait};
 use super::inherit::INPUT_LOST;
 use super::next::{FRAME_OVERHEAD, Next};
 use super::op::{ConnectionId, OpId, OpKind, Status};
@@ -80,7 +80,11 @@ impl Engine {
             give_up(response, "message-too-large", shared);
             return true;
         }
-        let charged = response.is_charged(now, kind, &self.settings);
+        let alone = shared.flow.pipelining(response.channel) == Pipelining::Off;
+        if alone && !response.in_flight.is_empty() {
+            return false;
+        }
+        let charged = alone || response.is_charged(now, kind, &self.settings);
         let others_wait = self.blocked.get(pinned as usize).is_some_and(|queue| !queue.is_empty());
         let permit = match charged && others_wait && !self.pumping {
             true => Err(Wait::Connection),

@@ -34,10 +34,20 @@ pub(super) enum Wait {
     Channel(Time),
 }
 
+/// Whether operations on a connection may follow each other without waiting for answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pipelining {
+    /// They arrive in the order in which they were sent.
+    On,
+    /// They are requests of their own, in no order: a response has one under way at a time.
+    Off,
+}
+
 #[derive(Debug)]
 struct Connection {
     up: bool,
     ably_id: Option<Arc<str>>,
+    pipelining: Pipelining,
     message_bytes_max: usize,
     rate: Bucket,
     operations: u32,
@@ -95,10 +105,18 @@ impl Flow {
     }
 
     /// A connection is up, under Ably's name for it and with what the server allows on it.
-    pub fn up(&mut self, connection: ConnectionId, ably_id: Arc<str>, message_bytes_max: usize, rate_max: Option<u32>) {
+    pub fn up(
+        &mut self,
+        connection: ConnectionId,
+        ably_id: Arc<str>,
+        pipelining: Pipelining,
+        message_bytes_max: usize,
+        rate_max: Option<u32>,
+    ) {
         let connection = &mut self.connections[connection as usize];
         connection.up = true;
         connection.ably_id = Some(ably_id);
+        connection.pipelining = pipelining;
         connection.message_bytes_max = message_bytes_max;
         if let Some(rate) = rate_max {
             connection.rate.cap(rate);
@@ -173,6 +191,11 @@ impl Flow {
     /// Ably's name for a connection.
     pub(super) fn ably_id(&self, connection: ConnectionId) -> Option<&str> {
         self.connections[connection as usize].ably_id.as_deref()
+    }
+
+    /// Whether a response on a channel may have several operations under way.
+    pub(super) fn pipelining(&self, key: ChannelKey) -> Pipelining {
+        self.connections[self.connection(key) as usize].pipelining
     }
 
     /// Bytes of the largest message that a channel takes; none until its connection has said so.
@@ -266,6 +289,7 @@ impl Flow {
         self.connections.push(Connection {
             up: false,
             ably_id: None,
+            pipelining: Pipelining::On,
             message_bytes_max: self.limits.message_bytes_max,
             rate: Bucket::new(self.limits.connection_rate),
             operations: 0,

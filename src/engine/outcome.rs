@@ -85,4 +85,6 @@ pub enum Doubt {
     NoSerial,
     /// The process is stopping and could not wait for the answer.
     Stopped,
+    /// It was a request of its own, and got no answer in time, or one that does not say what became of it.
+    NoAnswer,
 }

@@ -195,5 +195,6 @@ const fn in_words(doubt: Doubt) -> &'static str {
         Doubt::Skipped => "later operations were answered, this one was not",
         Doubt::NoSerial => "taken, but the answer names no message",
         Doubt::Stopped => "the process stopped before the answer",
+        Doubt::NoAnswer => "the request got no answer that says what became of it",
     }
 }

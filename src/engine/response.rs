@@ -398,7 +398,8 @@ impl Response {
 
     fn unknown(&mut self, now: Time, operation: InFlight, doubt: Doubt, settings: &Settings) {
         self.counts.unknown += 1;
-        self.doubt(now, doubt == Doubt::ConnectionLost, &settings.reconcile);
+        let may_land = matches!(doubt, Doubt::ConnectionLost | Doubt::NoAnswer);
+        self.doubt(now, may_land, &settings.reconcile);
         let wait = settling_time(settings.reconcile.debounce, settings.append_rollup);
         match operation.kind {
             OpKind::Append => self.repair.taint(now, wait),

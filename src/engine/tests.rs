@@ -81,7 +81,7 @@ impl Story {
 
     fn with(settings: Settings, limits: Limits) -> Self {
         let mut shared = Shared::new(limits, settings.append_rollup);
-        shared.flow.up(0, "c0".into(), limits.message_bytes_max, None);
+        shared.flow.up(0, "c0".into(), Pipelining::On, limits.message_bytes_max, None);
         Self {
             engine: Engine::new(settings.into(), 3, 0),
             shared,

@@ -47,13 +47,13 @@ pub(super) struct Again {
 }
 
 impl Again {
-    pub(super) fn new(reader: Reader, decoder: Decoder, ably: ably::Settings) -> Self {
+    /// # Errors
+    /// When TLS cannot be set up.
+    pub(super) fn new(reader: Reader, decoder: Decoder, ably: ably::Settings) -> Result<Self, ably::Error> {
         let [reloads, look_ups, read_backs] = [(); 3].map(|()| Arc::new(Semaphore::new(AT_ONCE)));
-        // Which of rustls' providers the client takes; only the first call of a process counts.
-        let _already = rustls::crypto::ring::default_provider().install_default();
-        let http = reqwest::Client::new();
+        let http = ably::http_client()?;
         let (decoder, ably) = (Arc::new(decoder), Arc::new(ably));
-        Self { reader, decoder, ably, http, reloads, look_ups, read_backs, tasks: JoinSet::new() }
+        Ok(Self { reader, decoder, ably, http, reloads, look_ups, read_backs, tasks: JoinSet::new() })
     }
 
     /// Reads a text again.

@@ -337,10 +337,10 @@ impl<'a> Relay<'a> {
                         self.partitions.apply(now, answer.op.partition, Input::Answer(answer), &mut self.out);
                     }
                 }
-                Event::Up { connection, ably_id, max_message_size, max_inbound_rate, .. } => {
+                Event::Up { connection, ably_id, pipelining, max_message_size, max_inbound_rate, .. } => {
                     let bytes = usize::try_from(max_message_size).unwrap_or(usize::MAX);
                     let rate = max_inbound_rate.map(|rate| u32::try_from(rate).unwrap_or(u32::MAX));
-                    self.partitions.shared.flow.up(connection, ably_id, bytes, rate);
+                    self.partitions.shared.flow.up(connection, ably_id, pipelining, bytes, rate);
                     self.metrics.connection_up();
                     self.health.clear("ably");
                 }

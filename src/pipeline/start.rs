@@ -12,11 +12,11 @@ use crate::ably::{self, Lease, Pool};
 use crate::config::{self, Config, Delivery};
 use crate::decode::{self, Decoder};
 use crate::engine::{ChannelRules, Limits, ReconcileSettings, ReconcileWhen, Settings, Template, Verify};
-use crate::kafka::{self, client::Clients};
 use crate::kafka::reader::Reader;
 use crate::kafka::results::Writer;
 use crate::kafka::source::Source;
 use crate::kafka::topics::{self, Layout};
+use crate::kafka::{self, client::Clients};
 use crate::telemetry::Health;
 
 /// Events of connections that may wait for the loop.
@@ -66,7 +66,7 @@ pub(super) async fn start(config: &Config, health: &Health) -> Result<Parts, Err
     let decoder = decoder(config, template);
     ably.lease = lease.clone();
     let (sender, events) = mpsc::channel(EVENTS_WAITING_MAX);
-    let again = Again::new(Reader::start(&clients)?, decoder.clone(), ably.clone());
+    let again = Again::new(Reader::start(&clients)?, decoder.clone(), ably.clone())?;
     let rest = Rest {
         settings: Arc::new(settings),
         limits: limits(config),

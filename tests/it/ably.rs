@@ -8,6 +8,7 @@ use tokenrelay::ably::auth::Auth;
 use tokenrelay::ably::pool::{Event, Pool, Settings};
 use tokenrelay::ably::wire::Encoding;
 use tokenrelay::ably::{Error, Lease, probe, probe_channel};
+use tokenrelay::config::Transport;
 use tokenrelay::config::{self, Secret};
 use tokenrelay::emulator::{self, Config, Emulator, Faults};
 use tokenrelay::engine::{ConnectionId, Head, OpId, OpKind, Operation, Outcome, Serial, Status};
@@ -30,12 +31,15 @@ fn settings(emulator: &Emulator, key: &str, encoding: Encoding) -> Settings {
         endpoint: "127.0.0.1".into(),
         port: emulator.local_addr().port(),
         tls: false,
+        transport: Transport::Realtime,
+        max_message_size: 65_536,
         encoding,
         client_id: String::new(),
         agent: "tokenrelay/test".into(),
         append_rollup: Duration::ZERO,
         ack_timeout: Duration::from_secs(2),
         trust_resume: false,
+        requests_after: Duration::from_secs(3_600),
         in_flight_operations: MESSAGES * (APPENDS + 1),
         auth: Auth::key(key).expect("a key"),
         lease: Lease::forever(),

@@ -12,7 +12,9 @@ const OTHERS: &[(&str, &str)] = &[
     ("results.delivery", "at-least-once"),
     ("ably.append_rollup", "100ms"),
     ("ably.encoding", "json"),
+    ("ably.auth_url", "https://example.com/token"),
     ("ably.jwt.ttl", "90s"),
+    ("ably.transport", "rest"),
     ("admin.listen", "0.0.0.0:1"),
     ("input.format", "openai-chat"),
     ("input.include", "text,reasoning"),
@@ -24,12 +26,8 @@ const OTHERS: &[(&str, &str)] = &[
 ];
 
 /// Keys that have only one value so far, and one that is to come.
-const TO_COME: &[(&str, &str)] = &[
-    ("ably.no_mutable", "whole"),
-    ("ably.transport", "rest"),
-    ("input.format", "anthropic"),
-    ("input.pattern", "message-per-token"),
-];
+const TO_COME: &[(&str, &str)] =
+    &[("ably.no_mutable", "whole"), ("input.format", "anthropic"), ("input.pattern", "message-per-token")];
 
 fn file(text: &str) -> NamedTempFile {
     let mut file = NamedTempFile::new().expect("a file");

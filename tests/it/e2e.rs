@@ -103,6 +103,27 @@ async fn whatever_fails_the_texts_are_right_in_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn by_request_the_texts_are_right_too_whatever_fails() {
+    let faults = Faults {
+        reject: 0.05,
+        reject_applied: 0.5,
+        reject_code: Some(42_910),
+        fail_requests: 0.03,
+        lose_ack: 0.03,
+        skip_ack: 0.01,
+        drop: 0.03,
+        late_apply: 1_000,
+        delay: 20,
+        seed: 7,
+        ..Faults::default()
+    };
+    let stage = Stage::set(World::new(4, 4, 1).await, faults, &["ably.transport=rest"]).await;
+    let summary = stage.play(&Story::new(5, 60)).await;
+    assert!(summary.rejected > 0 && summary.unknown > 0, "the faults did happen: {summary:?}");
+    assert!(summary.reconciled > 0, "and were mended: {summary:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_ably_that_is_away_for_a_while_costs_nothing() {
     let world = World::new(2, 2, 1).await;
     let stage = Stage::new(world, Faults { refuse_connections: true, ..Faults::default() }).await;

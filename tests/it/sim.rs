@@ -19,6 +19,8 @@ mod link;
 mod plan;
 #[path = "sim/records.rs"]
 mod records;
+#[path = "sim/requests.rs"]
+mod requests;
 #[path = "sim/rest.rs"]
 mod rest;
 #[path = "sim/run.rs"]

@@ -18,7 +18,8 @@ use super::super::pool::Pool;
 use super::super::wire::ProtocolMessage;
 use super::super::{probe, probe_channel};
 use super::*;
-use crate::engine::{Class, Doubt, Head, OpId, OpKind, Outcome, Status};
+use crate::config::Transport;
+use crate::engine::{Class, Doubt, Head, OpId, OpKind, Operation, Outcome, Pipelining, Status};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -27,12 +28,15 @@ fn settings(port: u16) -> Settings {
         endpoint: "127.0.0.1".into(),
         port,
         tls: false,
+        transport: Transport::Realtime,
         encoding: Encoding::Json,
         client_id: "relay".into(),
         agent: "tokenrelay/test".into(),
         append_rollup: Duration::from_millis(40),
+        max_message_size: 65_536,
         ack_timeout: Duration::from_secs(30),
         trust_resume: false,
+        requests_after: Duration::from_secs(3_600),
         in_flight_operations: 200,
         auth: Auth::key("app.id:secret").expect("a key"),
         lease: Lease::forever(),
@@ -178,6 +182,7 @@ async fn operations_are_sent_and_answered_and_the_end_is_clean() {
         connection: 2,
         resumed: false,
         ably_id: "id-1".into(),
+        pipelining: Pipelining::On,
         max_message_size: 65_536,
         max_inbound_rate: Some(50),
         client_id: Some("relay".into()),

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 /// Two attempts are never closer than this.
-pub(super) const SPACING: Duration = Duration::from_secs(1);
+pub(crate) const SPACING: Duration = Duration::from_secs(1);
 
 /// After a refusal for a rate.
 const SLOW: Duration = Duration::from_secs(15);
@@ -16,18 +16,18 @@ const SLOW: Duration = Duration::from_secs(15);
 const LONGEST: Duration = Duration::from_secs(30);
 
 /// The wait after `failures` attempts in a row that did not connect.
-pub(super) fn delay(failures: u32, random: &mut fastrand::Rng) -> Duration {
+pub(crate) fn delay(failures: u32, random: &mut fastrand::Rng) -> Duration {
     let doublings = failures.saturating_sub(1).min(5);
     (SPACING * (1 << doublings)).min(LONGEST).mul_f64(0.8 + 0.2 * random.f64())
 }
 
 /// The wait after a refusal for a rate.
-pub(super) fn slow_delay(failures: u32, random: &mut fastrand::Rng) -> Duration {
+pub(crate) fn slow_delay(failures: u32, random: &mut fastrand::Rng) -> Duration {
     delay(failures, random).max(SLOW + SLOW.mul_f64(0.2 * random.f64()))
 }
 
 /// The wait after a refusal that only a person can mend.
-pub(super) fn fatal_delay(random: &mut fastrand::Rng) -> Duration {
+pub(crate) fn fatal_delay(random: &mut fastrand::Rng) -> Duration {
     LONGEST.mul_f64(0.8 + 0.2 * random.f64())
 }
 

@@ -1,14 +1,19 @@
 //! Batches: the same messages to many channels, each channel by itself.
 
+use std::sync::Arc;
+
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
 
 use super::Call;
 use crate::ably::wire::Message;
+use crate::emulator::clock::now_ms;
 use crate::emulator::codec::received;
+use crate::emulator::connection::Publisher;
 use crate::emulator::errors::{Failure, failure};
 use crate::emulator::limits::{BATCH_CHANNELS, BATCH_MESSAGES};
+use crate::emulator::state::Publish;
 
 /// Messages, and the channels that they go to.
 #[derive(Deserialize)]
@@ -68,6 +73,19 @@ impl<'a> Call<'a> {
             answers.push(serde_json::json!({"successCount": successes, "failureCount": failures, "results": results}));
         }
         Ok(self.respond(StatusCode::CREATED, &answers))
+    }
+
+    fn apply(
+        &self,
+        by: Arc<Publisher>,
+        channel: &str,
+        messages: Vec<Message<'static>>,
+    ) -> Result<(String, Vec<Option<String>>), Failure> {
+        let mut state = self.shared.state();
+        let id = state.request_id();
+        let publish = Publish { by, channel: channel.to_owned(), messages, id: id.clone(), now_ms: now_ms() };
+        let (serials, _never_waits) = state.apply(publish)?;
+        Ok((id, serials))
     }
 
     /// One spec, or several.

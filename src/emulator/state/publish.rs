@@ -26,7 +26,41 @@ pub(in crate::emulator) struct Handled {
     pub(in crate::emulator) late: Option<(Duration, Publish)>,
 }
 
+/// What has become of a request.
+#[derive(Debug)]
+pub(in crate::emulator) enum Requested {
+    /// It is answered.
+    Answer(Result<Vec<Option<String>>, Failure>),
+    /// Its connection breaks before the answer. What it asks for may be done so much later.
+    CutOff(Option<(Duration, Publish)>),
+    /// It is not answered.
+    Silence,
+}
+
 impl State {
+    /// Operations that came as a request: applied at once, since nobody has said that requests are rolled up.
+    pub(in crate::emulator) fn request(&mut self, publish: Publish) -> Requested {
+        if self.strikes(self.faults.drop) {
+            self.stats.dropped += 1;
+            if self.random.bool() {
+                let _nobody_hears = self.settle(publish);
+                return Requested::CutOff(None);
+            }
+            let late = Duration::from_millis(self.faults.late_apply);
+            return Requested::CutOff((!late.is_zero()).then_some((late, publish)));
+        }
+        let settled = self.settle(publish);
+        if self.strikes(self.faults.lose_ack) {
+            self.stats.unanswered += 1;
+            return Requested::CutOff(None);
+        }
+        if self.strikes(self.faults.skip_ack) {
+            self.stats.unanswered += 1;
+            return Requested::Silence;
+        }
+        Requested::Answer(settled.map(|(serials, _)| serials))
+    }
+
     /// A MESSAGE frame of a connection.
     pub(in crate::emulator) fn frame(&mut self, msg_serial: u64, publish: Publish) -> Handled {
         let fatal_limit = self.faults.fatal_rate_limit;
@@ -94,16 +128,9 @@ impl State {
 
     fn answer(&mut self, msg_serial: u64, publish: Publish) -> Handled {
         let number = publish.by.connection;
-        let count = publish.messages.len() as u64;
-        let (answer, flush) = match self.apply_or_refuse(publish) {
-            Ok((serials, flush)) => {
-                self.stats.acked += count;
-                (Answer::Ack(serials), flush)
-            }
-            Err(failure) => {
-                *self.stats.nacked.entry(failure.code).or_default() += 1;
-                (Answer::Nack(failure), None)
-            }
+        let (answer, flush) = match self.settle(publish) {
+            Ok((serials, flush)) => (Answer::Ack(serials), flush),
+            Err(failure) => (Answer::Nack(failure), None),
         };
         if let Some(connection) = self.connections.get_mut(&number) {
             connection.keep(msg_serial, answer.clone());
@@ -122,6 +149,17 @@ impl State {
         self.drops += 1;
         let in_turn = [DropAs::Socket, DropAs::Close, DropAs::Disconnected];
         self.faults.drop_as.unwrap_or(in_turn[self.drops % in_turn.len()])
+    }
+
+    /// Refuses by chance, or applies; and counts.
+    fn settle(&mut self, publish: Publish) -> Applied {
+        let count = publish.messages.len() as u64;
+        let settled = self.apply_or_refuse(publish);
+        match &settled {
+            Ok(_) => self.stats.acked += count,
+            Err(failure) => *self.stats.nacked.entry(failure.code).or_default() += 1,
+        }
+        settled
     }
 
     /// Refuses by chance, or applies.

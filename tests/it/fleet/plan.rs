@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::world::Fleet;
 use crate::ably::wire::Encoding;
-use crate::engine::{Limits, ReconcileSettings, ReconcileWhen, Settings, Verify};
+use crate::engine::{Limits, Pipelining, ReconcileSettings, ReconcileWhen, Settings, Verify};
 use crate::sim::fault::{Fault, Odds};
 use crate::sim::link::Terms;
 use crate::sim::plan::{VERIFY_TIMEOUT, channel_rules, overhead};
@@ -87,6 +87,8 @@ pub(super) struct Plan {
     pub(super) hostile: u8,
     /// Bytes of text that a message may have.
     pub(super) text_max: usize,
+    /// Off: operations are requests of their own.
+    pub(super) pipelining: Pipelining,
 }
 
 impl Plan {
@@ -120,12 +122,21 @@ impl Plan {
             remember: 100,
             hostile: [0, 0, 10][rng.usize(..3)],
             text_max: [4_096, 4_096, 4_096, 30, 12][rng.usize(..5)],
+            pipelining: if rng.u8(..5) == 0 { Pipelining::Off } else { Pipelining::On },
         }
     }
 
     /// A plan in which nothing goes wrong, for scripts to start from.
     pub(super) fn quiet(seed: u64) -> Self {
-        Self { odds: Odds::NONE, kept: 0b11, tokens_max: 8, processes: 1, acts: Vec::new(), ..Self::draw(seed) }
+        Self {
+            odds: Odds::NONE,
+            kept: 0b11,
+            tokens_max: 8,
+            processes: 1,
+            acts: Vec::new(),
+            pipelining: Pipelining::On,
+            ..Self::draw(seed)
+        }
     }
 
     /// With one kind of fault at these odds.
@@ -166,6 +177,7 @@ impl Plan {
     pub(super) const fn terms(&self) -> Terms {
         Terms {
             encoding: self.encoding,
+            pipelining: self.pipelining,
             seed: self.seed,
             size: overhead() + self.text_max,
             outage: SECOND,

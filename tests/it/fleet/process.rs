@@ -283,7 +283,7 @@ impl Fleet {
                 }
                 Event::Up(details) => {
                     let bytes = usize::try_from(details.max_message_size).unwrap_or(usize::MAX);
-                    self.processes[p].shared.flow.up(number, details.ably_id, bytes, None);
+                    self.processes[p].shared.flow.up(number, details.ably_id, self.plan.pipelining, bytes, None);
                 }
                 Event::Down => self.processes[p].shared.flow.down(number),
                 Event::Lost => {

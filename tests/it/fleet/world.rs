@@ -113,8 +113,7 @@ impl Fleet {
         match due {
             Due::Arrive(c) => {
                 if self.net.server.arrive(&mut self.scene, c) {
-                    let l = self.net.links.iter().position(|link| link.carries(c));
-                    l.into_iter().for_each(|l| self.net.break_link(&mut self.scene, l));
+                    self.net.break_off(&mut self.scene, c);
                 }
                 Ok(())
             }
@@ -129,6 +128,10 @@ impl Fleet {
             }
             Due::Noticed(l, transport) => self.net.noticed(&mut self.scene, l, transport),
             Due::Opened(l, transport) => self.net.opened(&mut self.scene, l, transport),
+            Due::Overdue(c) => {
+                self.net.overdue(&mut self.scene, c);
+                Ok(())
+            }
             Due::Told(l) => self.net.told(&mut self.scene, l),
             Due::Heard(l) => self.heard(l),
             Due::Fleet(deed) => self.deed(deed),
@@ -140,7 +143,7 @@ impl Fleet {
     fn owner(&self, due: Due) -> Option<usize> {
         match due {
             Due::Noticed(l, _) | Due::Opened(l, _) | Due::Told(l) | Due::Heard(l) => Some(self.net.links[l].owner),
-            Due::Answers(c) => self.net.links.iter().find(|link| link.carries(c)).map(|link| link.owner),
+            Due::Answers(c) | Due::Overdue(c) => self.net.owner(c),
             Due::Fleet(
                 Deed::Told(p)
                 | Deed::Lease(p)

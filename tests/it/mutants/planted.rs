@@ -129,6 +129,18 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "self.dead_letters.push_back((offset, hold));",
         "self.holds.remove(&hold);",
     ),
+    mutant(
+        "requests of one response do not wait for each other",
+        "engine/drive.rs",
+        "if alone && !response.in_flight.is_empty() {",
+        "if alone && response.in_flight.len() > 1 {",
+    ),
+    rarer(
+        "a request without an answer leaves nothing behind that could land late",
+        "engine/response.rs",
+        "matches!(doubt, Doubt::ConnectionLost | Doubt::NoAnswer);",
+        "matches!(doubt, Doubt::ConnectionLost);",
+    ),
     rarer(
         "idle time passes while nothing is read",
         "engine/intake.rs",

@@ -202,7 +202,7 @@ fn nack(scene: &mut Scene, encoding: Encoding, from: usize, count: usize, code: 
     )
 }
 
-fn info(code: u32) -> ErrorInfo<'static> {
+pub(super) fn info(code: u32) -> ErrorInfo<'static> {
     let status_code = match code {
         40_400 => 404,
         42_900..=42_999 => 429,

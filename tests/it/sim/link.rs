@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use super::fault::Fault;
 use super::frames;
+use super::requests::Asked;
 use super::scene::{Broken, Due, Kept, MS, SECOND, Scene, hold, note};
 use super::server::Server;
 use crate::ably::fault::Error;
 use crate::ably::session::{Action, Details, Session, Settings};
 use crate::ably::wire::Encoding;
-use crate::engine::{Answer, ConnectionId, OpId, Operation, Outcome, Time};
+use crate::engine::{Answer, ConnectionId, OpId, Operation, Outcome, Pipelining, Time};
 
 /// The net.
 pub(super) struct Net {
@@ -20,6 +21,8 @@ pub(super) struct Net {
     pub(super) outage_until: u64,
     /// Operations that have no answer yet, by process.
     pub(super) operations: HashMap<(usize, OpId), Operation>,
+    /// Requests without an answer, by the server's connection that stands for each.
+    pub(super) requests: HashMap<usize, Asked>,
     pub(super) terms: Terms,
 }
 
@@ -27,6 +30,7 @@ pub(super) struct Net {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Terms {
     pub(super) encoding: Encoding,
+    pub(super) pipelining: Pipelining,
     pub(super) seed: u64,
     /// Bytes of the largest message.
     pub(super) size: usize,
@@ -81,7 +85,7 @@ impl Link {
 
 impl Net {
     pub(super) fn new(server: Server, terms: Terms) -> Self {
-        Self { links: Vec::new(), server, outage_until: 0, operations: HashMap::new(), terms }
+        Self { links: Vec::new(), server, outage_until: 0, operations: HashMap::new(), requests: HashMap::new(), terms }
     }
 
     /// A process wants one connection more; gives the link's number.
@@ -109,7 +113,10 @@ impl Net {
             hearing: false,
             deadline: None,
         });
-        self.with_session(scene, l, Session::tick)?;
+        match self.terms.pipelining {
+            Pipelining::On => self.with_session(scene, l, Session::tick)?,
+            Pipelining::Off => self.open_lane(scene, l),
+        }
         Ok(l)
     }
 
@@ -129,7 +136,12 @@ impl Net {
     /// Operations have reached their connection.
     pub(super) fn told(&mut self, scene: &mut Scene, l: usize) -> Kept {
         while let Some(operation) = self.links[l].commands.pop_front() {
-            self.with_session(scene, l, |session, now, actions| session.send(now, &operation, actions))?;
+            match self.terms.pipelining {
+                Pipelining::On => {
+                    self.with_session(scene, l, |session, now, actions| session.send(now, &operation, actions))?;
+                }
+                Pipelining::Off => self.request(scene, l, &operation)?,
+            }
             let owner = self.links[l].owner;
             let double = self.operations.insert((owner, operation.id), operation);
             hold!(double.is_none(), "I4: an operation is sent twice");
@@ -234,6 +246,14 @@ impl Net {
         self.links[l].transport = Transport::None;
     }
 
+    /// The way to one of the server's connections breaks.
+    pub(super) fn break_off(&mut self, scene: &mut Scene, c: usize) {
+        match self.links.iter().position(|link| link.carries(c)) {
+            Some(l) => self.break_link(scene, l),
+            None => self.overdue(scene, c),
+        }
+    }
+
     /// The transport of a link breaks; the client does not know yet.
     pub(super) fn break_link(&mut self, scene: &mut Scene, l: usize) {
         let link = &self.links[l];
@@ -277,6 +297,10 @@ impl Net {
 
     /// Answers have reached the client.
     pub(super) fn answers(&mut self, scene: &mut Scene, c: usize) -> Kept {
+        if self.terms.pipelining == Pipelining::Off {
+            self.answered(scene, c);
+            return Ok(());
+        }
         let Some(l) = self.links.iter().position(|link| link.carries(c)) else { return Ok(()) };
         let given = self.server.answers(scene, c);
         for frame in frames::answers(scene, self.terms.encoding, &given) {
@@ -286,7 +310,7 @@ impl Net {
     }
 
     /// Something on a link is on its way to the engines.
-    fn hear(&mut self, scene: &mut Scene, l: usize, event: Event) {
+    pub(super) fn hear(&mut self, scene: &mut Scene, l: usize, event: Event) {
         self.links[l].events.push_back(event);
         if !self.links[l].hearing {
             self.links[l].hearing = true;
@@ -298,6 +322,10 @@ impl Net {
 
     /// A process is dead. What its connections had under way arrives within `late`, or not at all.
     pub(super) fn kill(&mut self, scene: &mut Scene, owner: usize, late: u64) {
+        for c in self.forget(owner) {
+            self.requests.remove(&c);
+            self.server.cut(scene, c, late);
+        }
         for l in 0..self.links.len() {
             let link = &mut self.links[l];
             if link.owner != owner || link.over {
@@ -320,6 +348,12 @@ impl Net {
 
     /// A process gives a link's connection up.
     pub(super) fn abandon(&mut self, scene: &mut Scene, l: usize) -> Kept {
+        if self.terms.pipelining == Pipelining::Off {
+            let mut asked = self.forget(self.links[l].owner);
+            asked.retain(|c| self.requests[c].link == l);
+            asked.into_iter().for_each(|c| self.overdue(scene, c));
+            return Ok(());
+        }
         self.with_session(scene, l, Session::abandon)
     }
 
@@ -327,6 +361,13 @@ impl Net {
     pub(super) fn heard(&mut self, l: usize) -> VecDeque<Event> {
         self.links[l].hearing = false;
         std::mem::take(&mut self.links[l].events)
+    }
+
+    /// The process that waits for what comes on one of the server's connections.
+    pub(super) fn owner(&self, c: usize) -> Option<usize> {
+        let of_request = self.requests.get(&c).map(|asked| asked.link);
+        let link = of_request.or_else(|| self.links.iter().position(|link| link.carries(c)))?;
+        Some(self.links[link].owner)
     }
 
     /// The operation that an answer is about.

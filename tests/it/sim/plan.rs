@@ -11,7 +11,7 @@ use super::scene::{MS, SECOND, Trace};
 use super::server::{LANDED, LATE};
 use super::world::World;
 use crate::ably::wire::Encoding;
-use crate::engine::{ChannelRules, Limits, ReconcileSettings, ReconcileWhen, Settings, Template, Verify};
+use crate::engine::{ChannelRules, Limits, Pipelining, ReconcileSettings, ReconcileWhen, Settings, Template, Verify};
 
 /// Longer than any fault: nothing settles unverified.
 pub(super) const VERIFY_TIMEOUT: Duration = Duration::from_secs(86_400);
@@ -56,6 +56,8 @@ pub(super) struct Plan {
     pub(super) gap_ms: Option<(u64, u64)>,
     /// Producers that are silent for longer than `idle_s` and then go on, in percent.
     pub(super) silent: u8,
+    /// Off: operations are requests of their own.
+    pub(super) pipelining: Pipelining,
 }
 
 impl Plan {
@@ -95,6 +97,7 @@ impl Plan {
             updates_max: u32::MAX,
             gap_ms: None,
             silent: [0, 0, 10, 40][rng.usize(..4)],
+            pipelining: if rng.u8(..5) == 0 { Pipelining::Off } else { Pipelining::On },
         }
     }
 
@@ -127,6 +130,7 @@ impl Plan {
             faults_s: 60,
             must_deliver: true,
             silent: 0,
+            pipelining: Pipelining::On,
             ..Self::draw(seed)
         }
     }
@@ -169,6 +173,7 @@ impl Plan {
     pub(super) fn terms(&self) -> Terms {
         Terms {
             encoding: self.encoding,
+            pipelining: self.pipelining,
             seed: self.seed,
             size: self.limits.message_bytes_max,
             outage: self.outage_s * SECOND,
@@ -230,6 +235,7 @@ impl Plans for Plan {
         plans.push(Self { partitions: 1, ..plan.clone() });
         plans.push(Self { channels: 1, ..plan.clone() });
         plans.push(Self { silent: 0, ..plan.clone() });
+        plans.push(Self { pipelining: Pipelining::On, ..plan.clone() });
         plans.push(Self { faults_s: 0, ..plan.clone() });
         plans.push(Self { verify: Verify::Never, ..plan.clone() });
         plans.push(plan.clone());

@@ -63,6 +63,8 @@ pub(super) enum Due {
     Noticed(usize, u32),
     /// The attempt of that number to open a transport is over.
     Opened(usize, u32),
+    /// The answer to a request is not waited for any longer.
+    Overdue(usize),
     /// Operations reach a link.
     Told(usize),
     /// What happened on a link reaches the engines.

@@ -2,7 +2,7 @@
 
 use super::checks::{Checks, Instance, Other};
 use super::scene::{Kept, Scene, hold};
-use crate::engine::{Class, Doubt, Head, OpKind, Operation, Outcome, ReconcileWhen, Rejection, Status};
+use crate::engine::{Class, Doubt, Head, OpKind, Operation, Outcome, Pipelining, ReconcileWhen, Rejection, Status};
 
 impl Checks {
     /// An operation is sent.
@@ -26,6 +26,8 @@ impl Checks {
             self.instances[i].ended = Some(Status::Abandoned);
         }
         self.take_permit(operation)?;
+        let alone = self.plan.pipelining == Pipelining::On || self.instances[i].in_flight.is_empty();
+        hold!(alone, "R1: two operations of {name} are under way, which arrive in no order");
         let when = self.plan.when;
         let instance = &mut self.instances[i];
         instance.sends(scene, operation, when)?;
@@ -266,7 +268,7 @@ impl Instance {
             Outcome::Unknown(_) => "unknown",
         };
         self.outcomes[operation.id.seq as usize] = Some(word);
-        if matches!(outcome, Outcome::Unknown(Doubt::ConnectionLost)) {
+        if matches!(outcome, Outcome::Unknown(Doubt::ConnectionLost | Doubt::NoAnswer)) {
             self.quiet_until = now + settling;
         }
         let version = match outcome {

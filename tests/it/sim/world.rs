@@ -109,8 +109,7 @@ impl World {
             Due::Intake(p) => self.read(p)?,
             Due::Arrive(c) => {
                 if self.net.server.arrive(&mut self.scene, c) {
-                    let l = self.net.links.iter().position(|link| link.carries(c));
-                    l.into_iter().for_each(|l| self.net.break_link(&mut self.scene, l));
+                    self.net.break_off(&mut self.scene, c);
                 }
             }
             Due::Flush(m) => self.net.server.flush(&mut self.scene, m),
@@ -118,6 +117,7 @@ impl World {
             Due::Break(l) => self.net.break_link(&mut self.scene, l),
             Due::Noticed(l, transport) => self.net.noticed(&mut self.scene, l, transport)?,
             Due::Opened(l, transport) => self.net.opened(&mut self.scene, l, transport)?,
+            Due::Overdue(c) => self.net.overdue(&mut self.scene, c),
             Due::Told(l) => self.net.told(&mut self.scene, l)?,
             Due::Heard(l) => self.heard(l)?,
             Due::Durable(p) => self.durable(p)?,
@@ -344,7 +344,7 @@ impl World {
                 Event::Up(details) => {
                     note!(self.scene, "link {l}: up as {}", details.ably_id);
                     let bytes = usize::try_from(details.max_message_size).unwrap_or(usize::MAX);
-                    self.shared.flow.up(l as u32, details.ably_id, bytes, None);
+                    self.shared.flow.up(l as u32, details.ably_id, self.plan.pipelining, bytes, None);
                 }
                 Event::Down => {
                     note!(self.scene, "link {l}: down");

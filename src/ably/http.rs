@@ -1,0 +1,117 @@
+//! Requests to Ably's REST API: where they go, what they say of themselves, and what their answers mean.
+
+use std::time::Duration;
+
+use reqwest::header::{HeaderMap, HeaderName, RETRY_AFTER};
+use reqwest::redirect::Policy;
+use reqwest::{Client, Method, RequestBuilder};
+
+use super::auth::Auth;
+use super::fault::{Error, rejection};
+use super::pool::Settings;
+use super::wire::{self, Encoding, ErrorInfo};
+use crate::engine::Rejection;
+
+/// How long a connection may take to be made [Ably: `httpOpenTimeout`].
+const OPEN_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Ably's error code, when there is a proxy in front that drops the body [42922].
+const CODE: HeaderName = HeaderName::from_static("x-ably-errorcode");
+const MESSAGE: HeaderName = HeaderName::from_static("x-ably-errormessage");
+
+/// A client. It follows nobody elsewhere: what is sent is sent once, and with our credentials.
+///
+/// # Errors
+/// When TLS cannot be set up.
+pub fn client() -> Result<Client, Error> {
+    // Which of rustls' providers it takes; only the first call of a process counts.
+    let _already = rustls::crypto::ring::default_provider().install_default();
+    let client = Client::builder().connect_timeout(OPEN_TIMEOUT).redirect(Policy::none()).build();
+    client.map_err(|error| Error::TransportLost(error.to_string()))
+}
+
+/// A request for `path` at `host`, signed.
+pub(super) fn request(
+    client: &Client,
+    settings: &Settings,
+    auth: &Auth,
+    method: Method,
+    host: &str,
+    path: &str,
+) -> RequestBuilder {
+    let (scheme, port) = (if settings.tls { "https" } else { "http" }, settings.port);
+    let authority = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+    let request = client
+        .request(method, format!("{scheme}://{authority}/{path}"))
+        .header(HeaderName::from_static("x-ably-version"), wire::VERSION.to_string())
+        .header(HeaderName::from_static("ably-agent"), &settings.agent);
+    auth.sign(request)
+}
+
+/// What bodies in an encoding are called.
+pub(super) const fn media_type(encoding: Encoding) -> &'static str {
+    match encoding {
+        Encoding::Json => "application/json",
+        Encoding::Msgpack => "application/x-msgpack",
+    }
+}
+
+/// What a request was refused with: the error in the body, else in the headers, else the status alone.
+pub(super) fn refusal(encoding: Encoding, status: u16, headers: &HeaderMap, body: &[u8]) -> Rejection {
+    if let Ok(failure) = encoding.decode::<Failure<'_>>(body) {
+        let status_code = if failure.error.status_code == 0 { status } else { failure.error.status_code };
+        return rejection(Some(&ErrorInfo { status_code, ..failure.error }));
+    }
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let code = text(CODE).and_then(|code| code.parse().ok()).unwrap_or(u32::from(status) * 100);
+    let message = text(MESSAGE).unwrap_or("refused without a reason").into();
+    rejection(Some(&ErrorInfo { code, status_code: status, message, href: None }))
+}
+
+/// How long the server asks to be left alone.
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_secs(seconds))
+}
+
+#[derive(serde::Deserialize)]
+#[serde(bound(deserialize = "'de: 'a"))]
+struct Failure<'a> {
+    error: ErrorInfo<'a>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Class;
+
+    fn refused(status: u16, headers: &[(&'static str, &str)], body: &str) -> Rejection {
+        let headers = headers
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), value.parse().expect("a value")))
+            .collect();
+        refusal(Encoding::Json, status, &headers, body.as_bytes())
+    }
+
+    #[test]
+    fn a_refusal_is_read_wherever_it_stands() {
+        let body = r#"{"error":{"code":40160,"statusCode":401,"message":"no capability"}}"#;
+        let rejection = refused(401, &[], body);
+        assert_eq!((rejection.code, rejection.class, &*rejection.message), (40160, Class::Channel, "no capability"));
+        let headers = [("x-ably-errorcode", "42922"), ("x-ably-errormessage", "slow down")];
+        let rejection = refused(429, &headers, "<html>");
+        assert_eq!((rejection.code, rejection.class, &*rejection.message), (42922, Class::RateLimited, "slow down"));
+        let classes =
+            [(429, Class::RateLimited), (401, Class::Account), (413, Class::Operation), (418, Class::Operation)];
+        for (status, class) in classes {
+            assert_eq!(refused(status, &[], "").class, class, "{status}");
+        }
+    }
+
+    #[test]
+    fn seconds_to_wait_are_read_and_dates_are_not() {
+        let after = |value: &str| retry_after(&[(RETRY_AFTER, value.parse().expect("a value"))].into_iter().collect());
+        assert_eq!(after("7"), Some(Duration::from_secs(7)));
+        assert_eq!(after("Wed, 21 Oct 2026 07:28:00 GMT"), None);
+    }
+}

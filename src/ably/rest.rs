@@ -1,0 +1,311 @@
+//! Operations as requests, for networks without WebSockets: a connection's task without a connection.
+//!
+//! Requests arrive in no order, so it says that a response may have one under way at a time, and what comes meanwhile is
+//! joined. A request is never sent again: a create has an id for that and the engine repeats it; of an append nobody could
+//! tell. What got no answer, or one that does not say what became of it (a timeout, a broken connection, a 5xx), is unknown.
+//! What was refused, or never left, is certain.
+
+use std::collections::HashSet;
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use foldhash::fast::RandomState;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+
+use super::auth::Auth;
+use super::encode::Encoder;
+use super::endpoint::Hosts;
+use super::fault::{self, Error, Fate};
+use super::pool::{Command, Event, Settings};
+use super::session::retry;
+use crate::engine::{Answer, ConnectionId, Doubt, OpId, Operation, Outcome, Pipelining};
+use exchange::{Api, Done, Parcel};
+
+mod exchange;
+
+/// Commands that are taken at once.
+const TAKE_MAX: usize = 256;
+
+/// After so many failures in a row the next host is tried, and nothing is sent before it answers.
+const FAILURES_MAX: u32 = 3;
+
+/// How long another host than the first is kept [Ably: `fallbackRetryTimeout`].
+const FALLBACK_KEPT: Duration = Duration::from_secs(600);
+
+/// The longest wait that a server may ask for.
+const ASKED_WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// What Ably calls the connection of a request: nothing.
+const ABLY_ID: &str = "rest";
+
+/// A lane of requests.
+pub(super) struct Rest {
+    id: ConnectionId,
+    settings: Settings,
+    hosts: Hosts,
+    auth: Auth,
+    encoder: Encoder,
+    commands: mpsc::Receiver<Command>,
+    events: mpsc::Sender<Event>,
+    state: State,
+    under_way: HashSet<OpId, RandomState>,
+    requests: FuturesUnordered<Boxed<Done>>,
+    answers: Vec<Answer>,
+    /// Which host's turn it is, and since when.
+    turn: (u32, Instant),
+    asked_at: Option<Instant>,
+    /// In a row.
+    failures: u32,
+    closing: Option<Instant>,
+    random: fastrand::Rng,
+}
+
+type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+enum State {
+    Waiting { until: Instant },
+    Asking(Boxed<(Auth, Result<Api, Error>)>),
+    Up(Api),
+}
+
+/// What woke it.
+enum Woken {
+    Done(Done),
+    Asked(Auth, Result<Api, Error>),
+    Due,
+    Told(Vec<Command>),
+}
+
+impl Rest {
+    pub(super) fn new(
+        id: ConnectionId,
+        settings: &Settings,
+        commands: mpsc::Receiver<Command>,
+        events: mpsc::Sender<Event>,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            id,
+            hosts: Hosts::of(&settings.endpoint),
+            auth: settings.auth.clone(),
+            encoder: Encoder::new(settings.encoding),
+            settings: settings.clone(),
+            commands,
+            events,
+            state: State::Waiting { until: now },
+            under_way: HashSet::default(),
+            requests: FuturesUnordered::new(),
+            answers: Vec::new(),
+            turn: (0, now),
+            asked_at: None,
+            failures: 0,
+            closing: None,
+            random: fastrand::Rng::new(),
+        }
+    }
+
+    /// Lives until it is closed, or nobody listens any more.
+    pub(super) async fn run(mut self) {
+        while let Some(woken) = self.woken().await {
+            if self.act(woken).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Waits for anything. `None` when nobody holds the pool any more.
+    async fn woken(&mut self) -> Option<Woken> {
+        let Self { requests, state, commands, closing, .. } = self;
+        let asked = async {
+            match state {
+                State::Waiting { until } => {
+                    sleep_until(*until).await;
+                    Woken::Due
+                }
+                State::Asking(asking) => {
+                    let (auth, answer) = asking.await;
+                    Woken::Asked(auth, answer)
+                }
+                State::Up(_) => std::future::pending().await,
+            }
+        };
+        let end = async {
+            match closing {
+                Some(deadline) => sleep_until(*deadline).await,
+                None => std::future::pending().await,
+            }
+        };
+        let mut told = Vec::new();
+        tokio::select! {
+            biased;
+            Some(done) = requests.next(), if !requests.is_empty() => Some(Woken::Done(done)),
+            woken = asked => Some(woken),
+            taken = commands.recv_many(&mut told, TAKE_MAX) => (taken > 0).then_some(Woken::Told(told)),
+            () = end => Some(Woken::Due),
+        }
+    }
+
+    /// `None` when it is over.
+    async fn act(&mut self, woken: Woken) -> Option<()> {
+        match woken {
+            Woken::Done(done) => {
+                self.done(done).await?;
+                while let Some(Some(done)) = self.requests.next().now_or_never() {
+                    self.done(done).await?;
+                }
+            }
+            Woken::Asked(auth, answer) => {
+                self.auth = auth;
+                match answer {
+                    Ok(api) => self.up(api).await?,
+                    Err(error) => self.down(error, None).await?,
+                }
+            }
+            Woken::Due => self.ask(),
+            Woken::Told(commands) => commands.into_iter().for_each(|command| self.obey(command)),
+        }
+        if let Some(deadline) = self.closing {
+            if !self.under_way.is_empty() && Instant::now() < deadline {
+                return self.tell_answers().await;
+            }
+            self.give_up(Doubt::Stopped);
+            self.tell_answers().await;
+            return None;
+        }
+        self.tell_answers().await
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Send(operations) => operations.iter().for_each(|operation| self.send(operation)),
+            // Nobody may write to these messages on another way while a request of ours may still arrive.
+            Command::Abandon => self.give_up(Doubt::NoAnswer),
+            Command::Close { deadline } => self.closing = Some(Instant::now() + deadline),
+        }
+    }
+
+    fn send(&mut self, operation: &Operation) {
+        let State::Up(api) = &self.state else { return self.refuse(operation.id) };
+        if self.closing.is_some() || !self.settings.lease.is_held() {
+            return self.refuse(operation.id);
+        }
+        let parcel = Parcel::new(operation, self.encoder.body(operation));
+        self.under_way.insert(operation.id);
+        self.requests.push(Box::pin(api.clone().perform(self.auth.clone(), parcel)));
+    }
+
+    fn refuse(&mut self, op: OpId) {
+        self.answer(op, Outcome::Rejected(fault::never_sent()));
+    }
+
+    fn answer(&mut self, op: OpId, outcome: Outcome) {
+        self.answers.push(Answer { op, connection: self.id, outcome, resent: false });
+    }
+
+    /// What is under way is not waited for any longer.
+    fn give_up(&mut self, doubt: Doubt) {
+        self.requests.clear();
+        for op in std::mem::take(&mut self.under_way) {
+            self.answer(op, Outcome::Unknown(doubt));
+        }
+    }
+
+    /// A request has its answer, or has none.
+    async fn done(&mut self, done: Done) -> Option<()> {
+        let Done { op, outcome, renewed, trouble, wait } = done;
+        self.under_way.remove(&op);
+        self.answer(op, outcome);
+        if let Some(auth) = renewed {
+            self.auth = auth;
+        }
+        let Some(error) = trouble else {
+            self.failures = 0;
+            return Some(());
+        };
+        self.failures += 1;
+        let is_clear = error.is_fatal() || wait.is_some() || matches!(error, Error::Unreachable { .. });
+        if matches!(self.state, State::Up(_)) && (is_clear || self.failures >= FAILURES_MAX) {
+            return self.down(error, wait).await;
+        }
+        Some(())
+    }
+
+    /// Asks the host whose turn it is whether it answers and takes our credentials.
+    fn ask(&mut self) {
+        if self.closing.is_some() {
+            return;
+        }
+        if self.turn.0 > 0 && self.turn.1.elapsed() >= FALLBACK_KEPT {
+            self.turn = (0, Instant::now());
+        }
+        self.asked_at = Some(Instant::now());
+        let host = self.hosts.choose(self.turn.0, self.id).to_owned();
+        let (settings, auth) = (self.settings.clone(), self.auth.clone());
+        self.state = State::Asking(Box::pin(exchange::ask(settings, auth, host)));
+    }
+
+    async fn up(&mut self, api: Api) -> Option<()> {
+        self.failures = 0;
+        self.state = State::Up(api);
+        let event = Event::Up {
+            connection: self.id,
+            resumed: false,
+            ably_id: ABLY_ID.into(),
+            pipelining: Pipelining::Off,
+            max_message_size: self.settings.max_message_size,
+            max_inbound_rate: None,
+            client_id: None,
+        };
+        self.tell(event).await
+    }
+
+    /// Nothing is sent until a host has answered again.
+    async fn down(&mut self, error: Error, wait: Option<Duration>) -> Option<()> {
+        let now = Instant::now();
+        let was_up = matches!(self.state, State::Up(_));
+        self.failures = if was_up { 0 } else { self.failures.saturating_add(1) };
+        let fate = match &error {
+            Error::Refused { code, status_code, .. } => Fate::of(*code, *status_code),
+            _ if error.is_fatal() => Fate::Fatal,
+            _ => Fate::Again,
+        };
+        let delay = match fate {
+            Fate::Again if was_up => Duration::ZERO,
+            Fate::Again => retry::delay(self.failures, &mut self.random),
+            Fate::Slowly => retry::slow_delay(self.failures, &mut self.random),
+            Fate::Renew | Fate::Fatal => retry::fatal_delay(&mut self.random),
+        };
+        if fate == Fate::Again && wait.is_none() {
+            self.turn = (self.turn.0 + 1, now);
+        }
+        let earliest = self.asked_at.map_or(now, |asked_at| asked_at + retry::SPACING);
+        let until = (now + wait.map_or(delay, |wait| wait.min(ASKED_WAIT_MAX))).max(earliest);
+        self.state = State::Waiting { until };
+        self.tell(Event::Down { connection: self.id, reason: error.clone() }).await?;
+        match fate {
+            Fate::Fatal | Fate::Renew => self.tell(Event::Fatal { connection: self.id, error }).await,
+            Fate::Again | Fate::Slowly => Some(()),
+        }
+    }
+
+    /// Answers go before whatever else is told.
+    async fn tell(&mut self, event: Event) -> Option<()> {
+        self.tell_answers().await?;
+        self.events.send(event).await.ok()
+    }
+
+    async fn tell_answers(&mut self) -> Option<()> {
+        if self.answers.is_empty() {
+            return Some(());
+        }
+        let answers = std::mem::take(&mut self.answers);
+        self.events.send(Event::Answers(answers)).await.ok()
+    }
+}
+
+#[cfg(test)]
+mod tests;

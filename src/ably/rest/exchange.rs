@@ -1,0 +1,267 @@
+//! One request and its answer.
+
+use std::borrow::Cow;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use reqwest::header::{ACCEPT, CONTENT_TYPE};
+use reqwest::{Client, Method, RequestBuilder};
+
+use super::super::auth::Auth;
+use super::super::fault::{self, Error, Fate};
+use super::super::http;
+use super::super::lease::Lease;
+use super::super::pool::Settings;
+use crate::engine::{Class, Doubt, OpId, OpKind, Operation, Outcome, Rejection};
+
+/// How long the question whether anybody is there may take.
+const ASK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A host that has answered.
+#[derive(Clone)]
+pub(super) struct Api {
+    client: Client,
+    settings: Arc<Settings>,
+    host: Arc<str>,
+}
+
+/// An operation, ready to be sent.
+pub(super) struct Parcel {
+    op: OpId,
+    kind: OpKind,
+    method: Method,
+    path: String,
+    body: Bytes,
+}
+
+/// What became of an operation, and what that says of the way there.
+pub(super) struct Done {
+    pub(super) op: OpId,
+    pub(super) outcome: Outcome,
+    /// Newer credentials.
+    pub(super) renewed: Option<Auth>,
+    /// Something that is not about this operation alone.
+    pub(super) trouble: Option<Error>,
+    /// How long the server asks to be left alone.
+    pub(super) wait: Option<Duration>,
+}
+
+/// What a request was answered with.
+enum Answer {
+    Taken(Bytes),
+    Refused(Rejection, Option<Duration>),
+    /// Nothing of it has left.
+    NotSent(Error),
+    /// Nobody knows.
+    Unknown(Error),
+}
+
+impl Parcel {
+    pub(super) fn new(operation: &Operation, body: Bytes) -> Self {
+        let encoded = |text| utf8_percent_encode(text, NON_ALPHANUMERIC);
+        let channel = encoded(&operation.head.channel);
+        let (method, path) = match &operation.serial {
+            Some(serial) if operation.kind != OpKind::Create => {
+                (Method::PATCH, format!("channels/{channel}/messages/{}", encoded(serial)))
+            }
+            _ => (Method::POST, format!("channels/{channel}/messages")),
+        };
+        Self { op: operation.id, kind: operation.kind, method, path, body }
+    }
+}
+
+/// Whether a host answers and takes our credentials; whatever else it says of a question that needs none of what we can do.
+pub(super) async fn ask(settings: Settings, mut auth: Auth, host: String) -> (Auth, Result<Api, Error>) {
+    let api = match http::client() {
+        Ok(client) => Api { client, settings: Arc::new(settings), host: host.into() },
+        Err(error) => return (auth, Err(error)),
+    };
+    if let Err(error) = auth.renew().await {
+        return (auth, Err(error));
+    }
+    let question = api.request(&auth, Method::GET, "stats?limit=1").timeout(ASK_TIMEOUT);
+    let answer = match api.exchange(question).await {
+        Answer::NotSent(error) | Answer::Unknown(error) => Err(error),
+        Answer::Refused(rejection, _) => match rejection.class {
+            Class::Account | Class::Token | Class::RateLimited => Err(refused(rejection)),
+            Class::Operation | Class::Channel | Class::MessageGone | Class::Transient | Class::Connection => Ok(api),
+        },
+        Answer::Taken(_) => Ok(api),
+    };
+    (auth, answer)
+}
+
+impl Api {
+    /// Sends an operation once; a second time only if it was refused for credentials that have aged.
+    pub(super) async fn perform(self, auth: Auth, parcel: Parcel) -> Done {
+        let mut renewed = None;
+        let mut answer = self.send(&auth, &parcel).await;
+        if let Answer::Refused(rejection, _) = &answer
+            && Fate::of(rejection.code, rejection.status_code) == Fate::Renew
+        {
+            let mut newer = auth;
+            if newer.renew().await.is_ok() {
+                answer = self.send(&newer, &parcel).await;
+                renewed = Some(newer);
+            }
+        }
+        let op = parcel.op;
+        let done = |outcome, trouble, wait| Done { op, outcome, renewed, trouble, wait };
+        match answer {
+            Answer::Taken(body) => match self.outcome(parcel.kind, &body) {
+                Some(outcome) => done(outcome, None, None),
+                None => done(Outcome::Unknown(Doubt::NoAnswer), Some(not_ably()), None),
+            },
+            Answer::Refused(rejection, wait) => {
+                let is_ours = matches!(rejection.class, Class::Account | Class::Token) || wait.is_some();
+                let trouble = is_ours.then(|| refused(rejection.clone()));
+                done(Outcome::Rejected(rejection), trouble, wait)
+            }
+            Answer::NotSent(Error::NoLease) => done(Outcome::Rejected(fault::never_sent()), None, None),
+            Answer::NotSent(error) => done(Outcome::Rejected(fault::never_sent()), Some(error), None),
+            Answer::Unknown(error) => done(Outcome::Unknown(Doubt::NoAnswer), Some(error), None),
+        }
+    }
+
+    async fn send(&self, auth: &Auth, parcel: &Parcel) -> Answer {
+        let body = Guarded { bytes: Some(parcel.body.clone()), lease: self.settings.lease.clone() };
+        let request = self
+            .request(auth, parcel.method.clone(), &parcel.path)
+            .timeout(self.settings.ack_timeout)
+            .header(CONTENT_TYPE, http::media_type(self.settings.encoding))
+            .body(reqwest::Body::wrap(body));
+        self.exchange(request).await
+    }
+
+    fn request(&self, auth: &Auth, method: Method, path: &str) -> RequestBuilder {
+        let request = http::request(&self.client, &self.settings, auth, method, &self.host, path);
+        request.header(ACCEPT, http::media_type(self.settings.encoding))
+    }
+
+    async fn exchange(&self, request: RequestBuilder) -> Answer {
+        let response = match request.send().await {
+            Ok(response) => response,
+            Err(error) if is_without_lease(&error) => return Answer::NotSent(Error::NoLease),
+            Err(error) if error.is_connect() => return Answer::NotSent(self.unreachable(error)),
+            Err(error) => return Answer::Unknown(lost(error)),
+        };
+        let (status, headers) = (response.status(), response.headers().clone());
+        let body = match response.bytes().await {
+            Ok(body) => body,
+            Err(error) => return Answer::Unknown(lost(error)),
+        };
+        if status.is_success() {
+            return Answer::Taken(body);
+        }
+        let rejection = http::refusal(self.settings.encoding, status.as_u16(), &headers, &body);
+        match status.is_server_error() {
+            true => Answer::Unknown(refused(rejection)),
+            false => Answer::Refused(rejection, http::retry_after(&headers)),
+        }
+    }
+
+    /// What the body of a success says; `None` when it is not Ably's.
+    fn outcome(&self, kind: OpKind, body: &[u8]) -> Option<Outcome> {
+        let taken: Taken<'_> = self.settings.encoding.decode(body).ok()?;
+        let serial = |serial: Option<Cow<'_, str>>| serial.map(|serial| Arc::from(&*serial));
+        Some(match kind {
+            OpKind::Create => match serial(taken.serials?.into_iter().next().flatten()) {
+                None => Outcome::Unknown(Doubt::NoSerial),
+                serial => Outcome::Acked { serial },
+            },
+            OpKind::Append | OpKind::Update => Outcome::Acked { serial: serial(taken.version_serial?) },
+        })
+    }
+
+    fn unreachable(&self, error: reqwest::Error) -> Error {
+        let reason = innermost(&error.without_url());
+        Error::Unreachable { host: self.host.to_string(), port: self.settings.port, reason }
+    }
+}
+
+fn lost(error: reqwest::Error) -> Error {
+    Error::TransportLost(innermost(&error.without_url()))
+}
+
+fn not_ably() -> Error {
+    Error::Frame("a request was answered with what is no answer of Ably's".to_owned())
+}
+
+fn refused(rejection: Rejection) -> Error {
+    let Rejection { code, status_code, message, .. } = rejection;
+    Error::Refused { code, status_code, message }
+}
+
+/// The cause that says most.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
+}
+
+/// What taken operations are answered with. A field that is absent says that somebody else has answered; null is Ably's word
+/// for "none".
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase", bound(deserialize = "'de: 'a"))]
+struct Taken<'a> {
+    #[serde(default, borrow)]
+    serials: Option<Vec<Option<Cow<'a, str>>>>,
+    #[serde(default, borrow, deserialize_with = "present")]
+    version_serial: Option<Option<Cow<'a, str>>>,
+}
+
+/// Tells null from absent.
+fn present<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Option<Cow<'de, str>>>, D::Error> {
+    serde::Deserialize::deserialize(from).map(Some)
+}
+
+/// A body that leaves only while we may write: it is asked for when there is a connection to put it on, which may be long
+/// after the request was made.
+struct Guarded {
+    bytes: Option<Bytes>,
+    lease: Lease,
+}
+
+/// Nothing may be written any more.
+#[derive(Debug, thiserror::Error)]
+#[error("nothing may be written")]
+struct WithoutLease;
+
+impl Body for Guarded {
+    type Data = Bytes;
+    type Error = WithoutLease;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, WithoutLease>>> {
+        let Some(bytes) = self.bytes.take() else { return Poll::Ready(None) };
+        Poll::Ready(Some(if self.lease.is_held() { Ok(Frame::data(bytes)) } else { Err(WithoutLease) }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.bytes.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+    }
+}
+
+fn is_without_lease(error: &reqwest::Error) -> bool {
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        if error.is::<WithoutLease>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
