@@ -15,7 +15,7 @@ use crate::engine::Rejection;
 /// How long a connection may take to be made [Ably: `httpOpenTimeout`].
 const OPEN_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Ably's error code, when there is a proxy in front that drops the body [42922].
+/// Ably's error code, where a proxy in front has dropped the body, as with 42922.
 const CODE: HeaderName = HeaderName::from_static("x-ably-errorcode");
 const MESSAGE: HeaderName = HeaderName::from_static("x-ably-errormessage");
 
