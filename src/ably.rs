@@ -8,6 +8,8 @@ pub mod auth;
 pub mod encode;
 pub mod endpoint;
 pub mod fault;
+#[cfg(test)]
+mod fixtures;
 mod history;
 mod http;
 pub mod lease;

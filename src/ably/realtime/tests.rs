@@ -12,57 +12,28 @@ use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
 
-use super::super::auth::Auth;
+use super::super::fixtures;
 use super::super::lease::Moment;
 use super::super::pool::Pool;
 use super::super::wire::ProtocolMessage;
 use super::super::{probe, probe_channel};
 use super::*;
 use crate::config::Transport;
-use crate::engine::{Class, Doubt, Head, OpId, OpKind, Operation, Outcome, Pipelining, Status};
+use crate::engine::{Class, Doubt, OpKind, Operation, Outcome, Pipelining};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn settings(port: u16) -> Settings {
     Settings {
-        endpoint: "127.0.0.1".into(),
-        port,
-        tls: false,
-        transport: Transport::Realtime,
-        encoding: Encoding::Json,
         client_id: "relay".into(),
-        agent: "tokenrelay/test".into(),
         append_rollup: Duration::from_millis(40),
-        max_message_size: 65_536,
-        ack_timeout: Duration::from_secs(30),
-        trust_resume: false,
-        requests_after: Duration::from_secs(3_600),
-        in_flight_operations: 200,
-        auth: Auth::key("app.id:secret").expect("a key"),
-        lease: Lease::forever(),
+        ..fixtures::settings(Transport::Realtime, port)
     }
 }
 
 fn operation(connection: ConnectionId, seq: u32, data: &str) -> Operation {
-    let head = Head {
-        channel: "ai:x".into(),
-        response_id: "r".into(),
-        part: 0,
-        segment: 0,
-        create_id: "c".into(),
-        supersedes: None,
-        prev: None,
-    };
-    Operation {
-        id: OpId { partition: 0, slot: connection, generation: 0, seq },
-        connection,
-        kind: if seq == 0 { OpKind::Create } else { OpKind::Append },
-        head: Arc::new(head),
-        serial: (seq > 0).then(|| "S".into()),
-        data: data.into(),
-        status: Status::Streaming,
-        segments: None,
-    }
+    let kind = if seq == 0 { OpKind::Create } else { OpKind::Append };
+    Operation { data: data.into(), ..fixtures::operation(connection, seq, kind, "ai:x") }
 }
 
 /// The server's end of a transport.

@@ -1,7 +1,5 @@
 //! Requests against a small server of our own making, over real sockets.
 
-use std::sync::Arc;
-
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
@@ -13,54 +11,16 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::*;
+use crate::ably::fixtures;
 use crate::ably::lease::{Lease, Moment};
 use crate::ably::pool::Pool;
-use crate::ably::wire::Encoding;
 use crate::config::Transport;
-use crate::engine::{Class, Head, OpKind, Rejection, Status};
+use crate::engine::{Class, OpKind, Rejection};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-fn settings(port: u16) -> Settings {
-    Settings {
-        endpoint: "127.0.0.1".into(),
-        port,
-        tls: false,
-        transport: Transport::Rest,
-        encoding: Encoding::Json,
-        client_id: String::new(),
-        agent: "tokenrelay/test".into(),
-        append_rollup: Duration::ZERO,
-        max_message_size: 1_234,
-        ack_timeout: PATIENCE,
-        trust_resume: false,
-        requests_after: Duration::from_secs(3_600),
-        in_flight_operations: 200,
-        auth: Auth::key("app.id:secret").expect("a key"),
-        lease: Lease::forever(),
-    }
-}
-
 fn operation(seq: u32, kind: OpKind) -> Operation {
-    let head = Head {
-        channel: "ai:x/y".into(),
-        response_id: "r".into(),
-        part: 0,
-        segment: 0,
-        create_id: "c".into(),
-        supersedes: None,
-        prev: None,
-    };
-    Operation {
-        id: OpId { partition: 0, slot: 0, generation: 0, seq },
-        connection: 0,
-        kind,
-        head: Arc::new(head),
-        serial: (kind != OpKind::Create).then(|| "S@1".into()),
-        data: "text".into(),
-        status: Status::Streaming,
-        segments: None,
-    }
+    fixtures::operation(0, seq, kind, "ai:x/y")
 }
 
 /// A request as the server sees it, to be answered, or dropped together with its connection.
@@ -113,7 +73,8 @@ impl Stage {
         let (sender, requests) = mpsc::channel(16);
         let router = Router::new().fallback(move |request: Request| serve(request, sender.clone()));
         tokio::spawn(async move { axum::serve(listener, router).await });
-        let mut settings = settings(port);
+        let mut settings = fixtures::settings(Transport::Rest, port);
+        settings.max_message_size = 1_234;
         change(&mut settings);
         let (sender, events) = mpsc::channel(16);
         let mut pool = Pool::new(settings, sender);

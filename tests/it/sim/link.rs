@@ -322,7 +322,7 @@ impl Net {
 
     /// A process is dead. What its connections had under way arrives within `late`, or not at all.
     pub(super) fn kill(&mut self, scene: &mut Scene, owner: usize, late: u64) {
-        for c in self.forget(owner) {
+        for c in self.asked_by(owner) {
             self.requests.remove(&c);
             self.server.cut(scene, c, late);
         }
@@ -349,7 +349,7 @@ impl Net {
     /// A process gives a link's connection up.
     pub(super) fn abandon(&mut self, scene: &mut Scene, l: usize) -> Kept {
         if self.terms.pipelining == Pipelining::Off {
-            let mut asked = self.forget(self.links[l].owner);
+            let mut asked = self.asked_by(self.links[l].owner);
             asked.retain(|c| self.requests[c].link == l);
             asked.into_iter().for_each(|c| self.overdue(scene, c));
             return Ok(());

@@ -82,13 +82,12 @@ impl Net {
         self.reply(scene, asked, outcome);
     }
 
-    /// What a process, or a lane of it, has asked for is not waited for any longer.
-    pub(super) fn forget(&mut self, owner: usize) -> Vec<usize> {
-        let links = &self.links;
-        let mut forgotten: Vec<_> =
-            self.requests.iter().filter(|(_, asked)| links[asked.link].owner == owner).map(|(c, _)| *c).collect();
-        forgotten.sort_unstable();
-        forgotten
+    /// The requests of a process that have no answer yet.
+    pub(super) fn asked_by(&self, owner: usize) -> Vec<usize> {
+        let is_its = |asked: &Asked| self.links[asked.link].owner == owner;
+        let mut its: Vec<_> = self.requests.iter().filter(|(_, asked)| is_its(asked)).map(|(c, _)| *c).collect();
+        its.sort_unstable();
+        its
     }
 
     fn reply(&mut self, scene: &mut Scene, asked: Asked, outcome: Outcome) {

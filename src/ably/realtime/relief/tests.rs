@@ -13,57 +13,13 @@ use tokio::net::TcpListener;
 use tokio::time::timeout;
 
 use super::*;
-use crate::ably::auth::Auth;
 use crate::ably::fault::Error;
-use crate::ably::lease::Lease;
+use crate::ably::fixtures;
 use crate::ably::pool::Pool;
-use crate::ably::wire::Encoding;
 use crate::config::Transport;
-use crate::engine::{Head, OpId, OpKind, Operation, Outcome, Pipelining, Status};
+use crate::engine::{OpKind, Outcome, Pipelining};
 
 const PATIENCE: Duration = Duration::from_secs(20);
-
-fn settings(port: u16) -> Settings {
-    Settings {
-        endpoint: "127.0.0.1".into(),
-        port,
-        tls: false,
-        transport: Transport::Realtime,
-        encoding: Encoding::Json,
-        client_id: String::new(),
-        agent: "tokenrelay/test".into(),
-        append_rollup: Duration::ZERO,
-        max_message_size: 65_536,
-        ack_timeout: PATIENCE,
-        trust_resume: false,
-        requests_after: Duration::from_millis(50),
-        in_flight_operations: 200,
-        auth: Auth::key("app.id:secret").expect("a key"),
-        lease: Lease::forever(),
-    }
-}
-
-fn append(seq: u32) -> Operation {
-    let head = Head {
-        channel: "ai:x".into(),
-        response_id: "r".into(),
-        part: 0,
-        segment: 0,
-        create_id: "c".into(),
-        supersedes: None,
-        prev: None,
-    };
-    Operation {
-        id: OpId { partition: 0, slot: 0, generation: 0, seq },
-        connection: 0,
-        kind: OpKind::Append,
-        head: Arc::new(head),
-        serial: Some("S".into()),
-        data: "text".into(),
-        status: Status::Streaming,
-        segments: None,
-    }
-}
 
 /// Whether WebSockets are taken by now.
 type Open = Arc<AtomicBool>;
@@ -114,8 +70,10 @@ impl Stage {
             .fallback(requested)
             .with_state(open.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
+        let mut settings = fixtures::settings(Transport::Realtime, port);
+        settings.requests_after = Duration::from_millis(50);
         let (sender, events) = mpsc::channel(16);
-        let mut pool = Pool::new(settings(port), sender);
+        let mut pool = Pool::new(settings, sender);
         pool.open(0);
         Self { pool, events, open }
     }
@@ -136,7 +94,7 @@ impl Stage {
 
     /// Sends an append; gives the version that it made.
     async fn append(&mut self, seq: u32) -> Option<String> {
-        self.pool.send(0, &mut vec![append(seq)]);
+        self.pool.send(0, &mut vec![fixtures::operation(0, seq, OpKind::Append, "ai:x")]);
         match self.event().await {
             Event::Answers(answers) => match &answers[0].outcome {
                 Outcome::Acked { serial } => serial.as_deref().map(str::to_owned),
