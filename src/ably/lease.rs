@@ -24,6 +24,12 @@ impl Moment {
         Self(u64::try_from(millis).unwrap_or(u64::MAX))
     }
 
+    /// So long after the machine was started.
+    #[must_use]
+    pub fn since_boot(time: Duration) -> Self {
+        Self(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+    }
+
     /// How long ago it was.
     #[must_use]
     pub fn elapsed(self) -> Duration {
@@ -71,10 +77,12 @@ mod tests {
 
     #[test]
     fn it_runs_from_before_the_question() {
-        let lease = Lease::new(Duration::from_secs(3_600));
-        assert!(!lease.is_held(), "nobody has said anything yet");
         let now = Moment::now();
-        lease.renew(Moment(now.0.saturating_sub(3_600_000)));
+        // However short a time the machine has been up.
+        let term = now.0 / 2;
+        let lease = Lease::new(Duration::from_millis(term));
+        assert!(!lease.is_held(), "nobody has said anything yet");
+        lease.renew(Moment(now.0 - term));
         assert!(!lease.is_held(), "the proof is as old as the term");
         lease.renew(now);
         assert!(lease.is_held());

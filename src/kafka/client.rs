@@ -42,7 +42,7 @@ const OURS: &[(&str, &str)] = &[
     ("request.required.acks", NOT_LOST),
     ("retries", NOT_LOST),
     ("session.timeout.ms", "use kafka.session_timeout"),
-    ("statistics.interval.ms", "they show when a client has lost every broker"),
+    ("statistics.interval.ms", "they show whether the group hears from us, and when a client has lost every broker"),
     ("transactional.id", "it belongs to results.delivery"),
 ];
 const OFFSETS: &str = "an offset is committed only when its response is settled";
@@ -52,6 +52,8 @@ const NOT_LOST: &str = "a result must not be lost or overtaken";
 const NEWS_OF_TOPICS_MS: &str = "10000";
 /// A window for batching waits for this much.
 const WINDOW_BYTES: &str = "65536";
+/// How often in a session it is looked whether the group hears from us.
+const SAMPLES: u32 = 20;
 /// What librdkafka may hold of records that we have not taken.
 const FETCHED_KIB: &str = "32768";
 /// What librdkafka may hold of records that are not durable.
@@ -166,6 +168,8 @@ impl Clients {
     /// The member of the group.
     pub(super) fn consumer(&self) -> ClientConfig {
         let mut config = self.reader();
+        let sample = self.settings.session_timeout / SAMPLES;
+        config.set("statistics.interval.ms", sample.as_millis().clamp(50, 1_000).to_string());
         let window = self.settings.batching_window;
         if window > Duration::ZERO {
             config.set("fetch.min.bytes", WINDOW_BYTES).set("fetch.wait.max.ms", window.as_millis().max(1).to_string());

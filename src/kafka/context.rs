@@ -5,20 +5,21 @@
 //! the same go to debug.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::statistics::Statistics;
 
 /// How long one cause is not repeated.
 const QUIET: Duration = Duration::from_secs(60);
 
 /// How often clients say what they know, in milliseconds.
 pub(super) const STATISTICS_MS: &str = "5000";
+
+/// How long a client that has lost every broker may be about to look for them.
+const BLIND: Duration = Duration::from_secs(4);
 
 /// The log of one client, and its last error.
 #[derive(Debug)]
@@ -27,8 +28,8 @@ pub(super) struct Log {
     said: Mutex<HashMap<String, Said>>,
     trouble: Mutex<Option<Trouble>>,
     stranded: Stranded,
-    /// The last statistics showed no broker.
-    blind: AtomicBool,
+    /// Since when statistics have shown no broker.
+    blind: Mutex<Option<Instant>>,
 }
 
 /// Whether one of the clients that share this has lost every broker for good, and which.
@@ -63,16 +64,17 @@ struct Said {
 impl Log {
     /// `role` says in every line which client speaks.
     pub(super) fn new(role: &'static str, stranded: &Stranded) -> Self {
-        let (said, trouble, blind) = (Mutex::default(), Mutex::default(), AtomicBool::new(false));
+        let (said, trouble, blind) = Default::default();
         Self { role, said, trouble, stranded: stranded.clone(), blind }
     }
 
-    /// What the client says of itself every [`STATISTICS_MS`]. Without a broker twice in a row it is stranded: in between, it
+    /// Where the client's brokers are known from, as its statistics say. Without any for a while it is stranded: at first, it
     /// may be about to begin anew.
-    pub(super) fn statistics(&self, statistics: &Statistics) {
-        let is_broker = |source: &str| source == "configured" || source == "learned";
-        let blind = !statistics.brokers.values().any(|broker| is_broker(&broker.source));
-        if self.blind.swap(blind, Ordering::AcqRel) && blind && self.stranded.0.set(self.role).is_ok() {
+    pub(super) fn brokers<'a>(&self, mut sources: impl Iterator<Item = &'a str>) {
+        let mut blind = lock(&self.blind);
+        if sources.any(|source| source == "configured" || source == "learned") {
+            *blind = None;
+        } else if blind.get_or_insert_with(Instant::now).elapsed() >= BLIND && self.stranded.0.set(self.role).is_ok() {
             tracing::warn!(role = self.role, "kafka: the client has lost every broker and looks for none");
         }
     }
@@ -155,7 +157,7 @@ macro_rules! speaks_through {
             }
 
             fn stats(&self, statistics: rdkafka::Statistics) {
-                self.$log.statistics(&statistics);
+                self.$log.brokers(statistics.brokers.values().map(|broker| &*broker.source));
             }
         }
     };
@@ -179,8 +181,6 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use rdkafka::statistics::Broker;
-
     use super::*;
 
     #[test]
@@ -195,18 +195,17 @@ mod tests {
     fn a_client_without_brokers_is_stranded_unless_it_finds_some() {
         let stranded = Stranded::default();
         let log = Log::new("test", &stranded);
+        let long_ago = || *lock(&log.blind) = Some(Instant::now().checked_sub(BLIND).expect("the machine is up"));
         let says = |sources: &[&str]| {
-            let brokers = sources.iter().map(|source| {
-                let broker = Broker { source: (*source).to_owned(), ..Broker::default() };
-                ((*source).to_owned(), broker)
-            });
-            log.statistics(&Statistics { brokers: brokers.collect(), ..Statistics::default() });
+            log.brokers(sources.iter().copied());
             stranded.who()
         };
         assert_eq!(says(&["configured"]), None);
-        assert_eq!(says(&["internal", "logical"]), None);
+        assert_eq!(says(&["internal", "logical"]), None, "it may be about to begin anew");
+        long_ago();
         assert_eq!(says(&["internal", "logical", "learned"]), None);
         assert_eq!(says(&["logical"]), None);
+        long_ago();
         assert_eq!(says(&[]), Some("test"));
     }
 

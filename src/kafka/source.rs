@@ -12,6 +12,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Context as Waking, Poll, Waker};
+use std::time::Duration;
 
 use rdkafka::consumer::stream_consumer::MessageStream;
 use rdkafka::consumer::{CommitMode, Consumer, ConsumerGroupMetadata, StreamConsumer};
@@ -32,6 +33,7 @@ use poll::Answer;
 
 mod group;
 mod held;
+mod membership;
 mod offsets;
 mod poll;
 
@@ -178,7 +180,15 @@ impl std::fmt::Debug for Intake<'_> {
 impl<'a> Intake<'a> {
     /// The next item. May be dropped before it is ready: nothing is lost.
     pub async fn next(&mut self) -> Item<'a> {
+        self.source.consumer.context().membership().ask();
         std::future::poll_fn(|waking| self.poll(waking)).await
+    }
+
+    /// If that was not told before: a moment after which the group has counted us as a member, as the time since the machine
+    /// was started. No later than a session after it our partitions may be somebody else's.
+    #[must_use]
+    pub fn proof(&self) -> Option<Duration> {
+        self.source.consumer.context().membership().proof()
     }
 
     /// Whether a question to the brokers does not come back.
@@ -234,6 +244,7 @@ impl<'a> Intake<'a> {
             // fetched by this, because librdkafka itself holds all partitions until it has our answer.
             self.source.consumer.resume(&list).map_err(Error::client("resume the partitions"))?;
         }
+        self.source.consumer.context().membership().let_go();
         group::take_back(&*self.source.consumer, &list).map_err(Error::client("give the partitions away"))?;
         self.source.consumer.context().revoked();
         Ok(())

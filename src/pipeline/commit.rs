@@ -1,8 +1,8 @@
 //! Commits: what is done with, told to Kafka; with the results in one transaction, or behind them.
 //!
-//! The group's coordinator takes offsets only from members, so a commit that it has taken is also the proof of membership by
-//! which the [lease](crate::ably::lease) on Ably is renewed. When there is nothing to commit for a while, the same is
-//! committed again.
+//! The group's coordinator takes offsets only from members. So when there is nothing to commit for a while, the same is
+//! committed again: a member that was expelled, or whose name somebody else has, finds out. That does not renew the
+//! [lease](crate::ably::lease) on Ably: it does not say for how much longer we are a member. Heartbeats do.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -28,11 +28,13 @@ pub(super) struct Committing {
     unannounced: Vec<(Lane, Option<u64>)>,
     /// Jobs without an answer, and since when.
     asked: VecDeque<(u64, Moment)>,
+    /// The last commit that was taken was asked for then.
+    taken: Moment,
+    /// How long ago that may become before the same is committed again.
+    again_after: Duration,
     lease: Lease,
-    /// The last proof of membership was asked for then.
+    /// The group has counted us as a member after that.
     proven: Moment,
-    /// How old it may become before it is asked for again.
-    proof_every: Duration,
     was_held: bool,
 }
 
@@ -44,15 +46,16 @@ impl Committing {
             offered: 0,
             unannounced: Vec::new(),
             asked: VecDeque::new(),
+            taken: Moment::now(),
+            again_after: session / 4,
             lease,
             proven: Moment::now(),
-            proof_every: session / 4,
             was_held: false,
         }
     }
 
-    /// How long the group's word is good for: a member that falls silent now is expelled no earlier. The last heartbeat may
-    /// be a tenth of the session old, and another tenth is for the way.
+    /// How long the group's word is good for: a member that falls silent after it is expelled a session later. A fifth of that
+    /// is for the way, and for clocks that do not run alike.
     pub(super) fn term(session: Duration) -> Duration {
         session * 4 / 5
     }
@@ -62,8 +65,14 @@ impl Committing {
         self.lease.is_held()
     }
 
-    fn wants_proof(&self) -> bool {
-        self.asked.is_empty() && self.proven.elapsed() >= self.proof_every
+    /// The group has counted us as a member after that.
+    pub(super) fn prove(&mut self, proof: Moment) {
+        self.proven = proof;
+        self.lease.renew(proof);
+    }
+
+    fn is_due_again(&self) -> bool {
+        self.asked.is_empty() && self.taken.elapsed() >= self.again_after
     }
 
     fn ask(&mut self, number: u64) {
@@ -75,14 +84,8 @@ impl Committing {
     /// Everything up to the job of this number was taken.
     pub(super) fn confirmed(&mut self, number: u64) {
         while let Some((_, asked)) = self.asked.pop_front_if(|(asked, _)| *asked <= number) {
-            self.prove(asked);
+            self.taken = asked;
         }
-    }
-
-    /// We were a member at some moment after this.
-    fn prove(&mut self, asked: Moment) {
-        self.proven = asked;
-        self.lease.renew(asked);
     }
 }
 
@@ -98,7 +101,7 @@ impl Relay<'_> {
             return Ok(());
         }
         self.mark(&[])?;
-        if self.committing.wants_proof() {
+        if self.committing.is_due_again() {
             self.intake.mark_again();
         }
         if let Some(number) = self.intake.commit() {
@@ -144,7 +147,7 @@ impl Relay<'_> {
             let asked = Moment::now();
             let done = timeout_at(deadline, self.intake.commit_now(partitions)).await;
             if done.map_err(|_| Error::Uncommitted)?? {
-                self.committing.prove(asked);
+                self.committing.taken = asked;
             }
             return Ok(());
         }
@@ -181,11 +184,11 @@ impl Relay<'_> {
     /// The number of the job that commits all there is; none if the thread is behind.
     fn offer_transaction(&mut self, last: &[i32]) -> Option<u64> {
         let mut changed: Vec<Mark> = Vec::new();
-        let wants_proof = self.committing.wants_proof();
+        let is_due_again = self.committing.is_due_again();
         for mark in self.partitions.marks(last, true) {
             let known = self.committing.marks.get(&mark.lane.partition);
             let is_new = known.is_none_or(|(offset, metadata)| (*offset, metadata) != (mark.offset, &mark.metadata));
-            if is_new || wants_proof {
+            if is_new || is_due_again {
                 changed.push(mark);
             }
         }
@@ -253,5 +256,5 @@ impl Relay<'_> {
     }
 }
 
-const NOT_CONFIRMED: &str = "the consumer group's coordinator has not taken a commit of ours for most of \
+const NOT_CONFIRMED: &str = "the consumer group's coordinator has not taken a heartbeat of ours for most of \
     kafka.session_timeout; nothing is sent until it does, because the partitions may be somebody else's by now";

@@ -15,7 +15,7 @@ use super::notices::Notices;
 use super::partitions::{Outbox, Partitions};
 use super::start::{Rest, TICK};
 use super::{Error, Stop};
-use crate::ably::{Event, Pool};
+use crate::ably::{Event, Moment, Pool};
 use crate::config::Config;
 use crate::decode::{self, Decoder, Raw};
 use crate::engine::{self, Input, Record, Shared};
@@ -149,6 +149,9 @@ impl<'a> Relay<'a> {
         while self.opened < self.partitions.shared.flow.connections() {
             self.pool.open(self.opened);
             self.opened += 1;
+        }
+        if let Some(proof) = self.intake.proof() {
+            self.committing.prove(Moment::since_boot(proof));
         }
         if self.committing.may_send() {
             for (connection, operations) in (0..).zip(&mut self.out.operations) {

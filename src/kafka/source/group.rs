@@ -1,15 +1,17 @@
 //! The consumer's context: rebalances wait here until the pipeline answers them, and commits until it looks at them.
 
 use std::collections::VecDeque;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard};
 
-use rdkafka::TopicPartitionList;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
-use rdkafka::error::KafkaResult;
+use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{ClientContext, TopicPartitionList};
 
-use crate::kafka::context::{Log, Stranded, lock, speaks_through};
+use super::membership::{Membership, Statistics};
+use crate::kafka::context::{Log, Stranded, lock};
 
 /// A rebalance that waits for its answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,9 +45,28 @@ pub(super) struct Group {
     commits: Mutex<Vec<Committed>>,
     confirmed: AtomicU64,
     closing: AtomicBool,
+    membership: Mutex<Membership>,
 }
 
-speaks_through!(Group, log);
+impl ClientContext for Group {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
+        self.log.line(level, facility, text);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.log.event(&error, reason);
+    }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        match serde_json::from_slice::<Statistics<'_>>(statistics) {
+            Ok(statistics) => {
+                self.log.brokers(statistics.sources());
+                self.membership().statistics(&statistics);
+            }
+            Err(error) => tracing::error!(%error, "kafka: librdkafka's statistics cannot be read"),
+        }
+    }
+}
 
 impl ConsumerContext for Group {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, event: RDKafkaRespErr, list: &mut TopicPartitionList) {
@@ -65,6 +86,9 @@ impl ConsumerContext for Group {
             (false, true) => Rebalanced::Lost(partitions),
         };
         tracing::info!(?event, "kafka: the group rebalances");
+        if assigned {
+            self.membership().assigned();
+        }
         *lock(&self.unanswered) = Some(if assigned { Unanswered::Assign } else { Unanswered::Revoke(list.clone()) });
         lock(&self.events).push_back(event);
     }
@@ -79,7 +103,13 @@ impl Group {
             commits: Mutex::default(),
             confirmed: AtomicU64::default(),
             closing: AtomicBool::new(false),
+            membership: Mutex::new(Membership::new()),
         }
+    }
+
+    /// Since when the group has counted us as a member.
+    pub(super) fn membership(&self) -> MutexGuard<'_, Membership> {
+        lock(&self.membership)
     }
 
     /// The broker's word about a commit.
