@@ -14,7 +14,7 @@ use super::fault::{Error, Fate};
 use super::http;
 use super::pool::Settings;
 use super::wire::{self, Data, Encoding, Message};
-use crate::engine::{Class, Found, Latest, Rejection, Time};
+use crate::engine::{Class, Found, Latest, LookUp, Rejection};
 
 /// Pages that are looked at, of [`PAGE`] messages each, before we say that the message is not there.
 const PAGES_MAX: usize = 10;
@@ -25,18 +25,13 @@ const CLOCKS_DIFFER_MS: u64 = 60_000;
 /// How long one request may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 
-/// Looks for the message whose header `createId` is `create_id` among those that were created since.
+/// Looks for a message among those that were created since.
 ///
 /// # Errors
 /// When the history cannot be read.
-pub async fn look_up(
-    client: &Client,
-    settings: &Settings,
-    channel: &str,
-    create_id: &str,
-    since: Time,
-) -> Result<Found, Error> {
-    let start = since.millis().saturating_sub(CLOCKS_DIFFER_MS);
+pub async fn look_up(client: &Client, settings: &Settings, look_up: &LookUp) -> Result<Found, Error> {
+    let channel = &look_up.head.channel;
+    let start = look_up.since.millis().saturating_sub(CLOCKS_DIFFER_MS);
     let mut path = format!("messages?direction=forwards&limit={PAGE}&start={start}");
     for _ in 0..PAGES_MAX {
         let page = match get(client, settings, channel, &path).await? {
@@ -47,7 +42,7 @@ pub async fn look_up(
             },
         };
         let messages: Vec<Message<'_>> = Encoding::Json.decode(&page.0)?;
-        if let Some(found) = messages.iter().find_map(|message| is_it(message, create_id)) {
+        if let Some(found) = messages.iter().find_map(|message| is_it(message, look_up)) {
             return Ok(found);
         }
         match page.1 {
@@ -146,12 +141,15 @@ fn refused(rejection: Rejection) -> Error {
     Error::Refused { code, status_code, message }
 }
 
-fn is_it(message: &Message<'_>, create_id: &str) -> Option<Found> {
-    if message.extras.as_ref()?.get("headers")?.get("createId")?.as_str()? != create_id {
+fn is_it(message: &Message<'_>, look_up: &LookUp) -> Option<Found> {
+    let headers = message.extras.as_ref()?.get("headers")?;
+    let (serial, create_id) = (message.serial.as_deref()?, headers.get("createId")?.as_str()?);
+    let status = headers.get("status").and_then(|status| status.as_str()).unwrap_or_default();
+    if !look_up.seeks(serial, create_id, status) {
         return None;
     }
     let version = message.version.as_ref().and_then(|version| version.serial.as_deref()).map(Into::into);
-    Some(Found::Message { serial: message.serial.as_deref()?.into(), version })
+    Some(Found::Message { serial: serial.into(), version })
 }
 
 /// The relative address of the next page, from the header `Link`.
@@ -170,6 +168,7 @@ mod tests {
 
     use super::*;
     use crate::config::{self, Secret};
+    use crate::engine::{Head, OpId, Time};
 
     fn settings(listener: &TcpListener) -> Settings {
         let _already = rustls::crypto::ring::default_provider().install_default();
@@ -183,9 +182,46 @@ mod tests {
         Settings::from_config(&config).expect("settings")
     }
 
+    fn looking(create_id: &str, known: &[(u32, &str)]) -> LookUp {
+        let head = Head {
+            channel: "ai:x".into(),
+            response_id: "x".into(),
+            part: 0,
+            segment: 0,
+            create_id: create_id.into(),
+            supersedes: None,
+            prev: None,
+        };
+        LookUp {
+            id: OpId { partition: 0, slot: 0, generation: 0, seq: 0 },
+            head: head.into(),
+            since: Time::from_millis(1_000_000),
+            known: known.iter().map(|(segment, serial)| (*segment, (*serial).into())).collect(),
+        }
+    }
+
+    #[test]
+    fn what_should_not_be_there_is_told_from_what_should() {
+        let one = looking("ns.t.0.7.0.0", &[]);
+        assert!(one.seeks("s@1", "ns.t.0.7.0.0", "streaming"));
+        assert!(!one.seeks("s@1", "ns.t.0.7.0.0~1", "streaming"), "it took the place of one that is gone");
+        assert!(!one.seeks("s@1", "ns.t.0.7.0.0", "superseded"));
+        // What was before the second message is not known any more.
+        let others = looking("ns.t.0.7.0.2~2", &[(1, "s@1"), (2, "s@0"), (2, "s@2")]);
+        for create_id in ["ns.t.0.7.0.1", "ns.t.0.7.0.2", "ns.t.0.7.0.2~1", "ns.t.0.7.0.2~2", "ns.t.0.7.0.3"] {
+            assert!(others.seeks("s@9", create_id, "continued"), "{create_id}");
+            assert!(!others.seeks("s@9", create_id, "superseded"), "{create_id}");
+        }
+        let right = [("s@1", "ns.t.0.7.0.1"), ("s@2", "ns.t.0.7.0.2~2"), ("s@0", "ns.t.0.7.0.2")];
+        let not_ours = [("s@9", "ns.t.0.7.0.0"), ("s@9", "ns.t.0.8.0.2"), ("s@9", "ns.t.0.7.1.2"), ("s@9", "x")];
+        for (serial, create_id) in right.into_iter().chain(not_ours) {
+            assert!(!others.seeks(serial, create_id, "continued"), "{create_id} {serial}");
+        }
+    }
+
     async fn looks_up(listener: &TcpListener) -> Result<Found, Error> {
         let settings = settings(listener);
-        look_up(&Client::new(), &settings, "ai:x", "id", Time::from_millis(1_000_000)).await
+        look_up(&Client::new(), &settings, &looking("ns.t.0.7.0.0", &[])).await
     }
 
     /// Answers each request, on a connection of its own, with a status and a body.

@@ -174,8 +174,9 @@ struct Origin {
 impl Origin {
     /// From `<namespace>.<topic>.<partition>.<first offset>.<part>.<segment>[~<remade>]`.
     fn of(create_id: &str, topic: &str) -> Option<Self> {
-        let (name, remade) = create_id.split_once('~').unwrap_or((create_id, "0"));
-        let mut words = name.rsplitn(5, '.').skip(2);
+        let mut words = create_id.rsplitn(5, '.');
+        let (_, remade) = words.next()?.split_once('~').unwrap_or(("", "0"));
+        let mut words = words.skip(1);
         let first = words.next()?.parse().ok()?;
         let partition = words.next()?.parse().ok()?;
         let place = words.next()?;

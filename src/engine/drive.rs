@@ -230,15 +230,16 @@ impl Engine {
         let Some(response) = self.responses.get_mut(id) else { return };
         response.looking_up = true;
         let since = response.create.sent_at.unwrap_or(response.started_at);
-        effects.list.push(Effect::LookUp(Box::new(LookUp { id: op, head: response.head.clone(), since })));
+        let (head, known) = (response.head.clone(), Vec::new());
+        effects.list.push(Effect::LookUp(Box::new(LookUp { id: op, head, since, known })));
     }
 
     fn look_behind(&mut self, id: SlotId, effects: &mut Effects) {
         let op = self.op_id(id, 0);
         let Some(response) = self.responses.get_mut(id) else { return };
         response.looking_up = true;
-        let (head, since) = (response.head_behind(), response.started_at);
-        effects.list.push(Effect::LookUp(Box::new(LookUp { id: op, head, since })));
+        let (head, since, known) = (response.head.clone(), response.started_at, response.messages());
+        effects.list.push(Effect::LookUp(Box::new(LookUp { id: op, head, since, known })));
     }
 
     /// Another message becomes the present one of a response; what was finished need not stay in memory.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::event::{Offset, Record};
 use super::inherit::Inheritance;
-use super::op::{ConnectionId, Head, OpId, OpKind, Operation};
+use super::op::{ConnectionId, Head, OpId, OpKind, Operation, Status, segment_of};
 use super::outcome::{Answer, Class, Rejection, Serial};
 use super::record::json::LastSecond;
 use super::record::{Cause, OperationOutcome, ResponseOutcome};
@@ -88,8 +88,7 @@ pub enum Effect {
     },
     /// Read these records of the partition again and give back the text of one part of one response.
     Reload(Box<Reload>),
-    /// Look in the channel's history for the message of a create whose outcome is unknown and that is too old to be
-    /// repeated safely.
+    /// Look in the channel's history for a message that nobody has told us of.
     LookUp(Box<LookUp>),
     /// Read a message, to compare it with what it should be.
     ReadBack(Box<ReadBack>),
@@ -185,6 +184,26 @@ pub struct LookUp {
     pub head: Arc<Head>,
     /// It was not published before this.
     pub since: Time,
+    /// With none, the message of the create is looked for. Else one that should not be there beside these (segment and
+    /// serial): a further one of a segment, or of one after the last.
+    pub known: Vec<(u32, Serial)>,
+}
+
+impl LookUp {
+    /// Whether a message of the channel is looked for, by its serial and its headers `createId` and `status`. One that was
+    /// emptied for being left over is not.
+    #[must_use]
+    pub fn seeks(&self, serial: &str, create_id: &str, status: &str) -> bool {
+        if status == Status::Superseded.as_str() {
+            return false;
+        }
+        let Some(last) = self.known.iter().map(|(segment, _)| *segment).max() else {
+            return *create_id == *self.head.create_id;
+        };
+        let is_known = self.known.iter().any(|(_, known)| **known == *serial);
+        let is_segment = |segment| segment > last || self.known.iter().any(|(known, _)| *known == segment);
+        !is_known && self.head.is_of_same_response(create_id) && segment_of(create_id).is_some_and(is_segment)
+    }
 }
 
 /// What a channel's history holds of a message.

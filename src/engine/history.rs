@@ -11,6 +11,7 @@ use serde::Deserialize;
 use super::event::Offset;
 use super::op::OpKind;
 use super::outcome::Serial;
+use super::record::Cause;
 use super::remember::{self, Key};
 use super::segment::Place;
 use super::time::Time;
@@ -108,6 +109,8 @@ struct Line<'a> {
     settled_at: Cow<'a, str>,
     #[serde(borrow, default)]
     serial: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    cause: Option<Cow<'a, str>>,
     op: Option<OpKind>,
     op_seq: Option<u32>,
     #[serde(borrow, default)]
@@ -246,7 +249,9 @@ impl Past {
             "unknown" => self.unknown += 1,
             _ => return None,
         }
-        let doubtful = line.resent || &*line.outcome != "acked";
+        // What an owner before that one created may be there, too.
+        let taken_over = op == OpKind::Create && line.cause.as_deref() == Some(Cause::Takeover.as_str());
+        let doubtful = line.resent || &*line.outcome != "acked" || taken_over;
         if doubtful && let Some(create) = self.create.as_mut().filter(|_| op == OpKind::Create) {
             create.doubtful = true;
         }

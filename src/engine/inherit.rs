@@ -14,8 +14,8 @@ use super::Engine;
 use super::effect::{Effects, Notice, Refusal};
 use super::event::{Event, Offset, Record};
 use super::flow::ChannelKey;
-use super::history::{History, Past, PastMessage, Settled};
-use super::op::{Head, Status};
+use super::history::{History, Past, PastCreate, PastMessage, Settled};
+use super::op::{Head, Status, remade};
 use super::reconcile::settling_time;
 use super::remember::{self, Key, Memory};
 use super::response::{Create, Response, Takeover};
@@ -126,6 +126,7 @@ impl Legacy {
     /// A former owner may have begun this response, and nothing is known of it.
     pub(super) fn doubt(&self, now: Time, response: &mut Response, policy: &ReconcileSettings) {
         response.doubt_create();
+        response.segments.doubt_twins(now, policy);
         response.take_over(now, self.begun_below, policy);
         response.waiting = self.waiting;
     }
@@ -365,6 +366,10 @@ impl Response {
             let (before, check) = (Offset::MAX, self.check.clone());
             self.segments.doubt(Orphans { before, check, reach: usize::MAX });
         }
+        let doubtful = |create: &Option<PastCreate>| create.as_ref().is_none_or(|create| create.doubtful);
+        if doubtful(&past.create) || past.others.values().any(|other| doubtful(&other.create)) {
+            self.segments.doubt_twins(now, &settings.reconcile);
+        }
         self.inherit_messages(past.segment, past.place, past.others);
         self.version = past.version;
         if let Some(create) = past.create {
@@ -378,6 +383,7 @@ impl Response {
         self.serial = past.serial;
         if self.serial.is_none() {
             self.doubt_create();
+            self.segments.doubt_twins(now, &settings.reconcile);
             return;
         }
         let wait = settling_time(settings.reconcile.debounce, settings.append_rollup);
@@ -429,9 +435,4 @@ impl Response {
         self.end = Some(Status::Abandoned);
         self.terminal_sent = true;
     }
-}
-
-/// How many messages before the one of this name are gone.
-fn remade(create_id: &str) -> u32 {
-    create_id.split_once('~').and_then(|(_, n)| n.parse().ok()).unwrap_or(0)
 }

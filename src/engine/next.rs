@@ -43,7 +43,7 @@ pub(super) enum Next {
     Rewind,
     /// To go on with its next message.
     Continue,
-    /// To know whether a former owner made a message after its last one.
+    /// To know whether there are messages that should not be there: a former owner's, or a second one of a create.
     LookBehind,
     /// To be settled.
     Settle,
@@ -187,7 +187,7 @@ impl Response {
     /// The first create carries what there is; a retry carries what the first did.
     fn make_create(&mut self, now: Time, status: Status) -> (Carried, Status, CompactString) {
         if self.create.bytes.is_none() {
-            let again = self.create.remade > 0 || self.create.resized;
+            let again = self.create.remade > 0 || self.create.resized || self.takeover.is_some();
             let carried = if again { self.carry_all(now) } else { self.carry_pending() };
             self.create.bytes = Some(self.message_text().len());
             self.create.status = Some(status);

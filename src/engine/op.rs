@@ -113,13 +113,39 @@ pub struct Head {
 }
 
 impl Head {
-    /// The name of another message of the same response, after the one with serial `prev`. A create id ends with the number
-    /// of its segment, behind a `.`, and then how often it was made anew, behind a `~`.
+    /// The name of another message of the same response, after the one with serial `prev`.
     pub(super) fn of_segment(&self, segment: u32, prev: Option<Serial>) -> Self {
-        let base = self.create_id.split_once('~').map_or(&*self.create_id, |(base, _)| base);
-        let base = base.rsplit_once('.').map_or(base, |(base, _)| base);
+        let (base, ..) = split(&self.create_id);
         Self { segment, create_id: format!("{base}.{segment}").into(), supersedes: None, prev, ..self.clone() }
     }
+
+    /// The name of the message that takes the place of this one, of serial `gone`, for the `remade`th time.
+    pub(super) fn remade(&self, remade: u32, gone: Option<Serial>) -> Self {
+        let (base, segment, _) = split(&self.create_id);
+        Self { create_id: format!("{base}.{segment}~{remade}").into(), supersedes: gone, ..self.clone() }
+    }
+
+    /// Whether a message of that create id belongs to the same response.
+    pub(super) fn is_of_same_response(&self, create_id: &str) -> bool {
+        split(create_id).0 == split(&self.create_id).0
+    }
+}
+
+/// A create id ends with the number of its segment, behind a `.`, and then how often it was made anew, behind a `~`.
+fn split(create_id: &str) -> (&str, &str, &str) {
+    let (base, end) = create_id.rsplit_once('.').unwrap_or(("", create_id));
+    let (segment, remade) = end.split_once('~').unwrap_or((end, ""));
+    (base, segment, remade)
+}
+
+/// Which of its response's messages a create makes.
+pub(super) fn segment_of(create_id: &str) -> Option<u32> {
+    split(create_id).1.parse().ok()
+}
+
+/// How many messages before the one of this name are gone.
+pub(super) fn remade(create_id: &str) -> u32 {
+    split(create_id).2.parse().unwrap_or(0)
 }
 
 /// The `name` of every message that the relay makes under `message-per-response`.

@@ -228,6 +228,7 @@ impl Response {
                 self.raise_version(version.as_ref());
                 self.serial = Some(serial);
                 self.repair.taint(now, self.quiet_time(settings));
+                self.segments.doubt_twins(now, &settings.reconcile);
             }
             Found::Nothing => self.create.sent_at = None,
             Found::Unreadable | Found::Refused(_) if self.cut_off.is_some() => self.create.sent_at = None,
@@ -285,18 +286,8 @@ impl Response {
 
     /// Its message is gone: a new one is to take its place, with the whole text.
     pub(super) fn remake(&mut self) {
-        let old = &self.head;
         let remade = self.create.remade + 1;
-        let base = old.create_id.split_once('~').map_or(&*old.create_id, |(base, _)| base);
-        self.head = Arc::new(Head {
-            channel: old.channel.clone(),
-            response_id: old.response_id.clone(),
-            part: old.part,
-            segment: old.segment,
-            create_id: format!("{base}~{remade}").into(),
-            supersedes: self.serial.take(),
-            prev: old.prev.clone(),
-        });
+        self.head = Arc::new(self.head.remade(remade, self.serial.take()));
         self.create = Create { remade, ..Create::default() };
         self.version.clear();
         self.sent = self.segments.from;
@@ -374,6 +365,11 @@ impl Response {
             };
         }
         if rejection.class == Class::MessageGone && self.serial.is_some() {
+            if self.segments.is_surplus() {
+                // It was left over: that nobody sees it any more is what was wanted.
+                (self.terminal_sent, self.check) = (true, None);
+                return self.repair.cleaned(now);
+            }
             self.gone = true;
         }
         let policy = &settings.reconcile;
@@ -386,6 +382,9 @@ impl Response {
             }
             OpKind::Append | OpKind::Create | OpKind::Update => {
                 self.create.doubtful |= operation.kind == OpKind::Create;
+                if operation.kind == OpKind::Create && rejection.class == Class::Transient {
+                    self.segments.doubt_twins(now, &settings.reconcile);
+                }
                 self.refused(now, rejection, settings);
             }
         }
@@ -403,10 +402,12 @@ impl Response {
         let wait = settling_time(settings.reconcile.debounce, settings.append_rollup);
         match operation.kind {
             OpKind::Append => self.repair.taint(now, wait),
-            OpKind::Create | OpKind::Update => {
-                self.create.doubtful |= operation.kind == OpKind::Create;
+            OpKind::Create => {
+                self.create.doubtful = true;
+                self.segments.doubt_twins(now, &settings.reconcile);
                 self.repair.failed(now, wait);
             }
+            OpKind::Update => self.repair.failed(now, wait),
         }
     }
 

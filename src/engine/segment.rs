@@ -19,6 +19,7 @@ use super::op::{Head, OpKind, Status};
 use super::outcome::Serial;
 use super::record::Cut;
 use super::response::{Create, InFlight, Response};
+use super::settings::{ReconcileSettings, Verify};
 use super::text::Text;
 use super::time::Time;
 use super::verify::Check;
@@ -65,6 +66,8 @@ struct Others {
     /// Whether the messages before were read back and right.
     verified: Option<bool>,
     orphans: Option<Orphans>,
+    /// Nobody knows what became of a create: there may be two messages of it.
+    twins: bool,
     /// When they are looked for again, and how often that was in vain.
     look: (Time, u32),
 }
@@ -150,6 +153,17 @@ impl Segments {
     /// A former owner may have made more than is known.
     pub(super) fn doubt(&mut self, orphans: Orphans) {
         self.others().orphans = Some(orphans);
+    }
+
+    /// Nobody knows what became of a create: its message may be there twice in the end, which shows when nothing can land any
+    /// more.
+    pub(super) fn doubt_twins(&mut self, now: Time, policy: &ReconcileSettings) {
+        if policy.verify == Verify::Never {
+            return;
+        }
+        let others = self.others();
+        others.twins = true;
+        others.look.0 = others.look.0.max(now + policy.late_check);
     }
 
     /// The text has grown with the record at `offset`.
@@ -284,11 +298,10 @@ impl Response {
         if self.is_full() || is_left_over {
             return if self.lacks_text() { self.next_reload() } else { Next::Continue };
         }
-        let Some((others, orphans)) = others.and_then(|others| Some((others, others.orphans.as_ref()?))) else {
-            return Next::Settle;
-        };
+        let Some(others) = others else { return Next::Settle };
         let limit = self.segments.limit.unwrap_or_default();
-        match orphans.reach > limit / LIMITS_DIFFER {
+        let orphans = others.orphans.as_ref().is_some_and(|orphans| orphans.reach > limit / LIMITS_DIFFER);
+        match orphans || others.twins {
             true if now < others.look.0 => Next::At(others.look.0),
             true => Next::LookBehind,
             false => Next::Settle,
@@ -352,14 +365,22 @@ impl Response {
         self.segments.others.as_ref().is_some_and(|others| others.orphans.is_some())
     }
 
-    /// The name of the message after the present one.
-    pub(super) fn head_behind(&self) -> Arc<Head> {
-        Arc::new(self.head.of_segment(self.head.segment + 1, self.serial.clone()))
+    /// The messages that it has or had, by segment and serial.
+    pub(super) fn messages(&self) -> Vec<(u32, Serial)> {
+        let former = self.segments.others.iter().flat_map(|others| &others.former);
+        let former = former.map(|made| (&made.head, Some(&made.serial)));
+        let all = former.chain([(&self.head, self.serial.as_ref())]);
+        let serials = |(head, serial): (&Arc<Head>, Option<&Serial>)| {
+            let (segment, gone) = (head.segment, head.supersedes.clone());
+            serial.cloned().into_iter().chain(gone).map(move |serial| (segment, serial))
+        };
+        all.flat_map(serials).collect()
     }
 
-    /// The history has been searched for the message after the present one.
+    /// The history has been searched for messages that should not be there. One that was found is left over, after the
+    /// present one.
     pub(super) fn looked_behind(&mut self, now: Time, found: Found) {
-        let head = self.head_behind();
+        let head = Arc::new(self.head.of_segment(self.head.segment + 1, self.serial.clone()));
         let others = self.segments.others();
         match found {
             Found::Message { serial, version } => {
@@ -371,7 +392,7 @@ impl Response {
                 let times = others.look.1 + 1;
                 others.look = (now + backoff::delay(LOOK_AGAIN, times), times);
             }
-            Found::Nothing | Found::Refused(_) => others.orphans = None,
+            Found::Nothing | Found::Refused(_) => (others.orphans, others.twins) = (None, false),
         }
     }
 

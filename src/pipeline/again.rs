@@ -81,15 +81,15 @@ impl Again {
         let (ably, http, permits) = (self.ably.clone(), self.http.clone(), self.look_ups.clone());
         self.tasks.spawn(async move {
             let _permit = permits.acquire_owned().await;
-            let LookUp { id, head, since } = look_up;
-            let found = match ably::look_up(&http, &ably, &head.channel, &head.create_id, since).await {
+            let found = match ably::look_up(&http, &ably, &look_up).await {
                 Ok(found) => found,
                 Err(error) => {
-                    tracing::warn!(%error, channel = &*head.channel, "the channel's history cannot be read");
+                    let channel = &*look_up.head.channel;
+                    tracing::warn!(%error, channel, "the channel's history cannot be read");
                     Found::Unreadable
                 }
             };
-            Done::LookedUp { partition: id.partition, id, found }
+            Done::LookedUp { partition: look_up.id.partition, id: look_up.id, found }
         });
     }
 

@@ -126,6 +126,11 @@ impl Plan {
         }
     }
 
+    /// The odds of its faults. Who never reads cannot know what is there twice.
+    pub(super) fn odds(&self) -> Odds {
+        if self.verify == Verify::Never { self.odds.with(Fault::Twice, 0) } else { self.odds }
+    }
+
     /// A plan in which nothing goes wrong, for scripts to start from.
     pub(super) fn quiet(seed: u64) -> Self {
         Self {
@@ -234,7 +239,7 @@ impl Act {
 
 /// Faults of Ably that pass: nothing may fail.
 fn odds(rng: &mut fastrand::Rng) -> Odds {
-    const PASSING: [Fault; 14] = [
+    const PASSING: [Fault; 15] = [
         Fault::Rate,
         Fault::Transient,
         Fault::FoldNext,
@@ -248,6 +253,7 @@ fn odds(rng: &mut fastrand::Rng) -> Odds {
         Fault::AckEarly,
         Fault::Late,
         Fault::CreateNull,
+        Fault::Twice,
         Fault::SlowAnswers,
     ];
     let share = [0, 0, 1, 3][rng.usize(..4)];

@@ -11,11 +11,9 @@ use super::wait::Wait;
 use super::world::Fleet;
 use super::writer::Writer;
 use crate::engine::{
-    Effect, Effects, EventKind, Found, Input, LookUp, Offset, Operation, ReadBack, Reload, ReportSeq, Settings, Shared,
-    Time,
+    Effect, Effects, EventKind, Input, LookUp, Offset, Operation, ReadBack, Reload, ReportSeq, Settings, Shared, Time,
 };
 use crate::pipeline::stay::Stay;
-use crate::sim::fault::Fault;
 use crate::sim::link::Event;
 use crate::sim::scene::{Due, Kept, MS, Scene, hold, note};
 
@@ -309,11 +307,7 @@ impl Fleet {
                 self.apply(p, partition, Input::Reloaded { id: reload.id, text: Some(&text) });
             }
             Question::LookUp(look_up) => {
-                let found = match self.net.server.made(&look_up.head.create_id) {
-                    _ if self.scene.strikes(Fault::Unreadable) => Found::Unreadable,
-                    None => Found::Nothing,
-                    Some(message) => Found::Message { version: Some(message.latest()), serial: message.serial.clone() },
-                };
+                let found = self.net.server.look_up(&mut self.scene, &look_up);
                 note!(self.scene, "p{p} looked up {}: {found:?}", look_up.head.response_id);
                 self.apply(p, partition, Input::LookedUp { id: look_up.id, found });
             }

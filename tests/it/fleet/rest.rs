@@ -13,7 +13,7 @@ impl Fleet {
             hold!(account.settled.is_some() && !account.opens_again, "I12: {name} never settles");
             self.reads(truth)?;
         }
-        for message in &self.net.server.messages {
+        for message in self.net.server.messages.iter().filter(|message| message.status != Status::Superseded) {
             let known = self.net.server.made(&message.create_id).is_some_and(|other| other.serial == message.serial);
             let names = |truth: &Truth| truth.create_id(message.segment) == *message.create_id;
             let wanted = self.tokens.truths.iter().any(names);

@@ -43,7 +43,7 @@ impl Fleet {
             *offset = Some((begins, Handover::first(begins).to_metadata(begins)));
         }
         Self {
-            scene: Scene::new(rng, plan.odds, last + 60 * SECOND, trace),
+            scene: Scene::new(rng, plan.odds(), last + 60 * SECOND, trace),
             net: Net::new(Server::new(plan.rollup_ms * MS, 50_003, plan.text_max), plan.terms()),
             broker,
             group: Group::new(plan.partitions),

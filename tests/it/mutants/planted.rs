@@ -26,6 +26,12 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "if self.repair.needs_full_text() && self.end.is_some() {",
     ),
     mutant(
+        "nobody looks whether a create in doubt made two messages",
+        "engine/segment.rs",
+        "others.twins = true;",
+        "others.twins = false;",
+    ),
+    mutant(
         "a repair does not wait for what is in flight",
         "engine/next.rs",
         "return if quiet { self.next_update(now, policy) } else { Next::Nothing };",

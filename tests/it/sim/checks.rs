@@ -76,6 +76,8 @@ pub(super) struct Instance {
     pub(super) closed: Option<Status>,
     /// The text is another one than its messages were made for.
     pub(super) recut: bool,
+    /// A message was found that should not be there.
+    pub(super) found: bool,
     /// The messages besides the present one.
     pub(super) others: Vec<Other>,
     /// How many messages the text has, when the present one is left over.
@@ -308,6 +310,7 @@ impl Instance {
             terminal_sent: false,
             closed: None,
             recut: false,
+            found: false,
             others: Vec::new(),
             count: 0,
             too_large: false,
@@ -346,7 +349,9 @@ impl Instance {
                 if let Some(text) = final_text.as_deref().filter(|text| **text != *self.text) {
                     self.text = text.to_owned();
                     self.sent = self.from.min(self.text.len());
-                    self.recut = !self.others.is_empty();
+                    // Whoever is at the first message goes through them all anyway.
+                    let is_first = self.create.as_ref().is_some_and(|create| create.head.segment == 0);
+                    self.recut = !self.others.is_empty() && !is_first;
                     self.outdated = self.create.is_some();
                     self.tainted |= self.create.is_some();
                 }

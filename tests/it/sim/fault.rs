@@ -51,6 +51,8 @@ pub(super) enum Fault {
     Late,
     /// The acknowledgement of a create names no message.
     CreateNull,
+    /// The id of a create is not recognised: it makes a second message.
+    Twice,
     /// An update is acknowledged with a version that is older than the newest: it lost.
     UpdateLost,
     /// An update is acknowledged without a version: somebody else's append superseded it.
@@ -75,7 +77,7 @@ pub(super) enum Fault {
 
 impl Fault {
     /// Every kind.
-    pub(super) const ALL: [Self; 34] = [
+    pub(super) const ALL: [Self; 35] = [
         Self::Rate,
         Self::Transient,
         Self::UpdatesRefused,
@@ -100,6 +102,7 @@ impl Fault {
         Self::AckEarly,
         Self::Late,
         Self::CreateNull,
+        Self::Twice,
         Self::UpdateLost,
         Self::UpdateSuperseded,
         Self::Outage,

@@ -23,7 +23,7 @@ pub(in crate::sim) struct Message {
     pub(in crate::sim) text: String,
     pub(in crate::sim) status: Status,
     pub(in crate::sim) gone: bool,
-    made: u64,
+    pub(super) made: u64,
     /// What the next append adds to; not always what readers see.
     base: String,
     /// Texts of rejected appends that will appear, and whether they stay.
@@ -81,7 +81,9 @@ impl Server {
             return self.create(scene, frame);
         }
         let Some(m) = known.filter(|m| !self.messages[*m].gone) else { return Verdict::Nack(40_400) };
-        if scene.strikes(Fault::Gone) {
+        // Not when a late append finds that its message has ended: nobody would come to know.
+        let is_late = frame.kind == OpKind::Append && self.messages[m].status.is_terminal();
+        if !is_late && scene.strikes(Fault::Gone) {
             let message = &mut self.messages[m];
             message.gone = true;
             for rolling in std::mem::take(&mut message.rolling) {
@@ -97,7 +99,8 @@ impl Server {
 
     fn create(&mut self, scene: &mut Scene, frame: &Frame) -> Verdict {
         let known = self.by_create.get(&frame.create_id).copied();
-        if let Some(m) = known.filter(|m| scene.now < self.messages[*m].made + IDEMPOTENCY) {
+        let known = known.filter(|m| scene.now < self.messages[*m].made + IDEMPOTENCY);
+        if let Some(m) = known.filter(|_| !scene.strikes(Fault::Twice)) {
             return Verdict::Ack(Some(self.messages[m].serial.clone()));
         }
         self.clock += 1;
@@ -227,6 +230,8 @@ impl Server {
         message.text = frame.text.to_string();
         message.status = frame.status;
         message.version = self.clock;
+        // Its headers are replaced as a whole.
+        (message.create_id, message.segment) = (frame.create_id.clone(), frame.segment);
         let foreign = scene.strikes(Fault::UpdateSuperseded);
         if foreign {
             message.text.push('\u{2620}');

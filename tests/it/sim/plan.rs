@@ -101,6 +101,11 @@ impl Plan {
         }
     }
 
+    /// The odds of its faults. Who never reads cannot know what is there twice.
+    pub(super) fn odds(&self) -> Odds {
+        if self.verify == Verify::Never { self.odds.with(Fault::Twice, 0) } else { self.odds }
+    }
+
     /// A plan in which nothing goes wrong and no limit is tight, for scripts to start from.
     pub(super) fn quiet(seed: u64) -> Self {
         let limits = Limits {

@@ -1,8 +1,12 @@
 //! What goes out: every operation, and what its answer means for the message (I2, I9, I10, I11 and the rules R1–R9).
 
+use std::sync::Arc;
+
 use super::checks::{Checks, Instance, Other};
 use super::scene::{Kept, Scene, hold};
-use crate::engine::{Class, Doubt, Head, OpKind, Operation, Outcome, Pipelining, ReconcileWhen, Rejection, Status};
+use crate::engine::{
+    Class, Doubt, Head, LookUp, OpKind, Operation, Outcome, Pipelining, ReconcileWhen, Rejection, Serial, Status,
+};
 
 impl Checks {
     /// An operation is sent.
@@ -90,17 +94,31 @@ impl Checks {
         }
     }
 
-    /// The message of a create that was long in doubt has been found.
-    pub(super) fn found(&mut self, create_id: &str, serial: &crate::engine::Serial) {
+    /// The message of a create that was long in doubt has been found, or one that should not be there.
+    pub(super) fn found(&mut self, look_up: &LookUp, serial: &Serial, version: Option<&Serial>) {
         let is_its = |instance: &&mut Instance| {
             let create = instance.create.as_ref().filter(|_| instance.settled.is_none());
-            create.is_some_and(|create| *create.head.create_id == *create_id)
+            create.is_some_and(|create| create.head.create_id == look_up.head.create_id)
         };
-        if let Some(instance) = self.instances.iter_mut().find(is_its) {
-            instance.serial = Some(serial.clone());
-            instance.version = Some(serial.clone());
+        let Some(instance) = self.instances.iter_mut().find(is_its) else { return };
+        if look_up.known.is_empty() {
+            (instance.serial, instance.version) = (Some(serial.clone()), version.cloned());
             instance.tainted = true;
+            return;
         }
+        let Some(mut create) = instance.create.clone() else { return };
+        instance.found = true;
+        let (base, _) = look_up.head.create_id.rsplit_once('.').unwrap_or_default();
+        let segment = look_up.head.segment + 1;
+        let create_id = format!("{base}.{segment}").into();
+        create.head = Arc::new(Head {
+            segment,
+            create_id,
+            supersedes: None,
+            prev: instance.serial.clone(),
+            ..(*create.head).clone()
+        });
+        instance.others.push(Other { create, serial: Some(serial.clone()), version: version.cloned() });
     }
 }
 
@@ -164,7 +182,8 @@ impl Instance {
         }
         let there = self.others.iter().position(|other| other.create.head.segment == segment);
         if segment == 0 {
-            hold!(self.recut, "R13: {name} goes back though its text is the same");
+            // It may have turned to one that was found before it went on, and have sent nothing there.
+            hold!(self.recut || self.found, "R13: {name} goes back though its text is the same");
             (self.from, self.recut) = (0, false);
         } else {
             hold!(segment == left + 1, "R13: {name} turns from message {left} to {segment}");
@@ -300,7 +319,12 @@ impl Instance {
                 Class::Channel => self.channel_refused = self.channel_refused.or(Some(now)),
                 _ => {}
             }
-            self.gone |= rejection.class == Class::MessageGone && self.serial.is_some();
+            if rejection.class == Class::MessageGone && self.closed == Some(Status::Superseded) {
+                // That one was left over.
+                self.tainted = false;
+            } else {
+                self.gone |= rejection.class == Class::MessageGone && self.serial.is_some();
+            }
         } else if word == "acked" && !self.tainted && operation.kind != OpKind::Append {
             self.refusals = 0;
             self.channel_refused = None;

@@ -11,8 +11,9 @@ use std::collections::{HashMap, VecDeque};
 use super::fault::Fault;
 use super::frames::Frame;
 use super::scene::{Due, MS, SECOND, Scene, note};
-use crate::engine::{Latest, OpKind, Serial};
-use messages::{Message, serial};
+use crate::engine::{Found, Latest, LookUp, OpKind, Serial, Status};
+pub(super) use messages::Message;
+use messages::serial;
 
 /// How long the server keeps a connection without a transport.
 const STATE_TTL: u64 = 120 * SECOND;
@@ -303,8 +304,26 @@ impl Server {
         }
     }
 
-    /// The message that a create made.
+    /// Looks for a message in the history of its channel, where new ones appear late.
+    pub(crate) fn look_up(&self, scene: &mut Scene, look_up: &LookUp) -> Found {
+        if scene.strikes(Fault::Unreadable) {
+            return Found::Unreadable;
+        }
+        let lags = scene.strikes(Fault::StaleRead);
+        let appears = |message: &Message| message.made + if lags { messages::STALE } else { 0 };
+        let is_there = |message: &&Message| !message.gone && scene.now >= appears(message);
+        let mut messages = self.messages.iter().filter(is_there);
+        let sought = messages.find(|m| look_up.seeks(&m.serial, &m.create_id, m.status.as_str()));
+        sought.map_or(Found::Nothing, |message| {
+            let version = if look_up.known.is_empty() { message.serial.clone() } else { message.latest() };
+            Found::Message { version: Some(version), serial: message.serial.clone() }
+        })
+    }
+
+    /// The message that a create made: of several the one that readers are to look at.
     pub(super) fn made(&self, create_id: &str) -> Option<&Message> {
-        Some(&self.messages[*self.by_create.get(create_id)?])
+        let mut all = self.messages.iter().filter(|message| *message.create_id == *create_id && !message.gone);
+        let shown = all.clone().find(|message| message.status != Status::Superseded);
+        shown.or_else(|| all.next()).or_else(|| self.messages.iter().rfind(|message| *message.create_id == *create_id))
     }
 }

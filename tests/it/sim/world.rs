@@ -62,7 +62,7 @@ impl World {
         let settings = Arc::new(plan.settings());
         let first = |log: &Log| log.first().map_or(0, |record| record.offset);
         Self {
-            scene: Scene::new(rng, plan.odds, last + plan.faults_s * SECOND, trace),
+            scene: Scene::new(rng, plan.odds(), last + plan.faults_s * SECOND, trace),
             engines: (0..).zip(&logs).map(|(p, log)| Engine::new(settings.clone(), p, first(log))).collect(),
             shared: Shared::new(plan.limits, settings.append_rollup),
             net: Net::new(Server::new(plan.rollup(), plan.update_code, plan.text_max()), plan.terms()),
@@ -213,16 +213,10 @@ impl World {
                 self.apply(p, Input::Reloaded { id: reload.id, text: text.as_deref() })
             }
             Some(Question::LookUp(look_up)) => {
-                let message = self.net.server.made(&look_up.head.create_id);
-                let found = match message {
-                    _ if self.scene.strikes(Fault::Unreadable) => Found::Unreadable,
-                    None => Found::Nothing,
-                    Some(message) => {
-                        let serial = message.serial.clone();
-                        self.checks.found(&look_up.head.create_id, &serial);
-                        Found::Message { version: Some(serial.clone()), serial }
-                    }
-                };
+                let found = self.net.server.look_up(&mut self.scene, &look_up);
+                if let Found::Message { serial, version } = &found {
+                    self.checks.found(&look_up, serial, version.as_ref());
+                }
                 note!(self.scene, "looked up {}: {found:?}", look_up.head.response_id);
                 self.apply(p, Input::LookedUp { id: look_up.id, found })
             }
