@@ -68,10 +68,15 @@ pub(super) fn refusal(encoding: Encoding, status: u16, headers: &HeaderMap, body
     rejection(Some(&ErrorInfo { code, status_code: status, message, href: None }))
 }
 
-/// How long the server asks to be left alone.
+/// How long the server asks to be left alone: so many seconds, or until then.
 pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
-    Some(Duration::from_secs(seconds))
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?;
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let until = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok()?;
+    let wait = until.duration_since(jiff::Timestamp::now());
+    Some(wait.try_into().unwrap_or_default())
 }
 
 #[derive(serde::Deserialize)]
@@ -109,9 +114,12 @@ mod tests {
     }
 
     #[test]
-    fn seconds_to_wait_are_read_and_dates_are_not() {
+    fn seconds_to_wait_and_dates_are_read() {
         let after = |value: &str| retry_after(&[(RETRY_AFTER, value.parse().expect("a value"))].into_iter().collect());
         assert_eq!(after("7"), Some(Duration::from_secs(7)));
-        assert_eq!(after("Wed, 21 Oct 2026 07:28:00 GMT"), None);
+        assert_eq!(after("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::ZERO), "it is over");
+        let later = after("Tue, 19 Jan 2038 03:14:07 GMT");
+        assert!(later.is_some_and(|later| later > Duration::from_secs(3_600)), "{later:?}");
+        assert_eq!(after("soon"), None);
     }
 }

@@ -58,7 +58,7 @@ enum Answer {
     /// Nothing of it has left.
     NotSent(Error),
     /// Nobody knows.
-    Unknown(Error),
+    Unknown(Error, Option<Duration>),
 }
 
 impl Parcel {
@@ -86,7 +86,7 @@ pub(super) async fn ask(settings: Settings, mut auth: Auth, host: String) -> (Au
     }
     let question = api.request(&auth, Method::GET, "stats?limit=1").timeout(ASK_TIMEOUT);
     let answer = match api.exchange(question).await {
-        Answer::NotSent(error) | Answer::Unknown(error) => Err(error),
+        Answer::NotSent(error) | Answer::Unknown(error, _) => Err(error),
         Answer::Refused(rejection, _) => match rejection.class {
             Class::Account | Class::Token | Class::RateLimited => Err(refused(rejection)),
             Class::Operation | Class::Channel | Class::MessageGone | Class::Transient | Class::Connection => Ok(api),
@@ -124,7 +124,7 @@ impl Api {
             }
             Answer::NotSent(Error::NoLease) => done(Outcome::Rejected(fault::never_sent()), None, None),
             Answer::NotSent(error) => done(Outcome::Rejected(fault::never_sent()), Some(error), None),
-            Answer::Unknown(error) => done(Outcome::Unknown(Doubt::NoAnswer), Some(error), None),
+            Answer::Unknown(error, wait) => done(Outcome::Unknown(Doubt::NoAnswer), Some(error), wait),
         }
     }
 
@@ -148,19 +148,19 @@ impl Api {
             Ok(response) => response,
             Err(error) if is_without_lease(&error) => return Answer::NotSent(Error::NoLease),
             Err(error) if error.is_connect() => return Answer::NotSent(self.unreachable(error)),
-            Err(error) => return Answer::Unknown(lost(error)),
+            Err(error) => return Answer::Unknown(lost(error), None),
         };
         let (status, headers) = (response.status(), response.headers().clone());
         let body = match response.bytes().await {
             Ok(body) => body,
-            Err(error) => return Answer::Unknown(lost(error)),
+            Err(error) => return Answer::Unknown(lost(error), None),
         };
         if status.is_success() {
             return Answer::Taken(body);
         }
         let rejection = http::refusal(self.settings.encoding, status.as_u16(), &headers, &body);
         match status.is_server_error() {
-            true => Answer::Unknown(refused(rejection)),
+            true => Answer::Unknown(refused(rejection), http::retry_after(&headers)),
             false => Answer::Refused(rejection, http::retry_after(&headers)),
         }
     }

@@ -232,6 +232,16 @@ async fn whoever_asks_to_be_left_alone_is() {
     stage.next_request().await.reply(200, &[], "[]");
     assert!(started.elapsed() >= Duration::from_secs(2));
     assert!(matches!(stage.event().await, Event::Up { .. }));
+
+    // Also where nobody knows what became of it.
+    stage.send(operation(1, OpKind::Append));
+    let started = Instant::now();
+    stage.next_request().await.reply(503, &[("retry-after", "1")], "overloaded");
+    assert_eq!(stage.outcome().await, Outcome::Unknown(Doubt::NoAnswer));
+    assert!(matches!(stage.event().await, Event::Down { .. }));
+    stage.next_request().await.reply(200, &[], "[]");
+    assert!(started.elapsed() >= Duration::from_secs(1));
+    assert!(matches!(stage.event().await, Event::Up { .. }));
 }
 
 #[tokio::test]
