@@ -31,17 +31,20 @@ pub(super) fn forbidden(operation: &str, channel: &str) -> Failure {
     failure(40160, 401, format!("Channel denied access based on given capability: {operation} on {channel}"))
 }
 
-pub(super) fn connection_rate() -> Failure {
-    let text = "Rate limit exceeded; request rejected (nonfatal); metric = connection.inboundRate";
-    failure(42911, 429, text)
+pub(super) fn connection_rate(limit: u32) -> Failure {
+    failure(42911, 429, exceeded("connection.inboundRate", limit))
 }
 
-pub(super) fn channel_rate() -> Failure {
-    failure(42913, 429, "Rate limit exceeded; request rejected (nonfatal); metric = channel.maxRate")
+pub(super) fn channel_rate(limit: u32) -> Failure {
+    failure(42913, 429, exceeded("channel.maxRate", limit))
 }
 
-pub(super) fn channel_bandwidth() -> Failure {
-    failure(42914, 429, "Rate limit exceeded; request rejected (nonfatal); metric = channel.maxBandwidth")
+pub(super) fn channel_bandwidth(limit: u32) -> Failure {
+    failure(42914, 429, exceeded("channel.maxBandwidth", limit))
+}
+
+fn exceeded(metric: &str, limit: u32) -> String {
+    format!("Rate limit exceeded; request rejected (nonfatal); metric = {metric}; permitted rate = {limit}")
 }
 
 pub(super) fn fatal_rate() -> Failure {

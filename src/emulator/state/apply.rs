@@ -260,16 +260,16 @@ impl State {
             && counts
             && !connection.rate.take(limit, now_ms)
         {
-            return Err(connection_rate());
+            return Err(connection_rate(limit));
         }
         let (operations, bandwidth) = (self.faults.channel_rate_limit, self.faults.channel_bytes_limit);
         let Some(channel) = self.store.get_mut(name) else { return Ok(()) };
         if counts && !channel.rate.take(operations, now_ms) {
-            return Err(channel_rate());
+            return Err(channel_rate(operations));
         }
         match channel.bandwidth.take_some(bytes as f64, bandwidth, now_ms) {
             true => Ok(()),
-            false => Err(channel_bandwidth()),
+            false => Err(channel_bandwidth(bandwidth)),
         }
     }
 }
