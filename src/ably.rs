@@ -10,6 +10,7 @@ pub mod endpoint;
 pub mod fault;
 #[cfg(test)]
 mod fixtures;
+mod gate;
 mod history;
 mod http;
 pub mod lease;

@@ -4,6 +4,7 @@
 //! Layers, later ones win: defaults, a TOML file (`--config`), the environment (`TOKENRELAY__KAFKA__GROUP_ID`), flags
 //! (`--set kafka.group_id=x`). An unknown key is an error, wherever it stands.
 
+mod budgets;
 mod load;
 mod secret;
 mod values;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
+pub use budgets::{Account, Channels, Connections, InFlight};
 pub use load::{Error, Source, load};
 pub use secret::Secret;
 pub use values::{
@@ -169,6 +171,9 @@ pub struct Ably {
     pub account: Account,
     /// What may be unanswered on one connection.
     pub in_flight: InFlight,
+    /// How long a rate that was refused is not tried again: nine tenths of it are the most until then.
+    #[serde(with = "humantime_serde")]
+    pub refused_rate_hold: Duration,
     /// An operation that is unanswered for so long: reconnect and resume, then give the connection up.
     #[serde(with = "humantime_serde")]
     pub ack_timeout: Duration,
@@ -185,44 +190,6 @@ pub struct Ably {
     pub max_message_size: ByteSize,
     /// The only channel that `tokenrelay check` may write to. Empty: it writes nowhere.
     pub check_channel: String,
-}
-
-/// Channels.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Channels {
-    /// Globs. An event can reach only channels that match one; with none, no channel at all.
-    pub allow: Vec<String>,
-    /// Operations a second on one channel, counted after the server's rollup.
-    pub rate: u32,
-}
-
-/// Connections.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Connections {
-    /// How many at most.
-    pub max: u32,
-    /// Operations a second on one connection, counted after the server's rollup.
-    pub rate: u32,
-}
-
-/// The account.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Account {
-    /// Operations a second altogether; 0 for no ceiling of ours.
-    pub rate: u32,
-}
-
-/// What may be unanswered on one connection.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct InFlight {
-    /// Operations.
-    pub operations: u32,
-    /// Bytes.
-    pub bytes: ByteSize,
 }
 
 /// Limits of responses.
@@ -396,6 +363,7 @@ impl Default for Ably {
             connections: Connections::default(),
             account: Account::default(),
             in_flight: InFlight::default(),
+            refused_rate_hold: Duration::from_secs(10 * 60),
             ack_timeout: Duration::from_secs(30),
             trust_resume: false,
             refused_hold: Duration::from_secs(10 * 60),
@@ -404,24 +372,6 @@ impl Default for Ably {
             max_message_size: ByteSize::kib(64),
             check_channel: String::new(),
         }
-    }
-}
-
-impl Default for Channels {
-    fn default() -> Self {
-        Self { allow: Vec::new(), rate: 50 }
-    }
-}
-
-impl Default for Connections {
-    fn default() -> Self {
-        Self { max: 20, rate: 50 }
-    }
-}
-
-impl Default for InFlight {
-    fn default() -> Self {
-        Self { operations: 200, bytes: ByteSize::mib(4) }
     }
 }
 

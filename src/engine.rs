@@ -18,6 +18,7 @@ mod history;
 mod inherit;
 mod intake;
 mod ledger;
+mod line;
 mod next;
 mod op;
 mod outcome;
@@ -35,7 +36,7 @@ mod time;
 mod verify;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap};
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
@@ -62,6 +63,7 @@ pub use time::Time;
 
 use inherit::Legacy;
 use ledger::Ledger;
+use line::Ticket;
 use next::FRAME_OVERHEAD;
 use remember::{Memory, Remembered};
 use report::Reporter;
@@ -82,8 +84,8 @@ pub struct Engine {
     ledger: Ledger,
     timers: BinaryHeap<Reverse<(Time, SlotId)>>,
     /// Per connection, the responses that wait for it, in order.
-    blocked: Vec<VecDeque<SlotId>>,
-    /// Per connection, when its rate lets the first of them pass.
+    blocked: Vec<BTreeMap<Ticket, SlotId>>,
+    /// Per connection, when its budgets let the first of them pass.
     blocked_until: Vec<Option<Time>>,
     /// How far the partition's record time has come.
     record_time: Time,
@@ -94,8 +96,6 @@ pub struct Engine {
     draining: bool,
     /// Owners after us do not know of us yet.
     unannounced: bool,
-    /// The queue of a connection is being served: its first may pass, though others wait.
-    pumping: bool,
     in_flight: usize,
     /// Memory for one record's responses, used again.
     touched: Vec<SlotId>,
@@ -123,7 +123,6 @@ impl Engine {
             legacy: Legacy::default(),
             draining: false,
             unannounced: false,
-            pumping: false,
             in_flight: 0,
             touched: Vec::new(),
         }
@@ -144,16 +143,17 @@ impl Engine {
         let mut carrying = Vec::new();
         let ids: Vec<_> = self.responses.ids().collect();
         for id in ids {
+            self.stop_waiting_for_budgets(Time::default(), id, shared);
             let Some(response) = self.responses.remove(id) else { continue };
             shared.usage.subtract(Weight::of(&response));
             let connection = shared.flow.connection(response.channel);
             for operation in &response.in_flight {
-                shared.flow.answered(connection, operation.bytes + FRAME_OVERHEAD);
+                shared.flow.answered(connection, response.channel, operation.bytes + FRAME_OVERHEAD);
             }
             if !response.in_flight.is_empty() && !carrying.contains(&connection) {
                 carrying.push(connection);
             }
-            shared.flow.close(response.channel);
+            shared.flow.close(Time::default(), response.channel);
         }
         carrying
     }

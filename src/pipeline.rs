@@ -7,6 +7,7 @@
 mod again;
 mod clock;
 mod commit;
+mod connections;
 mod drain;
 mod notices;
 mod partitions;

@@ -26,6 +26,7 @@ pub(super) fn settings(transport: Transport, port: u16) -> Settings {
         trust_resume: false,
         requests_after: Duration::from_secs(3_600),
         in_flight_operations: 200,
+        openings: 0,
         auth: Auth::key("app.id:secret").expect("a key"),
         lease: Lease::forever(),
     }

@@ -50,6 +50,8 @@ pub struct Settings {
     pub requests_after: Duration,
     /// Operations in flight on one connection.
     pub in_flight_operations: u32,
+    /// New connections a second; 0 for any number.
+    pub openings: u32,
     /// Key or token.
     pub auth: Auth,
     /// Until when operations may be written.
@@ -80,6 +82,7 @@ impl Settings {
             trust_resume: config.trust_resume,
             requests_after: REQUESTS_AFTER,
             in_flight_operations: config.in_flight.operations,
+            openings: config.connections.openings,
             auth: Auth::from_config(config)?,
             lease: Lease::forever(),
         })
@@ -123,6 +126,11 @@ pub enum Event {
         /// Which.
         connection: ConnectionId,
     },
+    /// A connection that was to be closed is; nothing more is said of it.
+    Closed {
+        /// Which.
+        connection: ConnectionId,
+    },
     /// Operations have their answers.
     Answers(Vec<Answer>),
     /// A connection cannot be made until a person changes something; what, is in the message. It tries again, but rarely.
@@ -149,6 +157,8 @@ pub struct Pool {
     target: Arc<Target>,
     events: mpsc::Sender<Event>,
     connections: Vec<Option<Handle>>,
+    /// Connections that are being closed one by one.
+    closing: Vec<Handle>,
 }
 
 /// What a connection is told.
@@ -176,7 +186,7 @@ impl Pool {
     #[must_use]
     pub fn new(settings: Settings, events: mpsc::Sender<Event>) -> Self {
         let target = Arc::new(Target::new(&settings));
-        Self { settings, target, events, connections: Vec::new() }
+        Self { settings, target, events, connections: Vec::new(), closing: Vec::new() }
     }
 
     /// Opens a connection, if it is not there yet. It opens itself again for as long as the pool lives.
@@ -224,10 +234,20 @@ impl Pool {
         let _ = handle.commands.try_send(Command::Abandon);
     }
 
+    /// Closes one connection that carries nothing any more. It may be opened again when it says that it is closed.
+    pub fn close_one(&mut self, connection: ConnectionId) {
+        let Some(handle) = self.connections.get_mut(connection as usize).and_then(Option::take) else { return };
+        // A task that has ended needs no command.
+        let _ = handle.commands.try_send(Command::Close { deadline: CLOSED_WITHIN });
+        self.closing.retain(|handle| !handle.task.is_finished());
+        self.closing.push(handle);
+    }
+
     /// Closes all connections: each waits for its answers, says goodbye, and ends at `deadline` whatever is unanswered. The
     /// last answers are among the events when this returns; who reads them must not stop meanwhile.
     pub fn close(&mut self, deadline: Duration) -> impl Future<Output = ()> + Send + use<> {
-        let handles: Vec<Handle> = std::mem::take(&mut self.connections).into_iter().flatten().collect();
+        let mut handles: Vec<Handle> = std::mem::take(&mut self.connections).into_iter().flatten().collect();
+        handles.append(&mut self.closing);
         for handle in &handles {
             // A task that has ended needs no command.
             let _ = handle.commands.try_send(Command::Close { deadline });
@@ -254,6 +274,9 @@ impl Pool {
         tokio::spawn(async move { events.send(answers).await });
     }
 }
+
+/// How long one connection may take to say goodbye.
+const CLOSED_WITHIN: Duration = Duration::from_secs(10);
 
 /// For a task to notice that its deadline has passed.
 const GRACE: Duration = Duration::from_millis(500);

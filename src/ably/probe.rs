@@ -58,7 +58,7 @@ impl Probe {
                 Ok(Details { resumed, ably_id, max_message_size, max_inbound_rate, client_id })
             }
             Some(Event::Down { reason: error, .. } | Event::Fatal { error, .. }) => Err(error),
-            Some(Event::Lost { .. } | Event::Answers(_)) | None => Err(ended()),
+            Some(Event::Lost { .. } | Event::Closed { .. } | Event::Answers(_)) | None => Err(ended()),
         }
     }
 
@@ -108,7 +108,7 @@ impl Probe {
                     Some(Outcome::Unknown(_)) | None => return Err(ended()),
                 },
                 Some(Event::Fatal { error, .. } | Event::Down { reason: error, .. }) => return Err(error),
-                Some(Event::Up { .. } | Event::Lost { .. }) => {}
+                Some(Event::Up { .. } | Event::Lost { .. } | Event::Closed { .. }) => {}
                 None => return Err(ended()),
             }
         }

@@ -264,6 +264,7 @@ impl Connection {
                 self.tell(event).await
             }
             Some(event @ Event::Answers(_)) => self.tell(event).await,
+            Some(Event::Closed { .. }) => Some(()),
             Some(event) if self.relief.is_serving() => self.tell(event).await,
             Some(_) => Some(()),
             None => match self.relief.ended(now) {
@@ -329,6 +330,8 @@ impl Connection {
                     if let Transport::Open { socket, .. } = &self.transport {
                         transport::close_softly(socket);
                     }
+                    self.transport = Transport::None;
+                    self.tell(Event::Closed { connection: self.id }).await?;
                     return None;
                 }
             }

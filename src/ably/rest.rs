@@ -173,7 +173,7 @@ impl Rest {
                 return self.tell_answers().await;
             }
             self.give_up(Doubt::Stopped);
-            self.tell_answers().await;
+            self.tell(Event::Closed { connection: self.id }).await?;
             return None;
         }
         self.tell_answers().await

@@ -15,6 +15,7 @@ use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream};
 use super::auth::Auth;
 use super::endpoint::Hosts;
 use super::fault::Error;
+use super::gate::Gate;
 use super::pool::Settings;
 use super::wire;
 
@@ -33,6 +34,7 @@ pub(super) struct Target {
     hosts: Hosts,
     port: u16,
     tls: bool,
+    gate: Gate,
     /// What all connections say of themselves, credentials aside.
     parameters: String,
     tls_config: OnceLock<Result<Arc<ClientConfig>, String>>,
@@ -57,7 +59,8 @@ impl Target {
             }
         }
         let hosts = Hosts::of(&settings.endpoint);
-        Self { hosts, port: settings.port, tls: settings.tls, parameters, tls_config: OnceLock::new() }
+        let (port, tls, gate) = (settings.port, settings.tls, Gate::new(settings.openings));
+        Self { hosts, port, tls, gate, parameters, tls_config: OnceLock::new() }
     }
 
     /// Opens a transport to the host whose turn it is.
@@ -77,6 +80,10 @@ impl Target {
             Ok(connector) => connector,
             Err(reason) => return Err(unreachable(reason)),
         };
+        match self.gate.turn() {
+            Some(wait) => tokio::time::sleep(wait).await,
+            None => return Err(unreachable("too many connections are being opened already".to_owned())),
+        }
         let tcp = TcpStream::connect((host, self.port)).await.map_err(|error| unreachable(error.to_string()))?;
         configure(&tcp).map_err(|error| unreachable(error.to_string()))?;
         let config = WebSocketConfig::default().read_buffer_size(READ_BUFFER);

@@ -54,8 +54,13 @@ fn tune(config: &mut Config, headless: bool) {
     let (connections, rate) = if headless { (10, 300) } else { (4, 400) };
     default_to(&mut config.ably.connections.max, plain.ably.connections.max, connections);
     default_to(&mut config.ably.connections.rate, plain.ably.connections.rate, rate);
+    default_to(&mut config.ably.connections.frames, plain.ably.connections.frames, 10 * rate);
     default_to(&mut config.ably.channels.rate, plain.ably.channels.rate, rate);
     default_to(&mut config.ably.ack_timeout, plain.ably.ack_timeout, Duration::from_secs(2));
+    if !headless {
+        // Whoever switches a limit off wants to see the streams recover.
+        default_to(&mut config.ably.refused_rate_hold, plain.ably.refused_rate_hold, Duration::from_secs(5));
+    }
     if headless {
         default_to(&mut config.reconcile.debounce, plain.reconcile.debounce, Duration::from_millis(100));
     }

@@ -1,8 +1,9 @@
 //! What goes out: asks each response what it wants, takes the permits, sends, matches answers, settles.
 
 use super::effect::{Effect, Effects, Found, Latest, LookUp, Notice, ReadBack, Reload};
-use super::flow::{Pipelining, Wait};
+use super::flow::{Pipelining, TURN, Wait, Wanted};
 use super::inherit::INPUT_LOST;
+use super::line::Ticket;
 use super::next::{FRAME_OVERHEAD, Next};
 use super::op::{ConnectionId, OpId, OpKind, Status};
 use super::outcome::{Answer, Outcome};
@@ -16,12 +17,13 @@ use super::time::Time;
 use super::{Engine, slot_of};
 
 use std::cmp::Reverse;
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 
 impl Engine {
     /// Does for a response what it wants, until it wants nothing more for now.
     pub(super) fn advance(&mut self, now: Time, id: SlotId, shared: &mut Shared, effects: &mut Effects) {
         let policy = self.settings.reconcile;
+        let mut is_waiting = false;
         loop {
             let Some(response) = self.responses.get_mut(id).filter(|response| !response.waiting) else { return };
             response.look_for_cut();
@@ -53,10 +55,14 @@ impl Engine {
                 Next::Settle => return self.settle(now, id, shared, effects),
                 Next::Send(kind) => {
                     if !self.try_send(now, id, kind, shared, effects) {
+                        is_waiting = !self.draining;
                         break;
                     }
                 }
             }
+        }
+        if !is_waiting {
+            self.stop_waiting_for_budgets(now, id, shared);
         }
         match self.responses.get(id).is_some_and(|response| response.may_drop_text(policy.when)) {
             true => self.responses.move_to_back(Order::Quiet, id),
@@ -70,30 +76,33 @@ impl Engine {
         if self.draining || self.unannounced || response.blocked {
             return false;
         }
-        let pinned = shared.flow.connection(response.channel);
-        let Some(bytes_max) = shared.flow.message_bytes_max(response.channel) else {
-            self.block(id, pinned, None);
-            return false;
-        };
-        let overhead = FRAME_OVERHEAD + response.head.response_id.len() + response.head.create_id.len();
-        if !response.fix_limit(bytes_max.saturating_sub(overhead)) {
-            give_up(response, "message-too-large", shared);
+        let channel = response.channel;
+        shared.flow.settle_pin(now, channel);
+        let pinned = shared.flow.connection(channel);
+        if response.connection.is_some_and(|former| former != pinned)
+            && response.changes_connection(now, &self.settings)
+        {
             return true;
         }
-        let alone = shared.flow.pipelining(response.channel) == Pipelining::Off;
+        if let Some(bytes_max) = shared.flow.message_bytes_max(channel) {
+            let overhead = FRAME_OVERHEAD + response.head.response_id.len() + response.head.create_id.len();
+            if !response.fix_limit(bytes_max.saturating_sub(overhead)) {
+                give_up(response, "message-too-large", shared);
+                return true;
+            }
+        }
+        let alone = shared.flow.pipelining(channel) == Pipelining::Off;
         if alone && !response.in_flight.is_empty() {
+            self.stop_waiting_for_budgets(now, id, shared);
             return false;
         }
-        let charged = alone || response.is_charged(now, kind, &self.settings);
-        let others_wait = self.blocked.get(pinned as usize).is_some_and(|queue| !queue.is_empty());
-        let permit = match charged && others_wait && !self.pumping {
-            true => Err(Wait::Connection),
-            false => shared.flow.take(now, response.channel, response.bytes_of(kind), charged),
-        };
-        match permit {
+        let charged = alone || shared.flow.counts_frames(channel) || response.is_charged(now, kind);
+        let wanted = Wanted { kind, bytes: response.bytes_of(kind), charged, ticket: response.ticket };
+        match shared.flow.take(now, channel, wanted) {
             Ok(connection) => {
-                if charged && kind == OpKind::Append {
-                    response.charged_at = Some(now);
+                (response.ticket, response.connection) = (None, Some(connection));
+                if charged {
+                    response.charge(now, kind, &self.settings);
                 }
                 let seq = response.counts.operations;
                 let op = OpId { partition: self.partition, slot: id.index, generation: id.generation, seq };
@@ -101,9 +110,13 @@ impl Engine {
                 self.in_flight += 1;
                 return true;
             }
-            Err(Wait::Channel(time)) => self.wake_at(time, id),
-            Err(Wait::Connection) => self.block(id, pinned, None),
-            Err(Wait::ConnectionRate(time)) => self.block(id, pinned, Some(time)),
+            Err((wait, ticket)) => {
+                response.ticket = Some(ticket);
+                match wait {
+                    Wait::Until(time) => self.wake_at(time, id),
+                    Wait::Connection(until) => self.block(id, pinned, ticket, until),
+                }
+            }
         }
         false
     }
@@ -114,12 +127,12 @@ impl Engine {
         let Some(response) = self.responses.get_mut(id) else { return };
         let Some(operation) = response.answer(now, &mut answer, &self.settings) else { return };
         self.in_flight -= 1;
-        shared.flow.answered(answer.connection, operation.bytes + FRAME_OVERHEAD);
+        shared.flow.answered(answer.connection, response.channel, operation.bytes + FRAME_OVERHEAD);
         match &answer.outcome {
             Outcome::Acked { .. } if operation.kind != OpKind::Create => shared.flow.accepted(response.channel),
             Outcome::Acked { .. } | Outcome::Unknown(_) => {}
             Outcome::Rejected(rejection) => {
-                shared.flow.refused(now, answer.connection, response.channel, rejection);
+                shared.flow.refused(now, answer.connection, response.channel, operation.sent_at, rejection);
                 let (channel, rejection) = (response.head.channel.clone(), rejection.clone());
                 effects.list.push(Effect::Notice(Notice::Rejected { channel, rejection }));
             }
@@ -143,7 +156,8 @@ impl Engine {
         let ids: Vec<_> = self.responses.ids().collect();
         for id in ids {
             let Some(response) = self.responses.get_mut(id) else { continue };
-            if shared.flow.connection(response.channel) == connection {
+            let pinned = shared.flow.connection(response.channel);
+            if pinned == connection || response.connection == Some(connection) {
                 response.moved(now, &self.settings);
                 self.advance(now, id, shared, effects);
             }
@@ -170,38 +184,55 @@ impl Engine {
     /// Lets the responses that wait for a connection try again, in their order, until the first has to wait on.
     fn pump(&mut self, now: Time, connection: ConnectionId, shared: &mut Shared, effects: &mut Effects) {
         let c = connection as usize;
-        if self.blocked.get(c).is_none_or(VecDeque::is_empty) || self.blocked_until[c].is_some_and(|until| now < until)
+        if self.blocked.get(c).is_none_or(BTreeMap::is_empty) || self.blocked_until[c].is_some_and(|until| now < until)
         {
             return;
         }
-        self.pumping = true;
         self.blocked_until[c] = None;
-        while let Some(id) = self.blocked[c].pop_front() {
+        while let Some((ticket, id)) = self.blocked[c].pop_first() {
+            shared.flow.leave_connection(connection, ticket);
             let Some(response) = self.responses.get_mut(id).filter(|response| response.blocked) else { continue };
             response.blocked = false;
             self.advance(now, id, shared, effects);
-            if self.responses.get(id).is_some_and(|response| response.blocked) {
-                self.blocked[c].pop_back();
-                self.blocked[c].push_front(id);
+            if self.blocked[c].contains_key(&ticket) {
                 break;
             }
         }
-        self.pumping = false;
     }
 
-    /// Puts a response at the end of its connection's queue.
-    fn block(&mut self, id: SlotId, connection: ConnectionId, until: Option<Time>) {
+    /// Puts a response into its connection's queue.
+    fn block(&mut self, id: SlotId, connection: ConnectionId, ticket: Ticket, until: Option<Time>) {
         let c = connection as usize;
         if self.blocked.len() <= c {
-            self.blocked.resize_with(c + 1, VecDeque::new);
+            self.blocked.resize_with(c + 1, BTreeMap::new);
             self.blocked_until.resize(c + 1, None);
         }
         if let Some(response) = self.responses.get_mut(id) {
             response.blocked = true;
         }
-        self.blocked[c].push_back(id);
-        if until.is_some() {
+        self.blocked[c].insert(ticket, id);
+        if self.blocked[c].first_key_value().is_some_and(|(first, _)| *first == ticket) {
             self.blocked_until[c] = until;
+        }
+    }
+
+    /// A response wants nothing now: those behind it move up.
+    pub(super) fn stop_waiting_for_budgets(&mut self, now: Time, id: SlotId, shared: &mut Shared) {
+        let Some(response) = self.responses.get_mut(id) else { return };
+        let Some(ticket) = response.ticket.take() else { return };
+        shared.flow.leave(response.channel, ticket);
+        if !std::mem::take(&mut response.blocked) {
+            return;
+        }
+        for (connection, queue) in (0..).zip(&mut self.blocked) {
+            if queue.get(&ticket) == Some(&id) {
+                let was_first = queue.first_key_value().is_some_and(|(first, _)| *first == ticket);
+                queue.remove(&ticket);
+                shared.flow.leave_connection(connection, ticket);
+                if was_first {
+                    self.blocked_until[connection as usize] = (!queue.is_empty()).then(|| now + TURN);
+                }
+            }
         }
     }
 
@@ -299,10 +330,11 @@ impl Engine {
     }
 
     fn settle(&mut self, now: Time, id: SlotId, shared: &mut Shared, effects: &mut Effects) {
+        self.stop_waiting_for_budgets(now, id, shared);
         let Some(mut response) = self.remove(id) else { return };
         assert!(response.in_flight.is_empty(), "a response settles with nothing in flight");
         shared.usage.subtract(Weight::of(&response));
-        shared.flow.close(response.channel);
+        shared.flow.close(now, response.channel);
 
         let (outcome, reason) = verdict(&response, self.settings.reconcile.when);
         let reporter = Self::reporter(&self.settings, self.partition, self.epoch, now);

@@ -1,38 +1,38 @@
 //! Flow: which connection carries which channel, and whether an operation may leave now.
 //!
 //! A permit is taken before an operation is made, so what has been asked for always fits: into the connection's queue, into
-//! its in-flight limits and into the rates. What has no permit waits as text, and is joined: that is how a stream becomes
+//! its in-flight limits and into the budgets. What has no permit waits as text, and is joined: that is how a stream becomes
 //! coarser under a limit instead of wrong.
+//!
+//! `permit.rs` says what may leave, `pin.rs` which connections there are and what they carry.
 
-use std::collections::HashMap;
+mod permit;
+mod pin;
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
 
 use super::bucket::Bucket;
+use super::line::{Line, Ticket, Tickets};
 use super::op::ConnectionId;
-use super::outcome::{Class, Rejection};
 use super::settings::Limits;
 use super::time::Time;
+pub(super) use permit::{TURN, Wait, Wanted};
 
 /// How often a channel that refused is tried again.
 const PROBE_EVERY: Duration = Duration::from_secs(30);
 
-/// Names a channel while any response of it is open.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct ChannelKey(u32);
+/// Operations a second that a refusal leaves in any case, and bytes.
+const OPERATIONS_LEAST: u32 = 1;
+const BYTES_LEAST: u32 = 64 * 1_024;
 
-/// Why an operation may not leave now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wait {
-    /// Something on its connection has to happen first: an answer, or that it comes up.
-    Connection,
-    /// The connection's rate allows it at that time.
-    ConnectionRate(Time),
-    /// The channel allows it at that time.
-    Channel(Time),
-}
+/// Names a channel while any response of it is open, and a little longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct ChannelKey(u32);
 
 /// Whether operations on a connection may follow each other without waiting for answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,16 +43,38 @@ pub enum Pipelining {
     Off,
 }
 
+/// Whether there is to be a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Use {
+    /// It carries channels, or may.
+    Open,
+    /// It carries none any more and is being closed.
+    Closing,
+    /// It is closed; its number is free.
+    Vacant,
+}
+
 #[derive(Debug)]
 struct Connection {
+    usage: Use,
     up: bool,
     ably_id: Option<Arc<str>>,
     pipelining: Pipelining,
     message_bytes_max: usize,
+    /// Operations, counted after the server's rollup.
     rate: Bucket,
+    /// Frames, whatever the server makes of them.
+    frames: Bucket,
+    /// Since then we know that the server counts frames: an append that it rolls up is not free.
+    counts_frames: Option<Time>,
+    line: Line,
     operations: u32,
     bytes: usize,
     channels: u32,
+    /// It takes no more channels than this.
+    channels_max: u32,
+    /// Since when it carries nothing.
+    idle_since: Option<Time>,
 }
 
 #[derive(Debug)]
@@ -60,9 +82,32 @@ struct Channel {
     name: Arc<str>,
     connection: ConnectionId,
     responses: u32,
+    operations: u32,
     rate: Bucket,
+    /// Bytes of full texts, from the first one on.
+    bandwidth: Option<Box<Bucket>>,
+    line: Line,
     /// It refuses everything until somebody changes a rule; one probe may leave at that time.
     refused_until: Option<Time>,
+    /// Its connection has too many channels: it goes to another as soon as nothing of it is in flight.
+    unwelcome: bool,
+    /// When it is forgotten, if no response of it is open then.
+    rests_until: Time,
+}
+
+/// What all connections share.
+#[derive(Debug)]
+struct Account {
+    /// Operations, counted after the server's rollup.
+    rate: Bucket,
+    line: Line,
+    /// Requests, where operations are requests.
+    requests: Bucket,
+    /// Bytes of full texts.
+    bandwidth: Bucket,
+    bandwidth_line: Line,
+    /// Which share of the account's budgets is ours.
+    share: f64,
 }
 
 /// The connections of the process and what may be sent on them.
@@ -74,9 +119,16 @@ pub struct Flow {
     connections: Vec<Connection>,
     channels: Vec<Channel>,
     free: Vec<ChannelKey>,
+    /// Channels without an open response: their budgets are used up all the same.
+    resting: BinaryHeap<Reverse<(Time, ChannelKey)>>,
     by_name: HashMap<Arc<str>, ChannelKey, RandomState>,
-    account: Bucket,
+    account: Account,
     read_backs: Bucket,
+    tickets: Tickets,
+    /// How fast connections are opened.
+    openings: Bucket,
+    /// How many there have been.
+    opened: u64,
 }
 
 impl Flow {
@@ -84,21 +136,33 @@ impl Flow {
     pub(super) fn new(limits: Limits, append_rollup: Duration) -> Self {
         // A stream at full speed uses one operation per rollup window.
         let streams = f64::from(limits.connection_rate) * append_rollup.as_secs_f64();
+        let operations = |rate: u32| Bucket::new(u64::from(rate), OPERATIONS_LEAST, limits.refused_rate_hold);
         let mut flow = Self {
             limits,
             channels_per_connection: (streams as u32).max(1),
             connections: Vec::new(),
             channels: Vec::new(),
             free: Vec::new(),
+            resting: BinaryHeap::new(),
             by_name: HashMap::default(),
-            account: Bucket::new(limits.account_rate),
-            read_backs: Bucket::new(limits.read_back_rate),
+            account: Account {
+                rate: operations(limits.account_rate),
+                line: Line::default(),
+                requests: operations(limits.request_rate),
+                bandwidth: Bucket::new(limits.account_bandwidth, BYTES_LEAST, limits.refused_rate_hold),
+                bandwidth_line: Line::default(),
+                share: 1.0,
+            },
+            read_backs: operations(limits.read_back_rate),
+            tickets: Tickets::default(),
+            openings: operations(limits.openings).in_bursts(),
+            opened: 0,
         };
-        flow.add_connection();
+        flow.open_connection();
         flow
     }
 
-    /// How many connections there should be: those numbered below.
+    /// How many connections there are or were: those numbered below.
     #[must_use]
     pub fn connections(&self) -> ConnectionId {
         u32::try_from(self.connections.len()).unwrap_or(ConnectionId::MAX)
@@ -114,13 +178,14 @@ impl Flow {
         rate_max: Option<u32>,
     ) {
         let connection = &mut self.connections[connection as usize];
-        connection.up = true;
+        connection.up = connection.usage == Use::Open;
+        // Another connection may be to another server.
+        connection.counts_frames =
+            connection.counts_frames.filter(|_| connection.ably_id.as_deref() == Some(&*ably_id));
         connection.ably_id = Some(ably_id);
         connection.pipelining = pipelining;
         connection.message_bytes_max = message_bytes_max;
-        if let Some(rate) = rate_max {
-            connection.rate.cap(rate);
-        }
+        connection.rate.allow(rate_max.unwrap_or_default());
     }
 
     /// A connection is down: nothing is sent on it until it is up again. What is in flight stays so.
@@ -140,6 +205,13 @@ impl Flow {
         u32::try_from(self.connections.iter().filter(|connection| connection.up).count()).unwrap_or(u32::MAX)
     }
 
+    /// How many there should be.
+    #[must_use]
+    pub fn connections_wanted(&self) -> u32 {
+        let wanted = self.connections.iter().filter(|connection| connection.usage == Use::Open);
+        u32::try_from(wanted.count()).unwrap_or(u32::MAX)
+    }
+
     /// Operations in flight on all connections.
     #[must_use]
     pub fn in_flight(&self) -> u64 {
@@ -151,36 +223,6 @@ impl Flow {
     pub fn in_flight_on(&self, connection: ConnectionId) -> (u32, usize) {
         let connection = &self.connections[connection as usize];
         (connection.operations, connection.bytes)
-    }
-
-    /// Pins a channel to a connection for one more response.
-    pub(super) fn open(&mut self, name: &Arc<str>) -> ChannelKey {
-        if let Some(key) = self.by_name.get(name) {
-            self.channels[key.0 as usize].responses += 1;
-            return *key;
-        }
-        let connection = self.least_loaded();
-        self.connections[connection as usize].channels += 1;
-        let rate = Bucket::new(self.limits.channel_rate);
-        let channel = Channel { name: name.clone(), connection, responses: 1, rate, refused_until: None };
-        let key = self.free.pop().unwrap_or(ChannelKey(u32::try_from(self.channels.len()).unwrap_or(u32::MAX)));
-        match self.channels.get_mut(key.0 as usize) {
-            Some(slot) => *slot = channel,
-            None => self.channels.push(channel),
-        }
-        self.by_name.insert(name.clone(), key);
-        key
-    }
-
-    /// A response of the channel is over. With the last one the channel is forgotten, and may go elsewhere later.
-    pub(super) fn close(&mut self, key: ChannelKey) {
-        let channel = &mut self.channels[key.0 as usize];
-        channel.responses -= 1;
-        if channel.responses == 0 {
-            self.connections[channel.connection as usize].channels -= 1;
-            self.by_name.remove(&channel.name);
-            self.free.push(key);
-        }
     }
 
     /// The connection that carries a channel.
@@ -198,103 +240,41 @@ impl Flow {
         self.connections[self.connection(key) as usize].pipelining
     }
 
+    /// Whether every frame on a channel's connection counts.
+    pub(super) fn counts_frames(&self, key: ChannelKey) -> bool {
+        self.connections[self.connection(key) as usize].counts_frames.is_some()
+    }
+
     /// Bytes of the largest message that a channel takes; none until its connection has said so.
     pub(super) fn message_bytes_max(&self, key: ChannelKey) -> Option<usize> {
         let connection = &self.connections[self.connection(key) as usize];
         connection.up.then_some(connection.message_bytes_max)
     }
 
-    /// Takes a permit for one operation of `bytes`. `charged` operations count against the rates; an append that the
-    /// server will roll up with the one before does not.
-    pub(super) fn take(
-        &mut self,
-        now: Time,
-        key: ChannelKey,
-        bytes: usize,
-        charged: bool,
-    ) -> Result<ConnectionId, Wait> {
-        let channel = &mut self.channels[key.0 as usize];
-        let connection = &mut self.connections[channel.connection as usize];
-        let room = connection.operations < self.limits.in_flight_operations
-            && (connection.operations == 0 || connection.bytes + bytes <= self.limits.in_flight_bytes);
-        if !connection.up || !room {
-            return Err(Wait::Connection);
-        }
-        if let Some(until) = channel.refused_until.filter(|until| now < *until) {
-            return Err(Wait::Channel(until));
-        }
-        if charged {
-            connection.rate.take(now).map_err(Wait::ConnectionRate)?;
-            if let Err(at) = channel.rate.take(now) {
-                connection.rate.give_back();
-                return Err(Wait::Channel(at));
-            }
-            if let Err(at) = self.account.take(now) {
-                connection.rate.give_back();
-                channel.rate.give_back();
-                return Err(Wait::ConnectionRate(at));
-            }
-        }
-        if channel.refused_until.is_some() {
-            channel.refused_until = Some(now + PROBE_EVERY);
-        }
-        connection.operations += 1;
-        connection.bytes += bytes;
-        Ok(channel.connection)
-    }
-
     /// Takes a permit to read one message back, or tells when there will be one.
     pub(super) fn take_read_back(&mut self, now: Time) -> Result<(), Time> {
-        self.read_backs.take(now)
+        self.read_backs.take_one(now)
     }
 
-    /// An operation has its answer; what it took in flight is free.
-    pub(super) fn answered(&mut self, connection: ConnectionId, bytes: usize) {
-        let connection = &mut self.connections[connection as usize];
-        assert!(connection.operations > 0 && connection.bytes >= bytes, "answered more than was sent");
-        connection.operations -= 1;
-        connection.bytes -= bytes;
-    }
-
-    /// A mutation was taken on the channel: whatever it refused, it does not now.
-    pub(super) fn accepted(&mut self, key: ChannelKey) {
-        self.channels[key.0 as usize].refused_until = None;
-    }
-
-    /// An operation was refused; whoever is to blame goes slower.
-    pub(super) fn refused(&mut self, now: Time, connection: ConnectionId, key: ChannelKey, rejection: &Rejection) {
-        let channel = &mut self.channels[key.0 as usize];
-        match (rejection.class, rejection.code) {
-            (Class::Channel, _) => channel.refused_until = Some(now + PROBE_EVERY),
-            (Class::RateLimited, 42913 | 42914) => channel.rate.back_off(now, f64::from(self.limits.connection_rate)),
-            (Class::RateLimited, _) => {
-                let observed = f64::from(self.limits.connection_rate.max(1));
-                self.connections[connection as usize].rate.back_off(now, observed);
-            }
-            (Class::Transient | Class::Token | Class::Connection | Class::Operation, _)
-            | (Class::Account | Class::MessageGone, _) => {}
+    /// The account is used by all who consume the topic, each by as much as it has of its partitions.
+    pub fn share(&mut self, now: Time, owned: usize, all: usize) {
+        let share = owned.clamp(1, all.max(1)) as f64 / all.max(1) as f64;
+        let Account { rate, requests, bandwidth, share: former, .. } = &mut self.account;
+        *former = share;
+        for bucket in [rate, requests, bandwidth] {
+            bucket.share(now, share);
         }
     }
 
-    fn least_loaded(&mut self) -> ConnectionId {
-        let full = self.connections.iter().all(|connection| connection.channels >= self.channels_per_connection);
-        if full && self.connections() < self.limits.connections_max {
-            self.add_connection();
-        }
-        let loads = (0..).zip(&self.connections).map(|(id, connection)| (connection.channels, id));
-        loads.min().map_or(0, |(_, id)| id)
+    /// Somebody does not wait any more for a channel, or for what all share.
+    pub(super) fn leave(&mut self, key: ChannelKey, ticket: Ticket) {
+        self.channels[key.0 as usize].line.leave(ticket);
+        self.account.bandwidth_line.leave(ticket);
     }
 
-    fn add_connection(&mut self) {
-        self.connections.push(Connection {
-            up: false,
-            ably_id: None,
-            pipelining: Pipelining::On,
-            message_bytes_max: self.limits.message_bytes_max,
-            rate: Bucket::new(self.limits.connection_rate),
-            operations: 0,
-            bytes: 0,
-            channels: 0,
-        });
+    /// Somebody does not wait any more for a connection.
+    pub(super) fn leave_connection(&mut self, connection: ConnectionId, ticket: Ticket) {
+        self.connections[connection as usize].line.leave(ticket);
+        self.account.line.leave(ticket);
     }
 }

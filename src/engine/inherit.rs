@@ -272,7 +272,7 @@ impl Engine {
         let Some(past) = self.legacy.open.remove(&remember::key(&event.response_id, event.part)) else {
             return Ok(None);
         };
-        let (head, channel) = self.head_of(record.offset, &past, shared)?;
+        let (head, channel) = self.head_of(now, record.offset, &past, shared)?;
         let hold = self.ledger.hold(record.offset);
         let mut response = Response::new(now, record, event.begins, head, channel, hold);
         self.look_for_beginning(event.begins, &mut response);
@@ -294,7 +294,7 @@ impl Engine {
     ) -> Result<SlotId, Refusal> {
         let Some(settled) = past.settled else { return Err(Refusal::AfterEnd) };
         let first = settled.span.0;
-        let (head, channel) = self.head_of(first, &past, shared)?;
+        let (head, channel) = self.head_of(now, first, &past, shared)?;
         let hold = self.ledger.hold(record.offset);
         let mut response = Response::new(now, record, event.begins, head, channel, hold);
         response.remember(settled);
@@ -311,7 +311,7 @@ impl Engine {
     /// its text is, too, and only the results can say so.
     fn cut_off(&mut self, now: Time, past: Past, reason: &'static str, shared: &mut Shared, effects: &mut Effects) {
         let Some((first, last)) = past.span else { return };
-        let Ok((head, channel)) = self.head_of(first, &past, shared) else { return };
+        let Ok((head, channel)) = self.head_of(now, first, &past, shared) else { return };
         let next = self.ledger.next();
         let hold = self.ledger.hold(next);
         let record = Record { offset: first, time: now, key: "", traceparent: None, events: &[] };
@@ -329,9 +329,15 @@ impl Engine {
         self.advance(now, id, shared, effects);
     }
 
-    fn head_of(&self, first: Offset, past: &Past, shared: &mut Shared) -> Result<(Head, ChannelKey), Refusal> {
+    fn head_of(
+        &self,
+        now: Time,
+        first: Offset,
+        past: &Past,
+        shared: &mut Shared,
+    ) -> Result<(Head, ChannelKey), Refusal> {
         let channel: Arc<str> = self.settings.channels.resolve(Some(&past.channel), "")?;
-        let key = shared.flow.open(&channel);
+        let key = shared.flow.open(now, &channel);
         let create_id = match &past.create {
             Some(create) => create.id.clone(),
             None => self.create_id(first, past.part, past.segment),

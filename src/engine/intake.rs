@@ -108,7 +108,7 @@ impl Engine {
                     Memory::Ours(response) => *response,
                     Memory::Past(past) => return self.revive(now, record, event, *past, shared).map(Some),
                 };
-                let channel = shared.flow.open(&response.head.channel);
+                let channel = shared.flow.open(now, &response.head.channel);
                 let hold = self.ledger.hold(record.offset);
                 response.reopen(now, channel, hold, &self.settings);
                 shared.usage.add(Weight::of(&response));
@@ -119,7 +119,7 @@ impl Engine {
             return Ok(Some(id));
         }
         let channel_name = self.settings.channels.resolve(event.channel.as_deref(), record.key)?;
-        let channel = shared.flow.open(&channel_name);
+        let channel = shared.flow.open(now, &channel_name);
         let head = Head {
             channel: channel_name,
             response_id: event.response_id.as_ref().into(),

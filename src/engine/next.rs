@@ -145,8 +145,19 @@ impl Response {
     }
 
     /// Whether an operation sent now counts against the rates: not when the server will roll it up with the one before.
-    pub(super) fn is_charged(&self, now: Time, kind: OpKind, settings: &Settings) -> bool {
-        kind != OpKind::Append || self.charged_at.is_none_or(|last| now.since(last) >= settings.append_rollup)
+    pub(super) fn is_charged(&self, now: Time, kind: OpKind) -> bool {
+        kind != OpKind::Append || self.published_at.is_none_or(|published| now >= published)
+    }
+
+    /// Notes an operation that was charged. The server publishes the first append at once. What comes within its window goes out
+    /// together at the window's end, which begins the next one; a full text takes the place of what waits for that.
+    pub(super) fn charge(&mut self, now: Time, kind: OpKind, settings: &Settings) {
+        let window = settings.append_rollup;
+        self.published_at = match self.published_at.filter(|published| now < *published + window) {
+            _ if kind != OpKind::Append => None,
+            Some(published) => Some(published + window),
+            None => Some(now),
+        };
     }
 
     /// Makes the next operation of that kind and notes it as in flight.

@@ -51,6 +51,17 @@ pub struct Rejection {
     pub message: String,
 }
 
+impl Rejection {
+    /// Operations or bytes a second that the server says it takes, if it says so: `permitted rate = 50` [Ably: the words of its
+    /// rate limits].
+    #[must_use]
+    pub fn permitted_rate(&self) -> Option<f64> {
+        let (_, behind) = self.message.split_once("permitted rate = ")?;
+        let number = behind.split(|c: char| !c.is_ascii_digit() && c != '.').next()?;
+        number.trim_end_matches('.').parse().ok().filter(|rate| *rate > 0.0)
+    }
+}
+
 /// What a refusal is about, and so who has to change what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -87,4 +98,23 @@ pub enum Doubt {
     Stopped,
     /// It was a request of its own, and got no answer in time, or one that does not say what became of it.
     NoAnswer,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_read_from_the_words_of_a_refusal() {
+        let rate = |words: &str| {
+            let message =
+                format!("Rate limit exceeded; request rejected (nonfatal); metric = channel.maxRate; {words}");
+            Rejection { code: 42913, status_code: 429, class: Class::RateLimited, message }.permitted_rate()
+        };
+        assert_eq!(rate("permitted rate = 50; current rate = 53"), Some(50.0));
+        assert_eq!(rate("permitted rate = 2.5."), Some(2.5));
+        for words in ["", "permitted rate = 0", "permitted rate = none", "current rate = 7"] {
+            assert_eq!(rate(words), None, "{words}");
+        }
+    }
 }

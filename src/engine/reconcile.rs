@@ -57,6 +57,11 @@ impl Repair {
         self.tainted_since.is_some()
     }
 
+    /// Whether the connection changed since the last full text.
+    pub(super) const fn has_moved(&self) -> bool {
+        self.moved
+    }
+
     /// Whether it ever did.
     pub(super) const fn was_tainted(&self) -> bool {
         self.ever_tainted

@@ -13,7 +13,8 @@ use super::effect::Found;
 use super::event::{Event, EventKind, Offset, Record};
 use super::flow::ChannelKey;
 use super::ledger::Hold;
-use super::op::{Head, OpKind, Status};
+use super::line::Ticket;
+use super::op::{ConnectionId, Head, OpKind, Status};
 use super::outcome::{Answer, Class, Doubt, Outcome, Rejection, Serial};
 use super::reconcile::{Repair, settling_time};
 use super::record::{Reopens, Stamp};
@@ -85,10 +86,14 @@ pub(super) struct Response {
     /// When the last event reached us.
     pub(super) arrived: Time,
     pub(super) first_ack_at: Option<Time>,
-    /// When an append last counted against the rates.
-    pub(super) charged_at: Option<Time>,
-    /// It waits in a connection's queue.
+    /// When the server publishes, or has published, the last append that counted against the rates.
+    pub(super) published_at: Option<Time>,
+    /// The connection that carried its last operation.
+    pub(super) connection: Option<ConnectionId>,
+    /// It waits for its connection.
     pub(super) blocked: bool,
+    /// Its place among all who wait for a budget.
+    pub(super) ticket: Option<Ticket>,
     /// The earliest moment for which a timer stands.
     pub(super) timer: Option<Time>,
     pub(super) traceparent: Option<Arc<str>>,
@@ -142,8 +147,10 @@ impl Response {
             last_event_at: record.time.min(now),
             arrived: now,
             first_ack_at: None,
-            charged_at: None,
+            published_at: None,
+            connection: None,
             blocked: false,
+            ticket: None,
             timer: None,
             traceparent: record.traceparent.map(Arc::from),
         }
@@ -252,6 +259,15 @@ impl Response {
         }
     }
 
+    /// Its channel has gone to another connection. Whether it did not know yet.
+    pub(super) fn changes_connection(&mut self, now: Time, settings: &Settings) -> bool {
+        if self.repair.has_moved() {
+            return false;
+        }
+        self.moved(now, settings);
+        self.repair.has_moved()
+    }
+
     /// Opens an abandoned response again for an event that came after all.
     pub(super) fn reopen(&mut self, now: Time, channel: ChannelKey, hold: Hold, settings: &Settings) {
         self.channel = channel;
@@ -293,7 +309,7 @@ impl Response {
         self.sent = self.segments.from;
         self.terminal_sent = false;
         self.gone = false;
-        self.charged_at = None;
+        self.published_at = None;
     }
 
     /// Whether it has something that no operation has carried.

@@ -338,7 +338,7 @@ impl Response {
     /// The text goes on from byte `from` in a message that is there, or in a new one.
     fn enter(&mut self, now: Time, segment: u32, from: usize) {
         (self.segments.from, self.segments.cut) = (from, None);
-        (self.sent, self.terminal_sent, self.outdated, self.charged_at) = (from, false, false, None);
+        (self.sent, self.terminal_sent, self.outdated, self.published_at) = (from, false, false, None);
         self.repair.cleaned(now);
         self.text.drop_before(from);
         let others = self.segments.others();

@@ -83,12 +83,26 @@ pub struct Limits {
     pub text_bytes_max: usize,
     /// Connections.
     pub connections_max: u32,
+    /// New connections a second.
+    pub openings: u32,
+    /// How long a connection may carry nothing before it is closed.
+    pub connection_idle: Duration,
     /// Operations a second on one connection, counted after the server's rollup.
     pub connection_rate: u32,
+    /// Frames a second on one connection, whatever the server makes of them.
+    pub frame_rate: u32,
     /// Operations a second on one channel, counted after the server's rollup.
     pub channel_rate: u32,
+    /// Bytes of full texts a second on one channel.
+    pub channel_bandwidth: u64,
     /// Operations a second altogether; 0 for no ceiling of ours.
     pub account_rate: u32,
+    /// Requests a second altogether, where operations are requests; 0 for no ceiling of ours.
+    pub request_rate: u32,
+    /// Bytes of full texts a second altogether; 0 for no ceiling of ours.
+    pub account_bandwidth: u64,
+    /// How long a rate that was refused is not tried again.
+    pub refused_rate_hold: Duration,
     /// Messages read back in a second.
     pub read_back_rate: u32,
     /// Operations in flight on one connection.

@@ -6,6 +6,7 @@ use super::*;
 
 mod found;
 mod inherited;
+mod pacing;
 mod segments;
 mod verified;
 
@@ -55,9 +56,16 @@ const LIMITS: Limits = Limits {
     stub_max: 100,
     text_bytes_max: 1 << 20,
     connections_max: 1,
+    openings: 0,
+    connection_idle: Duration::from_secs(60),
     connection_rate: 1_000_000,
+    frame_rate: 0,
     channel_rate: 1_000_000,
+    channel_bandwidth: 0,
     account_rate: 0,
+    request_rate: 0,
+    account_bandwidth: 0,
+    refused_rate_hold: Duration::from_secs(600),
     read_back_rate: 0,
     in_flight_operations: 200,
     in_flight_bytes: 1 << 22,
@@ -313,8 +321,22 @@ fn what_may_not_leave_now_is_joined() {
     }
     let joined = only(story.after(Duration::from_millis(101)));
     assert_eq!(&*joined.data, "bcd");
-    let rolled_up = only(story.says(token("e")));
-    assert_eq!(&*rolled_up.data, "e", "the server counts it with the one before");
+}
+
+#[test]
+fn what_the_server_publishes_together_counts_once() {
+    let mut story = Story::with(settings(), Limits { connection_rate: 30, ..LIMITS });
+    let create = only(story.says(token("a")));
+    story.ack(&create);
+    only(story.says(token("b")));
+    only(story.says(token("c")));
+    // That was all for now; but what follows is published with the last one, at the end of the window.
+    for text in ["d", "e", "f"] {
+        only(story.says(token(text)));
+    }
+    story.now = story.now + Duration::from_millis(40);
+    only(story.says(token("g")));
+    only(story.says(token("h")));
 }
 
 #[test]

@@ -243,6 +243,7 @@ impl Relay<'_> {
             }
             self.metrics.forget_partition(*partition);
         }
+        self.share_account();
         if self.partitions.numbers().is_empty() {
             self.health.set("partitions", "no partition is assigned to this process".to_owned());
         }

@@ -54,7 +54,9 @@ pub(super) struct Relay<'a> {
     decoder: Decoder,
     notices: Notices,
     decoded: Vec<engine::Event<'static>>,
-    opened: engine::ConnectionId,
+    pub(super) opened: u64,
+    /// Of the tokens topic, at the least.
+    pub(super) all_partitions: usize,
     intake_closed: Option<Instant>,
     next_commit: Instant,
     next_tick: Instant,
@@ -85,6 +87,7 @@ impl<'a> Relay<'a> {
             notices: Notices::new(health.clone()),
             decoded: Vec::new(),
             opened: 0,
+            all_partitions: rest.all_partitions,
             intake_closed: None,
             next_commit: now,
             next_tick: now,
@@ -146,10 +149,7 @@ impl<'a> Relay<'a> {
     pub(super) fn act(&mut self) {
         let now = self.clock.now();
         self.partitions.tick_due(now, false, &mut self.out);
-        while self.opened < self.partitions.shared.flow.connections() {
-            self.pool.open(self.opened);
-            self.opened += 1;
-        }
+        self.open_connections();
         if let Some(proof) = self.intake.proof() {
             self.committing.prove(Moment::since_boot(proof));
         }
@@ -319,6 +319,7 @@ impl<'a> Relay<'a> {
             self.partitions.assign(now, assigned, &mut self.out);
             self.announce_later(partition);
         }
+        self.share_account();
         self.intake.start(&starts)?;
         let numbers: Vec<i32> = starts.iter().map(|(partition, _)| *partition).collect();
         if let Err(error) = self.commit_now(&numbers, false, COMMIT_MAX).await {
@@ -327,41 +328,6 @@ impl<'a> Relay<'a> {
         self.announce();
         self.health.clear("partitions");
         Ok(())
-    }
-
-    /// Takes what happened on connections, all that waits.
-    pub(super) fn ably(&mut self, first: Event) {
-        let now = self.clock.now();
-        let mut next = Some(first);
-        while let Some(event) = next {
-            match event {
-                Event::Answers(answers) => {
-                    for answer in answers {
-                        self.partitions.apply(now, answer.op.partition, Input::Answer(answer), &mut self.out);
-                    }
-                }
-                Event::Up { connection, ably_id, pipelining, max_message_size, max_inbound_rate, .. } => {
-                    let bytes = usize::try_from(max_message_size).unwrap_or(usize::MAX);
-                    let rate = max_inbound_rate.map(|rate| u32::try_from(rate).unwrap_or(u32::MAX));
-                    self.partitions.shared.flow.up(connection, ably_id, pipelining, bytes, rate);
-                    self.metrics.connection_up();
-                    self.health.clear("ably");
-                }
-                Event::Down { connection, reason } => {
-                    self.partitions.shared.flow.down(connection);
-                    if !self.partitions.shared.flow.any_up() {
-                        self.health.set("ably", reason.to_string());
-                    }
-                }
-                Event::Lost { connection } => {
-                    self.metrics.connection_lost();
-                    self.partitions.apply_all(now, || Input::Moved(connection), &mut self.out);
-                }
-                Event::Fatal { error, .. } => self.health.set("ably", error.to_string()),
-            }
-            next = self.events.try_recv().ok();
-        }
-        self.partitions.tick_due(now, true, &mut self.out);
     }
 
     /// Takes in what has become durable.
@@ -427,6 +393,7 @@ impl<'a> Relay<'a> {
         self.notices.tick();
         self.announce();
         self.partitions.apply_all(self.clock.now(), || Input::Tick, &mut self.out);
+        self.close_idle_connections();
         match self.intake_closed {
             Some(since) if now.duration_since(since) >= PAUSE_AFTER => self.intake.pause()?,
             Some(_) => {}
@@ -446,7 +413,7 @@ impl<'a> Relay<'a> {
             text_bytes: usage.text_bytes,
             in_flight: flow.in_flight(),
             connections_up: flow.connections_up(),
-            connections: flow.connections(),
+            connections: flow.connections_wanted(),
             intake_paused: self.intake_closed.is_some(),
             look_ups: self.again.tasks.len(),
         });

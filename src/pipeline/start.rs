@@ -37,6 +37,8 @@ pub(super) struct Parts {
 pub(super) struct Rest {
     pub(super) settings: Arc<Settings>,
     pub(super) limits: Limits,
+    /// Of the tokens topic.
+    pub(super) all_partitions: usize,
     pub(super) decoder: Decoder,
     pub(super) writer: Writer,
     pub(super) again: Again,
@@ -70,6 +72,7 @@ pub(super) async fn start(config: &Config, health: &Health) -> Result<Parts, Err
     let rest = Rest {
         settings: Arc::new(settings),
         limits: limits(config),
+        all_partitions: usize::try_from(layout.tokens).unwrap_or_default(),
         decoder,
         writer: Writer::start(&clients)?,
         again,
@@ -177,9 +180,16 @@ fn limits(config: &Config) -> Limits {
         stub_max: config.response.stub_max,
         text_bytes_max: bytes(config.response.text_bytes_max),
         connections_max: ably.connections.max,
+        openings: ably.connections.openings,
+        connection_idle: ably.connections.idle,
         connection_rate: ably.connections.rate,
+        frame_rate: ably.connections.frames,
         channel_rate: ably.channels.rate,
+        channel_bandwidth: ably.channels.bandwidth.as_u64(),
         account_rate: ably.account.rate,
+        request_rate: ably.account.requests,
+        account_bandwidth: ably.account.bandwidth.as_u64(),
+        refused_rate_hold: ably.refused_rate_hold,
         read_back_rate: config.reconcile.verify_rate,
         in_flight_operations: ably.in_flight.operations,
         in_flight_bytes: bytes(ably.in_flight.bytes),

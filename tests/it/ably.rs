@@ -41,6 +41,7 @@ fn settings(emulator: &Emulator, key: &str, encoding: Encoding) -> Settings {
         trust_resume: false,
         requests_after: Duration::from_secs(3_600),
         in_flight_operations: MESSAGES * (APPENDS + 1),
+        openings: 0,
         auth: Auth::key(key).expect("a key"),
         lease: Lease::forever(),
     }
@@ -132,6 +133,7 @@ async fn play(emulator: &Emulator, encoding: Encoding) -> Messages {
                 answers.iter().for_each(|answer| messages.answer(answer.op, &answer.outcome));
             }
             Event::Lost { connection } => assert!(!up.contains(&connection), "down before it is lost"),
+            Event::Closed { connection } => panic!("connection {connection} was not to be closed"),
             Event::Fatal { error, .. } => panic!("{error}"),
         }
         in_flight += messages.send(&mut pool, &up);

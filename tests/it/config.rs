@@ -10,6 +10,7 @@ const REFERENCE: &str = include_str!("../../deploy/config.toml");
 /// Keys whose values are words or have bounds of their own, and another value that they take.
 const OTHERS: &[(&str, &str)] = &[
     ("results.delivery", "at-least-once"),
+    ("ably.account.bandwidth", "5MiB"),
     ("ably.append_rollup", "100ms"),
     ("ably.encoding", "json"),
     ("ably.auth_url", "https://example.com/token"),

@@ -5,6 +5,8 @@
 //! process reads, operations meet a server as nasty as Ably's documentation allows, and the invariants are checked at every
 //! step and at rest. `TOKENRELAY_SIM_SEEDS` plays more seeds, `TOKENRELAY_SIM_SEED=n` one of them with its trace.
 
+#[path = "sim/budgets.rs"]
+mod budgets;
 #[path = "sim/checks.rs"]
 mod checks;
 #[path = "sim/fault.rs"]

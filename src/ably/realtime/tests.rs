@@ -166,8 +166,38 @@ async fn operations_are_sent_and_answered_and_the_end_is_clean() {
     let serials = ["V0", "V1"].map(|serial| Outcome::Acked { serial: Some(serial.into()) });
     assert_eq!([&answers[0].outcome, &answers[1].outcome], serials.each_ref());
     close(pool, Duration::from_secs(5)).await;
+    assert_eq!(events.recv().await, Some(Event::Closed { connection: 2 }));
     assert_eq!(events.recv().await, None);
     assert_eq!(server.await.expect("the server is content"), None);
+}
+
+#[tokio::test]
+async fn one_connection_is_closed_and_its_number_used_again() {
+    let (listener, port) = listen().await;
+    let server = tokio::spawn(async move {
+        let mut peer = accept(&listener).await;
+        peer.connected("id-1", "key-1").await;
+        assert_eq!(peer.hear().await, Some(json!({"action": 7})), "it says goodbye");
+        peer.say(&json!({"action": 8})).await;
+        assert_eq!(peer.hear().await, None);
+        let mut peer = accept(&listener).await;
+        assert_eq!(peer.query.get("resume"), None, "it is another one");
+        peer.connected("id-2", "key-2").await;
+        peer.serve().await;
+    });
+    let (sender, mut events) = mpsc::channel(16);
+    let mut pool = Pool::new(settings(port), sender);
+    pool.open(1);
+    assert!(matches!(next(&mut events).await, Event::Up { connection: 1, .. }));
+    pool.close_one(1);
+    pool.close_one(0);
+    assert_eq!(next(&mut events).await, Event::Closed { connection: 1 });
+    pool.open(1);
+    assert!(matches!(next(&mut events).await, Event::Up { connection: 1, resumed: false, .. }));
+    pool.send(1, &mut vec![operation(1, 0, "a")]);
+    assert_eq!(answers(&mut events, 1).await.len(), 1);
+    close(pool, Duration::from_secs(5)).await;
+    server.await.expect("the server is content");
 }
 
 #[tokio::test]
@@ -401,6 +431,7 @@ async fn what_is_unanswered_at_the_end_is_unknown() {
     pool.send(0, &mut vec![operation(0, 0, "a")]);
     close(pool, Duration::from_millis(100)).await;
     assert_eq!(answers(&mut events, 1).await[0].outcome, Outcome::Unknown(Doubt::Stopped));
+    assert!(matches!(events.recv().await, Some(Event::Closed { .. })));
     assert_eq!(events.recv().await, None);
     server.await.expect("the server is content");
 }

@@ -155,9 +155,21 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     rarer(
         "one operation more than the limit is in flight",
-        "engine/flow.rs",
+        "engine/flow/permit.rs",
         "connection.operations < self.limits.in_flight_operations",
         "connection.operations <= self.limits.in_flight_operations",
+    ),
+    mutant(
+        "what a channel takes is not asked",
+        "engine/flow/permit.rs",
+        "match channel.rate.wait(now, 1.0, ahead).max(bandwidth) {",
+        "match bandwidth {",
+    ),
+    rarer(
+        "what is published at the end of a window is free",
+        "engine/next.rs",
+        "self.published_at.is_none_or(|published| now >= published)",
+        "self.published_at.is_none_or(|published| now.since(published) >= Duration::from_millis(40))",
     ),
     mutant("channels need not be allowed", "engine/channel.rs", "if !self.allow.is_match(&*name) {", "if false {"),
     mutant(

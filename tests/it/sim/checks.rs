@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use super::budgets::Budgets;
 use super::plan::Plan;
 use super::records::Recorded;
 use super::scene::{Kept, Scene, hold};
@@ -21,6 +22,7 @@ pub(super) struct Checks {
     pub(super) crowded: bool,
     /// Operations and bytes in flight by connection.
     pub(super) in_flight: Vec<(u32, usize)>,
+    pub(super) budgets: Budgets,
 }
 
 /// What is known of a partition.
@@ -94,6 +96,8 @@ pub(super) struct Instance {
     pub(super) moved: bool,
     pub(super) gone: bool,
     pub(super) connection: Option<u32>,
+    /// When the server publishes, or has published, the last append that was not joined to another.
+    pub(super) published: Option<u64>,
     pub(super) quiet_until: u64,
     pub(super) refusals: u32,
     pub(super) channel_refused: Option<u64>,
@@ -120,6 +124,7 @@ impl Checks {
             current: HashMap::new(),
             crowded: false,
             in_flight: Vec::new(),
+            budgets: Budgets::default(),
         }
     }
 
@@ -323,6 +328,7 @@ impl Instance {
             moved: false,
             gone: false,
             connection: None,
+            published: None,
             quiet_until: 0,
             refusals: 0,
             channel_refused: None,

@@ -32,8 +32,12 @@ impl Checks {
         self.take_permit(operation)?;
         let alone = self.plan.pipelining == Pipelining::On || self.instances[i].in_flight.is_empty();
         hold!(alone, "R1: two operations of {name} are under way, which arrive in no order");
-        let when = self.plan.when;
+        let (when, rollup) = (self.plan.when, self.plan.rollup());
         let instance = &mut self.instances[i];
+        let counted = instance.publishes(scene.now, operation.kind, rollup);
+        self.budgets.sent(scene.now, &self.plan, operation, counted)?;
+        let changed = instance.connection.is_some_and(|connection| connection != operation.connection);
+        instance.moved |= changed && instance.serial.is_some();
         instance.sends(scene, operation, when)?;
         instance.connection = Some(operation.connection);
         instance.operations += 1;
@@ -71,6 +75,7 @@ impl Checks {
         let (id, part) = (&operation.head.response_id, operation.head.part);
         let i = self.current.iter().find(|((other, n), _)| **other == **id && *n == part).map(|(_, i)| *i);
         let settling = self.plan.settling();
+        self.budgets.answered(scene.now, &self.plan, operation, outcome);
         if let Some(i) = i {
             let instance = &mut self.instances[i];
             instance.in_flight.retain(|(seq, ..)| *seq != operation.id.seq);
@@ -123,6 +128,20 @@ impl Checks {
 }
 
 impl Instance {
+    /// Whether an operation is published by itself: the first append is at once, those that come within the window after it
+    /// together at its end.
+    fn publishes(&mut self, now: u64, kind: OpKind, rollup: u64) -> bool {
+        if kind == OpKind::Append && self.published.is_some_and(|published| now < published) {
+            return false;
+        }
+        self.published = match self.published.filter(|published| now < *published + rollup) {
+            _ if kind != OpKind::Append => None,
+            Some(published) => Some(published + rollup),
+            None => Some(now),
+        };
+        true
+    }
+
     fn sends(&mut self, scene: &Scene, operation: &Operation, when: ReconcileWhen) -> Kept {
         let name = self.name();
         hold!(

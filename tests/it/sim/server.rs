@@ -222,7 +222,7 @@ impl Server {
 
     /// Whether an operation is refused, and with which code.
     fn refusal(&mut self, scene: &mut Scene, c: usize, frame: &Frame) -> Option<u32> {
-        const RATES: [u32; 5] = [42_910, 42_911, 42_913, 42_914, 42_917];
+        const RATES: [u32; 7] = [42_910, 42_911, 42_913, 42_914, 42_917, 42_918, 90_010];
         const PASSING: [u32; 6] = [50_003, 50_003, 50_001, 40_142, 80_003, 40_112];
         if scene.strikes(Fault::Rate) {
             self.connections[c].burst_until = scene.within(0..2 * SECOND);
