@@ -8,6 +8,7 @@
 //! one: machines differ.
 #![expect(clippy::expect_used, reason = "a benchmark that cannot go on has nothing to say")]
 
+mod connections;
 mod floor;
 mod load;
 mod process;
@@ -36,6 +37,7 @@ fn main() {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.first().copied() {
         Some("as-sink") => sink::run(),
+        Some("as-connections") => connections::run(&words[1..]),
         Some("as-floor") => floor::run(&floor::Options::parse(&words[1..])),
         Some("as-relay") => relay::run(&relay::Options::parse(&words[1..])),
         _ => bench(&words),

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use tokenrelay::config::{Config, Delivery, Secret, Start};
+use serde::{Deserialize, Serialize};
+use tokenrelay::config::{Ably, Config, Delivery, Secret, Start, Transport};
 use tokenrelay::pipeline::{self, Stop};
 use tokenrelay::telemetry::{Health, Metrics};
 use tokio::sync::watch;
@@ -20,6 +21,7 @@ pub(crate) const EXACTLY_ONCE: &str = "exactly-once";
 pub(crate) const AT_LEAST_ONCE: &str = "at-least-once";
 
 /// What one run of it is told.
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Options {
     pub(crate) bootstrap: String,
     /// First part of the topics' names, and the group.
@@ -27,27 +29,33 @@ pub(crate) struct Options {
     pub(crate) port: u16,
     /// Operations a second on one channel; beyond, tokens are joined.
     pub(crate) channel_rate: u32,
+    /// Connections at most, and operations a second on one of them.
+    pub(crate) connections: u32,
+    pub(crate) connection_rate: u32,
     /// `results.delivery`, as the settings call it.
-    pub(crate) delivery: &'static str,
+    pub(crate) delivery: String,
+    /// Operations go by request.
+    pub(crate) by_request: bool,
 }
 
 impl Options {
     pub(crate) fn arguments(&self) -> Vec<String> {
-        let Self { bootstrap, prefix, port, channel_rate, delivery } = self;
-        let words = ["as-relay", bootstrap, prefix, &port.to_string(), &channel_rate.to_string(), delivery];
-        words.map(str::to_owned).to_vec()
+        vec!["as-relay".to_owned(), serde_json::to_string(self).expect("serialises")]
     }
 
     pub(crate) fn parse(words: &[&str]) -> Self {
-        let words: [&str; 5] = words.try_into().expect("five arguments");
-        let [bootstrap, prefix, port, channel_rate, delivery] = words;
-        Self {
-            bootstrap: bootstrap.to_owned(),
-            prefix: prefix.to_owned(),
-            port: port.parse().expect("a port"),
-            channel_rate: channel_rate.parse().expect("a rate"),
-            delivery: if delivery == EXACTLY_ONCE { EXACTLY_ONCE } else { AT_LEAST_ONCE },
-        }
+        serde_json::from_str(words.first().expect("options")).expect("options")
+    }
+}
+
+/// Where Ably is.
+pub(crate) fn ably(port: u16) -> Ably {
+    Ably {
+        key: Some(Secret::new("app.key:secret".to_owned())),
+        endpoint: "127.0.0.1".to_owned(),
+        port,
+        tls: false,
+        ..Ably::default()
     }
 }
 
@@ -61,21 +69,23 @@ pub(crate) fn run(options: &Options) {
     config.kafka.dead_letters_topic = format!("{}.dead-letters", options.prefix);
     config.kafka.start = Start::Earliest;
     config.kafka.group_instance_id = "bench".to_owned();
-    config.results.delivery = match options.delivery {
+    config.results.delivery = match options.delivery.as_str() {
         EXACTLY_ONCE => Delivery::ExactlyOnce,
         _ => Delivery::AtLeastOnce,
     };
-    config.ably.key = Some(Secret::new("app.key:secret".to_owned()));
-    config.ably.endpoint = "127.0.0.1".to_owned();
-    config.ably.port = options.port;
-    config.ably.tls = false;
+    config.ably = ably(options.port);
+    if options.by_request {
+        config.ably.transport = Transport::Rest;
+    }
     config.ably.channels.allow = vec!["ai:*".to_owned()];
     config.ably.channels.rate = options.channel_rate;
     if options.channel_rate < UNLIMITED {
         // Else most appends would be free, because the server rolls them up.
         config.ably.append_rollup = Duration::ZERO;
     }
-    config.ably.connections.rate = UNLIMITED;
+    config.ably.connections.max = options.connections;
+    config.ably.connections.rate = options.connection_rate;
+    config.ably.connections.frames = UNLIMITED;
     config.ably.in_flight.operations = 100_000;
     config.ably.in_flight.bytes = ByteSize::gib(1);
     let metrics = Metrics::new();

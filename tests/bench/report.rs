@@ -21,6 +21,8 @@ pub(crate) enum Goal {
     TimesFloor(f64),
     /// At most this.
     AtMost(f64),
+    /// At least this.
+    AtLeast(f64),
 }
 
 impl Row {
@@ -28,6 +30,7 @@ impl Row {
         self.goal.map(|goal| match goal {
             Goal::TimesFloor(times) => self.floor.is_some_and(|floor| self.relay <= floor * times),
             Goal::AtMost(most) => self.relay <= most,
+            Goal::AtLeast(least) => self.relay >= least,
         })
     }
 }
@@ -42,6 +45,7 @@ pub(crate) fn table(rows: &[Row]) -> String {
         let goal = match row.goal {
             Some(Goal::TimesFloor(times)) => format!("<= {times} x floor"),
             Some(Goal::AtMost(most)) => format!("<= {most}"),
+            Some(Goal::AtLeast(least)) => format!(">= {least}"),
             None => String::new(),
         };
         let met = match row.is_met() {
@@ -59,6 +63,7 @@ pub(crate) fn json(rows: &[Row]) -> String {
         let goal = match row.goal {
             Some(Goal::TimesFloor(times)) => json!({"timesFloor": times}),
             Some(Goal::AtMost(most)) => json!({"atMost": most}),
+            Some(Goal::AtLeast(least)) => json!({"atLeast": least}),
             None => Value::Null,
         };
         json!({"name": row.name, "unit": row.unit, "relay": row.relay, "floor": row.floor, "goal": goal, "met": row.is_met()})

@@ -10,6 +10,7 @@ use super::report::{Goal, Row};
 use super::sink::Seen;
 use super::{Plan, floor, relay};
 
+mod costs;
 mod exact;
 
 /// More than any scenario takes.
@@ -18,8 +19,10 @@ const PATIENCE: Duration = Duration::from_secs(600);
 /// Runs what the plan wants.
 pub(crate) fn all(plan: &Plan) -> Vec<Row> {
     let mut sink = Process::start(&["as-sink".to_owned()]);
-    let port: u16 = sink.line().parse().expect("a port");
-    let mut bench = Bench { plan, sink, port, runs: 0 };
+    let ports = sink.line();
+    let (port, requests) = ports.split_once(' ').expect("two ports");
+    let ports = (port.parse().expect("a port"), requests.parse().expect("a port"));
+    let mut bench = Bench { plan, sink, ports, runs: 0 };
     let mut rows = Vec::new();
     if plan.wants("throughput") {
         rows.extend(bench.throughput());
@@ -36,13 +39,23 @@ pub(crate) fn all(plan: &Plan) -> Vec<Row> {
     if plan.wants("restart") {
         rows.push(bench.restart());
     }
+    if plan.wants("connections") {
+        rows.extend(bench.connections());
+    }
+    if plan.wants("transports") {
+        rows.extend(bench.transports());
+    }
+    if plan.wants("limits") {
+        rows.push(bench.limits());
+    }
     rows
 }
 
 struct Bench<'a> {
     plan: &'a Plan,
     sink: Process,
-    port: u16,
+    /// For WebSockets, and for requests.
+    ports: (u16, u16),
     runs: u32,
 }
 
@@ -77,8 +90,21 @@ impl Saturated {
 /// Which of the two.
 #[derive(Clone, Copy)]
 enum Subject {
-    Relay { channel_rate: u32, delivery: &'static str },
-    Floor { join: usize, keep: bool },
+    Relay {
+        channel_rate: u32,
+        delivery: &'static str,
+    },
+    /// By request instead.
+    Requests,
+    /// The relay under limits.
+    Limited {
+        connections: u32,
+        rate: u32,
+    },
+    Floor {
+        join: usize,
+        keep: bool,
+    },
 }
 
 /// The relay, with nothing between it and what it can do.
@@ -207,13 +233,35 @@ impl Bench<'_> {
 
     fn start(&mut self, subject: Subject, look: &str) -> Process {
         self.sink.ask(&format!("look {look}"));
-        let (bootstrap, port) = (self.plan.bootstrap.clone(), self.port);
+        let (bootstrap, (port, requests)) = (self.plan.bootstrap.clone(), self.ports);
         let prefix = format!("bench-{}-{}", std::process::id(), self.runs);
         let arguments = match subject {
-            Subject::Relay { channel_rate, delivery } => {
-                relay::Options { bootstrap, prefix, port, channel_rate, delivery }.arguments()
-            }
             Subject::Floor { join, keep } => floor::Options { bootstrap, prefix, port, join, keep }.arguments(),
+            relay => {
+                let mut options = relay::Options {
+                    bootstrap,
+                    prefix,
+                    port,
+                    channel_rate: UNLIMITED,
+                    // One, as the floor has.
+                    connections: 1,
+                    connection_rate: UNLIMITED,
+                    delivery: AT_LEAST_ONCE.to_owned(),
+                    by_request: false,
+                };
+                match relay {
+                    Subject::Relay { channel_rate, delivery } => {
+                        (options.channel_rate, options.delivery) = (channel_rate, delivery.to_owned());
+                    }
+                    Subject::Limited { connections, rate } => {
+                        (options.connections, options.connection_rate, options.channel_rate) =
+                            (connections, rate, rate);
+                    }
+                    Subject::Requests => (options.port, options.by_request) = (requests, true),
+                    Subject::Floor { .. } => {}
+                }
+                options.arguments()
+            }
         };
         writeln!(std::io::stderr(), "== {}", arguments.join(" ")).expect("written");
         let mut process = Process::start(&arguments);

@@ -7,12 +7,17 @@ use std::borrow::Cow;
 use std::io::{BufRead, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::tungstenite::Message;
+
+mod requests;
+
+/// How often a connection at rest hears that it lives [Ably: `maxIdleInterval`].
+const IDLE: Duration = Duration::from_secs(15);
 
 /// What the server has seen since it was last asked to begin anew.
 #[derive(Debug, Default, Clone, Serialize, Deserialize)]
@@ -33,6 +38,8 @@ enum Look {
     None,
     Bytes,
     Stamps,
+    /// None, and connections are told now and then that they live.
+    Rest,
 }
 
 struct State {
@@ -59,18 +66,21 @@ pub(crate) fn now_us() -> u64 {
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Serves until the input ends. Prints its port, then answers each line: `look WHAT` begins anew, `seen` says what it saw.
+/// Serves until the input ends. Prints its ports, for WebSockets and for requests, then answers each line: `look WHAT` begins anew, `seen` says what it saw.
 pub(crate) fn run() {
     let state = Arc::new(Mutex::new(State { look: Look::None, seen: Seen::default(), latencies: Vec::new() }));
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
-    let port = listener.local_addr().expect("has an address").port();
+    let requests = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+    let port = |listener: &std::net::TcpListener| listener.local_addr().expect("has an address").port();
+    let ports = format!("{} {}", port(&listener), port(&requests));
     let serving = state.clone();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.spawn(requests::serve(requests, serving.clone()));
         runtime.block_on(serve(listener, serving));
     });
     let mut out = std::io::stdout();
-    writeln!(out, "{port}").expect("written");
+    writeln!(out, "{ports}").expect("written");
     for line in std::io::stdin().lock().lines() {
         let line = line.expect("a line");
         let mut state = state.lock().expect("not poisoned");
@@ -78,6 +88,7 @@ pub(crate) fn run() {
             state.look = match look {
                 "bytes" => Look::Bytes,
                 "stamps" => Look::Stamps,
+                "rest" => Look::Rest,
                 _ => Look::None,
             };
             state.seen = Seen::default();
@@ -101,26 +112,40 @@ impl State {
         Seen { samples, p50_us: at(0.5), p99_us: at(0.99), p999_us: at(0.999), ..self.seen.clone() }
     }
 
-    fn look_at(&mut self, frames: &[Message]) {
+    /// Something has come: so many operations.
+    fn arrived(&mut self, count: usize) -> u64 {
         let now = now_us();
         if self.seen.frames == 0 {
             self.seen.first_us = now;
         }
         self.seen.last_us = now;
-        self.seen.frames += frames.len() as u64;
-        if self.look == Look::None {
+        self.seen.frames += count as u64;
+        now
+    }
+
+    fn is_looking(&self) -> bool {
+        matches!(self.look, Look::Bytes | Look::Stamps)
+    }
+
+    fn look_at(&mut self, frames: &[Message]) {
+        let now = self.arrived(frames.len());
+        if !self.is_looking() {
             return;
         }
         for frame in frames {
             let Message::Binary(bytes) = frame else { continue };
             let frame: Frame<'_> = rmp_serde::from_slice(bytes).expect("a frame");
             for text in frame.messages.iter().filter(|_| frame.action == 15) {
-                self.seen.text_bytes += text.data.len() as u64;
-                if self.look == Look::Stamps {
-                    let stamps = text.data.split(' ').filter_map(|stamp| u64::from_str_radix(stamp, 16).ok());
-                    self.latencies.extend(stamps.map(|stamp| now.saturating_sub(stamp)));
-                }
+                self.look_at_text(now, &text.data);
             }
+        }
+    }
+
+    fn look_at_text(&mut self, now: u64, text: &str) {
+        self.seen.text_bytes += text.len() as u64;
+        if self.look == Look::Stamps {
+            let stamps = text.split(' ').filter_map(|stamp| u64::from_str_radix(stamp, 16).ok());
+            self.latencies.extend(stamps.map(|stamp| now.saturating_sub(stamp)));
         }
     }
 }
@@ -139,15 +164,31 @@ async fn serve(listener: std::net::TcpListener, state: Arc<Mutex<State>>) {
 async fn answer(stream: TcpStream, state: Arc<Mutex<State>>, serials: Arc<AtomicU64>) {
     let Ok(mut socket) = tokio_tungstenite::accept_async(stream).await else { return };
     let id = serials.fetch_add(1, Ordering::Relaxed).to_string();
-    let details = serde_json::json!({"connectionKey": id, "maxMessageSize": 65_536, "maxIdleInterval": 0});
+    let rests = state.lock().expect("not poisoned").look == Look::Rest;
+    let idle = if rests { IDLE } else { Duration::ZERO };
+    let details =
+        serde_json::json!({"connectionKey": id, "maxMessageSize": 65_536, "maxIdleInterval": idle.as_millis() as u64});
     let connected = serde_json::json!({"action": 4, "connectionId": id, "connectionDetails": details});
     let connected = rmp_serde::to_vec_named(&connected).expect("encodes");
     if socket.send(Message::Binary(connected.into())).await.is_err() {
         return;
     }
     let (mut next, mut frames) = (0, Vec::new());
-    while let Some(Ok(first)) = socket.next().await {
-        frames.push(first);
+    let mut beat = tokio::time::interval_at(tokio::time::Instant::now() + IDLE, IDLE);
+    loop {
+        tokio::select! {
+            frame = socket.next() => match frame {
+                Some(Ok(first)) => frames.push(first),
+                Some(Err(_)) | None => return,
+            },
+            _ = beat.tick(), if rests => {
+                let heartbeat = vec![0x81, 0xa6, b'a', b'c', b't', b'i', b'o', b'n', 0];
+                if socket.send(Message::Binary(heartbeat.into())).await.is_err() {
+                    return;
+                }
+                continue;
+            }
+        }
         while frames.len() < 512
             && let Some(Some(Ok(frame))) = socket.next().now_or_never()
         {
