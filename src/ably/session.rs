@@ -214,6 +214,9 @@ impl Session {
 
     /// Time has passed.
     pub fn tick(&mut self, now: Time, actions: &mut Vec<Action>) {
+        if self.link == Link::Closed {
+            return;
+        }
         let is_due = |time: Option<Time>| time.is_some_and(|time| time <= now);
         if is_due(self.closing.map(|closing| closing.deadline)) {
             return self.stop(actions);

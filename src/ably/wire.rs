@@ -41,8 +41,8 @@ impl Encoding {
     /// When the bytes are not well-formed, or a known field has a wrong type.
     pub fn decode<'a, T: Deserialize<'a>>(self, bytes: &'a [u8]) -> Result<T, Error> {
         match self {
-            Self::Json => serde_json::from_slice(bytes).map_err(Error::Json),
-            Self::Msgpack => rmp_serde::from_slice(bytes).map_err(Error::MsgpackDecode),
+            Self::Json => serde_json::from_slice(bytes).map_err(|error| Error::json(&error)),
+            Self::Msgpack => rmp_serde::from_slice(bytes).map_err(|error| Error::msgpack(&error)),
         }
     }
 
@@ -52,27 +52,74 @@ impl Encoding {
     /// Never for the types of this module; the encoders' signatures allow it.
     pub fn encode<T: Serialize>(self, value: &T, out: &mut Vec<u8>) -> Result<(), Error> {
         match self {
-            Self::Json => serde_json::to_writer(out, value).map_err(Error::Json),
+            Self::Json => serde_json::to_writer(out, value).map_err(|error| Error::Encode(error.to_string())),
             Self::Msgpack => {
                 let mut serializer = rmp_serde::Serializer::new(out).with_struct_map();
-                value.serialize(&mut serializer).map_err(Error::MsgpackEncode)
+                value.serialize(&mut serializer).map_err(|error| Error::Encode(error.to_string()))
             }
         }
     }
 }
 
-/// Why bytes are no frame.
-#[derive(Debug, thiserror::Error)]
+/// Why bytes are no frame. Says what is wrong and where, and nothing of what they say: that may be a text, or a key to resume
+/// with.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Error {
     /// The JSON is malformed or of the wrong shape.
-    #[error("decode or encode a JSON frame: {0}")]
-    Json(#[source] serde_json::Error),
+    #[error("decode a JSON frame: {problem}, at line {line} column {column}")]
+    Json {
+        /// What is wrong.
+        problem: &'static str,
+        /// Where.
+        line: usize,
+        /// Where in the line.
+        column: usize,
+    },
     /// The MessagePack is malformed or of the wrong shape.
-    #[error("decode a MessagePack frame: {0}")]
-    MsgpackDecode(#[source] rmp_serde::decode::Error),
-    /// The value has no MessagePack form.
-    #[error("encode a MessagePack frame: {0}")]
-    MsgpackEncode(#[source] rmp_serde::encode::Error),
+    #[error("decode a MessagePack frame: {problem}")]
+    MsgpackDecode {
+        /// What is wrong.
+        problem: &'static str,
+    },
+    /// The value has no such form.
+    #[error("encode a frame: {0}")]
+    Encode(String),
+}
+
+const EARLY: &str = "it ends too early";
+const MISTYPED: &str = "a field has a wrong type";
+
+impl Error {
+    fn json(error: &serde_json::Error) -> Self {
+        use serde_json::error::Category;
+        let problem = match error.classify() {
+            Category::Eof => EARLY,
+            Category::Data => MISTYPED,
+            Category::Syntax | Category::Io => "it is not JSON",
+        };
+        Self::Json { problem, line: error.line(), column: error.column() }
+    }
+
+    fn msgpack(error: &rmp_serde::decode::Error) -> Self {
+        use rmp_serde::decode::Error;
+        let problem = match error {
+            Error::InvalidMarkerRead(read) | Error::InvalidDataRead(read)
+                if read.kind() == std::io::ErrorKind::UnexpectedEof =>
+            {
+                EARLY
+            }
+            Error::InvalidMarkerRead(_) | Error::InvalidDataRead(_) | Error::DepthLimitExceeded => {
+                "it is not MessagePack"
+            }
+            Error::TypeMismatch(_)
+            | Error::OutOfRange
+            | Error::LengthMismatch(_)
+            | Error::Uncategorized(_)
+            | Error::Syntax(_)
+            | Error::Utf8Error(_) => MISTYPED,
+        };
+        Self::MsgpackDecode { problem }
+    }
 }
 
 /// Actions of frames (TR2).
@@ -399,6 +446,21 @@ mod tests {
             encoding.encode(&frame, &mut bytes).expect("encodes");
             let decoded: ProtocolMessage<'_> = encoding.decode(&bytes).expect("decodes");
             assert_eq!(decoded, frame);
+        }
+    }
+
+    #[test]
+    fn what_is_no_frame_is_not_quoted() {
+        for text in
+            [r#"{"action":"hunter2"}"#, r#"{"action":4,"connectionDetails":"hunter2"}"#, r#""hunter2""#, "{\"hunter2"]
+        {
+            let mut packed = Vec::new();
+            let value: serde_json::Value = serde_json::from_str(text).unwrap_or_else(|_| "hunter2".into());
+            Encoding::Msgpack.encode(&value, &mut packed).expect("encodes");
+            for (encoding, bytes) in [(Encoding::Json, text.as_bytes()), (Encoding::Msgpack, &packed)] {
+                let error = encoding.decode::<ProtocolMessage<'_>>(bytes).expect_err("it is none");
+                assert!(!format!("{error} {error:?}").contains("hunter"), "{error:?}");
+            }
         }
     }
 

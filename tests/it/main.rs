@@ -9,6 +9,7 @@ mod demo;
 mod deploy;
 mod e2e;
 mod emulator;
+mod fuzz;
 mod kafka;
 mod mutants;
 mod sdk;

@@ -1,8 +1,7 @@
-//! The session against hand-made servers, case by case: transports and connections here, answers in `answers`; `chaos` plays
-//! random servers.
+//! The session against hand-made servers, case by case: transports and connections here, answers in `answers`. Random servers
+//! are in `tests/it/fuzz/session.rs`.
 
 mod answers;
-mod chaos;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -432,6 +431,17 @@ fn a_connection_that_is_down_ends_at_once() {
     case.session.close(case.now + Duration::from_secs(5), &mut case.actions);
     assert_eq!(case.answers(), [(0, unknown(Doubt::Stopped), false)]);
     assert_eq!(case.session.next_deadline(), None);
+}
+
+#[test]
+fn what_has_ended_asks_for_nothing_more() {
+    let mut case = Case::up(settings());
+    case.drop_transport();
+    case.session.close(case.now + Duration::from_secs(5), &mut case.actions);
+    assert_eq!(case.take().last(), Some(&Action::Closed));
+    case.now = case.now + Duration::from_secs(1_000);
+    case.tick();
+    assert_eq!(case.take(), []);
 }
 
 #[test]
