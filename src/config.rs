@@ -9,7 +9,6 @@ mod load;
 mod secret;
 mod values;
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use budgets::{Account, Channels, Connections, InFlight};
 pub use load::{Error, Source, load};
-pub use secret::Secret;
+pub use secret::{Properties, Secret};
 pub use values::{
     Delivery, Format, Include, LogFormat, NoMutable, Pattern, SecurityProtocol, Start, Transport, Verify, WireEncoding,
 };
@@ -78,7 +77,7 @@ pub struct Kafka {
     #[serde(with = "humantime_serde")]
     pub batching_window: Duration,
     /// Any librdkafka property. Those that would break a promise are refused by name.
-    pub librdkafka: BTreeMap<String, String>,
+    pub librdkafka: Properties,
 }
 
 /// How to connect to the brokers.
@@ -143,7 +142,7 @@ pub struct Ably {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_file: Option<PathBuf>,
     /// An address that gives out tokens: bare, or as JSON. Empty for none.
-    pub auth_url: String,
+    pub auth_url: Secret,
     /// Tokens that are signed with a key instead of showing it.
     pub jwt: Jwt,
     /// A routing policy (`main`), or a host name or address.
@@ -288,7 +287,7 @@ impl Default for Kafka {
             session_timeout: Duration::from_secs(10),
             start: Start::Error,
             batching_window: Duration::ZERO,
-            librdkafka: BTreeMap::new(),
+            librdkafka: Properties::default(),
         }
     }
 }
@@ -349,7 +348,7 @@ impl Default for Ably {
             key_file: PathBuf::new(),
             token: None,
             token_file: None,
-            auth_url: String::new(),
+            auth_url: Secret::default(),
             jwt: Jwt::default(),
             endpoint: "main".into(),
             port: 443,

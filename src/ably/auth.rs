@@ -1,7 +1,7 @@
 //! Who we are: a key, a token, tokens of our own making (JWTs signed with a key), or tokens that somebody gives out.
 //!
-//! A secret that came from a file is read again when the server wants newer credentials, and before each attempt after one
-//! that only a person could mend: so a corrected file is enough, without a restart.
+//! A secret that came from a file is read again before whatever is opened with it, and when the server wants newer credentials:
+//! so a corrected file, or a key that was rolled, is enough, without a restart.
 
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -54,9 +54,9 @@ impl Auth {
                 Self::new(kind, key.clone(), named(key_file))
             }
             (None, Some(key), _) => Self::new(Kind::Key, key.clone(), key_file),
-            (None, None, None) if !config.auth_url.is_empty() => {
+            (None, None, None) if !config.auth_url.expose().is_empty() => {
                 let kind = Kind::Given(Tokens::new(config.auth_url.clone()));
-                Ok(Self { kind, secret: Secret::new(String::new()), file: None })
+                Ok(Self { kind, secret: Secret::default(), file: None })
             }
             (None, None, Some(token)) => Self::new(Kind::Token, token.clone(), config.token_file.clone()),
             (None, None, None) => Err(Error::Credentials(
@@ -126,9 +126,19 @@ impl Auth {
         request.header(reqwest::header::AUTHORIZATION, format!("{scheme} {encoded}"))
     }
 
-    /// Whether there is anything to show; else it is to be [renewed](Self::renew) first.
-    pub(super) fn is_ready(&self) -> bool {
+    /// Whether there is anything to show.
+    fn is_ready(&self) -> bool {
         !self.secret.expose().is_empty()
+    }
+
+    /// Makes ready for an attempt: the file may hold another secret by now. One that cannot be read is no reason to show
+    /// nothing; whether what we have is still good is for the server to say.
+    pub(super) async fn refresh(&mut self) -> Result<(), Error> {
+        let renewed = match self.file.is_some() || !self.is_ready() {
+            true => self.renew().await,
+            false => Ok(()),
+        };
+        if self.is_ready() { Ok(()) } else { renewed }
     }
 
     /// Reads the secret again, if it came from a file; asks for another token, if somebody gives them out.
@@ -223,5 +233,21 @@ mod tests {
         std::fs::write(file.path(), "a.b:new\n").expect("written");
         auth.renew().await.expect("renews");
         assert_eq!(auth.parameter().1.expose(), "a.b:new");
+    }
+
+    #[tokio::test]
+    async fn a_key_that_was_rolled_serves_for_the_next_attempt() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let jwt = config::Jwt { key: Some(Secret::new("a.b:old".into())), ..config::Jwt::default() };
+        for (key, jwt) in [(Some(Secret::new("a.b:old".into())), config::Jwt::default()), (None, jwt)] {
+            let jwt = config::Jwt { key_file: file.path().to_owned(), ..jwt };
+            let config = config::Ably { key, jwt, key_file: file.path().to_owned(), ..config::Ably::default() };
+            let mut auth = Auth::from_config(&config).expect("a key");
+            for (holds, shows) in [("", "a.b:old"), ("a.b:new", "a.b:new"), ("half writt", "a.b:new")] {
+                std::fs::write(file.path(), holds).expect("written");
+                auth.refresh().await.expect("there is one");
+                assert_eq!(auth.secret.expose(), shows);
+            }
+        }
     }
 }

@@ -102,9 +102,7 @@ enum Answer {
 /// Reads a resource of a channel; with newer credentials when those that we have are too old.
 async fn get(client: &Client, settings: &Settings, channel: &str, path: &str) -> Result<Answer, Error> {
     let mut auth = settings.auth.clone();
-    if !auth.is_ready() {
-        auth.renew().await?;
-    }
+    auth.refresh().await?;
     match get_as(client, settings, &auth, channel, path).await? {
         Answer::Refusal(rejection) if Fate::of(rejection.code, rejection.status_code) == Fate::Renew => {
             auth.renew().await?;

@@ -358,7 +358,7 @@ impl Connection {
     fn connect(&mut self, resume: Option<Arc<str>>, renew: bool, failures: u32) {
         let (target, mut auth, id) = (self.target.clone(), self.auth.clone(), self.id);
         self.transport = Transport::Opening(Box::pin(async move {
-            let renewed = if renew || !auth.is_ready() { auth.renew().await } else { Ok(()) };
+            let renewed = if renew { auth.renew().await } else { auth.refresh().await };
             let socket = match renewed {
                 Ok(()) => target.open(&auth, resume.as_deref(), failures, id).await.map(Box::new),
                 Err(error) => Err(error),

@@ -30,7 +30,7 @@ pub struct Source {
 pub enum Error {
     /// Something is said that we do not understand.
     #[error("{0}")]
-    Layer(#[from] config::ConfigError),
+    Layer(String),
     /// The file is not there.
     #[error("{path}: {source}")]
     File {
@@ -77,6 +77,26 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Shows what may be the name of a key: what follows may be a secret.
+    fn flag(flag: &str) -> Self {
+        let is_name = |c: &char| c.is_ascii_alphanumeric() || "._-".contains(*c);
+        Self::Flag { flag: flag.chars().take_while(is_name).collect() }
+    }
+}
+
+impl From<config::ConfigError> for Error {
+    /// Where a whole section was expected, a text that stands there instead may be a secret; other values are shown.
+    fn from(error: config::ConfigError) -> Self {
+        let said = error.to_string();
+        let text = said.split_once("string \"").zip(said.rsplit_once("\", expected struct "));
+        Self::Layer(match text {
+            Some(((before, _), (_, after))) => format!("{before}a text, expected struct {after}"),
+            None => said,
+        })
+    }
+}
+
 /// The shortest and the longest life of a token.
 const JWT_TTL: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(24 * 3_600));
 
@@ -95,7 +115,7 @@ pub fn load(source: &Source) -> Result<Config, Error> {
         }
     }
     for flag in &source.flags {
-        let (key, value) = flag.split_once('=').ok_or_else(|| Error::Flag { flag: flag.clone() })?;
+        let (key, value) = flag.split_once('=').ok_or_else(|| Error::flag(flag))?;
         builder = set(builder, key.trim(), value)?;
     }
     let mut config: Config = builder.build()?.try_deserialize()?;
@@ -160,7 +180,7 @@ fn check(config: &Config) -> Result<(), Error> {
     let two = ably.jwt.key.is_some() && (ably.key.is_some() || ably.token.is_some());
     let problem = "is given beside another key or token; leave one";
     refuse(two, "ably.jwt.key_file", &ably.jwt.key_file.display(), problem)?;
-    let url = &*ably.auth_url;
+    let url = ably.auth_url.expose();
     let two = !url.is_empty() && (ably.jwt.key.is_some() || ably.key.is_some() || ably.token.is_some());
     refuse(two, "ably.auth_url", &"...", "is given beside a key or a token; leave one")?;
     let local = ["http://127.0.0.1", "http://localhost", "http://[::1]"].iter().any(|host| url.starts_with(host));
@@ -259,5 +279,25 @@ mod tests {
             assert!(error.contains(named), "{error:?} does not name {named}");
         }
         assert!(from("", &[], &["nonsense"]).is_err());
+    }
+
+    #[test]
+    fn errors_keep_secrets() {
+        for toml in [
+            "ably = 'a.b:hunter2'",
+            "[ably]\njwt = 'hunter2'",
+            "[kafka]\nsecurity = 'hunter2 \", x'",
+            "kafka = 'hunter2'",
+        ] {
+            let error = from(toml, &[], &[]).expect_err("it is refused");
+            assert!(!format!("{error} {error:?}").contains("hunter"), "{error}");
+            assert!(error.to_string().contains("expected struct"), "{error}");
+        }
+        for flag in ["ably.key:a.b:hunter2", "ably.key a.b:hunter2"] {
+            let error = from("", &[], &[flag]).expect_err("it is refused").to_string();
+            assert!(!error.contains("hunter") && error.contains("ably.key"), "{error}");
+        }
+        let error = from("", &[("TOKENRELAY__ABLY", "a.b:hunter2")], &[]).expect_err("it is refused").to_string();
+        assert!(!error.contains("hunter") && error.contains("ably"), "{error}");
     }
 }

@@ -244,7 +244,7 @@ impl Clients {
     }
 
     fn pass_through(&self, mut config: ClientConfig) -> ClientConfig {
-        for (property, value) in &self.settings.librdkafka {
+        for (property, value) in self.settings.librdkafka.iter() {
             config.set(property, value);
         }
         config

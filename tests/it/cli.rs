@@ -6,6 +6,7 @@
 mod checks;
 mod program;
 mod refusals;
+mod secrets;
 mod service;
 
 use std::net::SocketAddr;

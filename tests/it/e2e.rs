@@ -10,6 +10,7 @@ use tokenrelay::emulator::{self, Emulator, Faults};
 use crate::world::World;
 
 mod audit;
+mod auth;
 mod growth;
 mod hostile;
 mod lease;
@@ -24,6 +25,7 @@ mod restart;
 mod results;
 mod segments;
 pub(crate) mod story;
+pub(crate) mod tokens;
 mod vllm;
 
 /// The emulator's only key.

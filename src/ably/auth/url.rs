@@ -38,8 +38,8 @@ enum Given {
 }
 
 impl Tokens {
-    pub(super) fn new(url: String) -> Self {
-        Self(Arc::new(Shared { url: Secret::new(url), latest: Mutex::new(None) }))
+    pub(super) fn new(url: Secret) -> Self {
+        Self(Arc::new(Shared { url, latest: Mutex::new(None) }))
     }
 
     /// Another token than `former`: one that another connection has fetched meanwhile, or a new one.
@@ -141,7 +141,7 @@ mod tests {
             ("200 OK", "x".repeat(TOKEN_BYTES_MAX + 1)),
         ];
         let server = tokio::spawn(serve(listener, answers));
-        let tokens = Tokens::new(url);
+        let tokens = Tokens::new(Secret::new(url));
         assert!(!format!("{tokens:?}").contains("hunter2"));
         let none = Secret::new(String::new());
         let one = tokens.newer(&none).await.expect("a token");
