@@ -203,10 +203,15 @@ fn by_status(status_code: u16) -> Class {
 #[must_use]
 pub fn remedy(code: u32) -> Option<&'static str> {
     Some(match code {
-        40005 | 40101 | 40130 | 40133 => "check ably.key_file: it must hold one key, `app.id:secret`, of this app",
+        40005 | 40100 | 40101 | 40130 | 40133 => {
+            "check ably.key_file: it must hold one key, `app.id:secret`, of this app"
+        }
+        40010 => "ably accepts no channel of this name: correct input.channel, or what records name",
         40012 | 40102 | 40167 => "make ably.client_id the client id that the credentials allow, or leave it empty",
         40017 => "ably.endpoint does not speak protocol version 6",
+        40021 | 40023 | 40025 | 80024 => "this release is too old for the service: upgrade tokenrelay",
         40103 | 40311 => "set ably.tls = true: ably takes a key only over TLS",
+        40106 | 40320 => "give credentials: ably.key_file, ably.jwt.key_file, ably.token_file or ably.auth_url",
         40110 | 40113 | 40120 => "the account or the app is disabled: see the ably dashboard",
         40111 | 40150 => "lower ably.connections.max, or raise the account's limit of connections",
         40112 => "the account's messages are used up: raise its limit in the ably dashboard",
@@ -218,11 +223,16 @@ pub fn remedy(code: u32) -> Option<&'static str> {
         }
         40161 | 40166 => "set ably.client_id: message-update-own holds only for a client that says who it is",
         40168 => "set ably.agent to what the account's pricing asks for: it must say which side of the traffic this is",
-        40162 | 40172 => {
+        40165 => "the channel was attached without the mode publish: report this, tokenrelay attaches to none",
+        40121 | 40162 | 40172 => {
             "these credentials are of the wrong kind: give a key instead of a token, or the other way round"
         }
+        40300 | 80030 => "the account or a rule of it forbids this: see the ably dashboard",
+        40310 => "the account permits no TLS here: set ably.tls = false, or correct ably.endpoint",
         40330..=40332 => "the account is not permitted at this endpoint: correct ably.endpoint",
-        80024 => "this release is too old for the service: upgrade tokenrelay",
+        80011 | 80013 | 80015 => "tokenrelay is wrong, or something between it and ably: report this, with the log",
+        90001 => "the channel's state forbids it: it is tried again; see the ably dashboard if it goes on",
+        90009 | 93001 => "give the credentials the capabilities that the message names on this channel",
         93002 => "turn on the rule \"message annotations, updates, deletes and appends\" for the channel's namespace",
         _ => return None,
     })
@@ -241,103 +251,4 @@ impl std::fmt::Display for Remedy {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn error(code: u32, status_code: u16) -> Rejection {
-        rejection(Some(&ErrorInfo { code, status_code, message: "m".into(), href: None }))
-    }
-
-    #[test]
-    fn every_code_that_a_publisher_meets_has_its_class() {
-        use Class::{Account, Channel, Connection, MessageGone, Operation, RateLimited, Token, Transient};
-        let table: &[(Class, u16, &[u32])] = &[
-            (
-                Transient,
-                500,
-                &[40014, 50000, 50001, 50002, 50003, 50004, 50005, 50010, 50305, 50330, 50410, 90000, 90007],
-            ),
-            (Token, 401, &[40104, 40105, 40140, 40141, 40142, 40143, 40144, 40145, 80019]),
-            (Connection, 400, &[50006, 80000, 80001, 80002, 80003, 80008, 80014, 80016, 80017, 80018, 80022, 80023]),
-            (RateLimited, 403, &[40111, 40114, 40115, 40150, 40151]),
-            (
-                RateLimited,
-                429,
-                &[42910, 42911, 42913, 42914, 42917, 42918, 42920, 42921, 42922, 42924, 80021, 90010, 90021],
-            ),
-            (Channel, 400, &[40010, 40160, 40165, 90001, 90009, 93001, 93002]),
-            (
-                Account,
-                401,
-                &[40005, 40017, 40100, 40101, 40102, 40103, 40106, 40110, 40112, 40113, 40120, 40121, 40130],
-            ),
-            (
-                Account,
-                403,
-                &[40131, 40132, 40133, 40161, 40162, 40166, 40167, 40168, 40171, 40172, 40300, 40310, 40311],
-            ),
-            (Account, 403, &[40330, 40331, 40332, 80011, 80013, 80015, 80019, 80024, 80030]),
-            (
-                Operation,
-                400,
-                &[40000, 40001, 40003, 40006, 40009, 40011, 40012, 40013, 40016, 40024, 40030, 40031, 40032],
-            ),
-            (Operation, 400, &[40033, 40034, 40099, 40500, 40900, 42200, 42211, 42213, 80009, 90002, 90008]),
-            (MessageGone, 404, &[40400, 40142, 93002, 1]),
-            (MessageGone, 0, &[40400]),
-        ];
-        for (class, status_code, codes) in table {
-            for code in *codes {
-                assert_eq!(error(*code, *status_code).class, *class, "{code}/{status_code}");
-            }
-        }
-    }
-
-    #[test]
-    fn an_unknown_code_is_judged_by_its_status() {
-        let cases = [
-            (Class::RateLimited, 429),
-            (Class::Transient, 503),
-            (Class::Transient, 0),
-            (Class::Operation, 413),
-            (Class::Operation, 400),
-            (Class::Account, 401),
-            (Class::MessageGone, 404),
-        ];
-        for (class, status) in cases {
-            assert_eq!(error(99_999, status).class, class, "{status}");
-        }
-    }
-
-    #[test]
-    fn a_refusal_without_an_error_is_the_servers_failure() {
-        assert_eq!(rejection(None).class, Class::Transient);
-        assert_eq!(rejection(Some(&ErrorInfo::default())).class, Class::Transient);
-    }
-
-    #[test]
-    fn what_only_a_person_can_mend_names_the_remedy() {
-        for code in [93002, 40160, 40101, 40130, 40131, 40132, 40133, 40103, 40168, 40111, 40112] {
-            assert!(remedy(code).is_some(), "{code}");
-        }
-        let refused = Error::Refused { code: 40101, status_code: 401, message: "no such key".into() };
-        let expected = "ably ended the connection with 40101 (no such key): check ably.key_file: it must hold one key, \
-                        `app.id:secret`, of this app";
-        assert_eq!(refused.to_string(), expected);
-        assert!(refused.is_fatal());
-    }
-
-    #[test]
-    fn a_connection_fails_for_good_only_for_what_a_person_must_mend() {
-        assert_eq!(Fate::of(40142, 401), Fate::Renew);
-        assert_eq!(Fate::of(42921, 429), Fate::Slowly);
-        assert_eq!(Fate::of(80021, 429), Fate::Slowly);
-        assert_eq!(Fate::of(40111, 403), Fate::Slowly);
-        assert_eq!(Fate::of(50003, 503), Fate::Again);
-        assert_eq!(Fate::of(80003, 400), Fate::Again);
-        for code in [40005, 40101, 40103, 40112, 40130, 40168, 80013] {
-            assert_eq!(Fate::of(code, 401), Fate::Fatal, "{code}");
-        }
-        assert_eq!(Fate::of(0, 0), Fate::Again);
-    }
-}
+mod tests;

@@ -415,6 +415,33 @@ fn a_channel_that_refuses_is_probed_and_not_flooded() {
 }
 
 #[test]
+fn a_channel_that_takes_again_is_taken_up_and_others_never_waited() {
+    for code in [93002, 40160] {
+        let mut story = Story::new();
+        let create = only(story.says(token("a")));
+        story.ack(&create);
+        let append = only(story.says(token("b")));
+        assert!(story.reject(&append, Class::Channel, code).is_empty());
+        let of = |response: &'static str, channel: &'static str, kind| Event {
+            response_id: response.into(),
+            channel: Some(channel.into()),
+            ..event(kind)
+        };
+        assert!(story.events(&[of("s", "ai:r", token("x"))]).is_empty(), "no creates while the channel refuses");
+        let elsewhere = only(story.events(&[of("t", "ai:t", token("y"))]));
+        story.ack(&elsewhere);
+        assert_eq!(only(story.events(&[of("t", "ai:t", token("z"))])).kind, OpKind::Append, "the others go on");
+
+        let probe = only(story.after(Duration::from_secs(30)));
+        let freed = story.ack(&probe);
+        let mut sent: Vec<_> = freed.into_iter().chain(story.after(Duration::from_secs(1))).collect();
+        sent.extend(story.says(token("c")));
+        let texts: String = [&probe].into_iter().chain(&sent).map(|operation| &*operation.data).collect();
+        assert!(texts.contains("ab") && texts.contains('x'), "both responses go on: {texts}");
+    }
+}
+
+#[test]
 fn refusals_of_the_full_text_are_final_in_the_end() {
     let mut story = Story::new();
     let create = only(story.says(token("a")));

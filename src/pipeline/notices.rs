@@ -65,13 +65,15 @@ impl Notices {
         let Rejection { code, class, message, .. } = rejection;
         if *class == Class::Channel {
             self.channel_refused = Some(Instant::now());
+        }
+        let namespace = channel.split_once(':').map_or(channel, |(namespace, _)| namespace);
+        let Some(suppressed) = self.due(&format!("rejected {code} {namespace}")) else { return };
+        if *class == Class::Channel {
+            // One channel stands for all that refuse for the same cause.
             let remedy = ably::fault::remedy(*code).unwrap_or("see the channel's rules and the key's capabilities");
             self.health.set("channel", format!("channel {channel} refuses with {code} ({message}): {remedy}"));
         }
-        let namespace = channel.split_once(':').map_or(channel, |(namespace, _)| namespace);
-        if let Some(suppressed) = self.due(&format!("rejected {code} {namespace}")) {
-            tracing::warn!(channel, code, ?class, message, suppressed, "operations are refused");
-        }
+        tracing::warn!(channel, code, ?class, message, suppressed, "operations are refused");
     }
 
     /// Texts are right for all that we know; only that nobody looked.
@@ -109,6 +111,71 @@ impl Notices {
                 self.said.insert(cause.to_owned(), Said { at: Instant::now(), suppressed: 0 });
                 Some(0)
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    /// What was logged.
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().expect("not poisoned").write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Log {
+        fn of(play: impl FnOnce()) -> Vec<String> {
+            let log = Self::default();
+            let writer = log.clone();
+            let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+            tracing::subscriber::with_default(subscriber, play);
+            let bytes = log.0.lock().expect("not poisoned").clone();
+            String::from_utf8(bytes).expect("text").lines().map(str::to_owned).collect()
+        }
+    }
+
+    fn refused(notices: &mut Notices, channel: String, code: u32, class: Class) {
+        let message = format!("not on {channel}");
+        let rejection = Rejection { code, status_code: 400, class, message };
+        notices.say(Notice::Rejected { channel: channel.as_str().into(), rejection });
+    }
+
+    #[test]
+    fn a_thousand_refusals_for_one_cause_are_one_line() {
+        let health = Health::new();
+        for (code, class) in [(42_911, Class::RateLimited), (50_003, Class::Transient), (40_009, Class::Operation)] {
+            let mut notices = Notices::new(health.clone());
+            let play = || (0..1_000).for_each(|turn| refused(&mut notices, format!("ai:{turn}"), code, class));
+            let log = Log::of(play);
+            assert_eq!(log.len(), 1, "{log:?}");
+            assert!(log[0].contains("operations are refused") && log[0].contains(&code.to_string()), "{log:?}");
+        }
+    }
+
+    #[test]
+    fn channels_that_refuse_for_one_cause_are_one_reason() {
+        for code in [93_002, 40_160] {
+            let health = Health::new();
+            let mut notices = Notices::new(health.clone());
+            let play = || (0..1_000).for_each(|turn| refused(&mut notices, format!("ai:{turn}"), code, Class::Channel));
+            let log = Log::of(play);
+            assert_eq!(log.len(), 2, "why it is not ready, and what is refused: {log:?}");
+            assert!(health.reasons()["channel"].contains("ai:0"));
+            let other = Log::of(|| refused(&mut notices, "chat:x".to_owned(), code, Class::Channel));
+            assert_eq!(other.len(), 2, "another namespace is another cause: {other:?}");
         }
     }
 }
