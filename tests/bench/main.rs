@@ -30,6 +30,11 @@ impl Plan {
     fn wants(&self, name: &str) -> bool {
         self.names.is_empty() || self.names.iter().any(|wanted| name.contains(wanted.as_str()))
     }
+
+    /// How often each saturated run is repeated.
+    fn turns(&self) -> u32 {
+        if self.scale == 1 { 3 } else { 1 }
+    }
 }
 
 fn main() {

@@ -1,6 +1,7 @@
 //! Processes of our own: started, asked, measured, ended.
 
 use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 /// A process; ends when dropped.
@@ -13,7 +14,11 @@ pub(crate) struct Process {
 impl Process {
     /// This program under another name.
     pub(crate) fn start(arguments: &[String]) -> Self {
-        let program = std::env::current_exe().expect("we are a program");
+        Self::spawn(&std::env::current_exe().expect("we are a program"), arguments)
+    }
+
+    /// Any program.
+    pub(crate) fn spawn(program: &Path, arguments: &[String]) -> Self {
         let mut command = Command::new(program);
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("starts");

@@ -9,9 +9,11 @@ use super::relay::{AT_LEAST_ONCE, EXACTLY_ONCE, UNLIMITED};
 use super::report::{Goal, Row};
 use super::sink::Seen;
 use super::{Plan, floor, relay};
+use peers::Peer;
 
 mod costs;
 mod exact;
+mod peers;
 
 /// More than any scenario takes.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -47,6 +49,9 @@ pub(crate) fn all(plan: &Plan) -> Vec<Row> {
     }
     if plan.wants("limits") {
         rows.push(bench.limits());
+    }
+    if plan.wants("peers") {
+        rows.extend(bench.peers());
     }
     rows
 }
@@ -87,7 +92,7 @@ impl Saturated {
     }
 }
 
-/// Which of the two.
+/// Which of them.
 #[derive(Clone, Copy)]
 enum Subject {
     Relay {
@@ -105,6 +110,14 @@ enum Subject {
         join: usize,
         keep: bool,
     },
+    Peer(&'static Peer),
+}
+
+impl Subject {
+    /// Whether it answers what it is asked.
+    fn is_ours(self) -> bool {
+        !matches!(self, Self::Peer(_))
+    }
 }
 
 /// The relay, with nothing between it and what it can do.
@@ -137,9 +150,13 @@ impl Bench<'_> {
     }
 
     fn saturated(&mut self, subject: Subject) -> Saturated {
-        let load = self.load();
         let responses = 5_000 / self.plan.scale.min(5);
         let tokens = 200 / (self.plan.scale / 5).max(1);
+        self.loaded(subject, responses, tokens)
+    }
+
+    fn loaded(&mut self, subject: Subject, responses: u32, tokens: u32) -> Saturated {
+        let load = self.load();
         load.fill(responses, tokens, ABREAST, " token", true, None);
         let mut process = self.start(subject, "none");
         // What it takes to start is not what is measured.
@@ -154,7 +171,7 @@ impl Bench<'_> {
             load.lag(&watcher) == 0
         });
         let seen = self.seen();
-        let (commits, in_commits) = process.commits();
+        let (commits, in_commits) = if subject.is_ours() { process.commits() } else { (0, 0.0) };
         let seconds = (seen.last_us - seen.first_us) as f64 / 1e6;
         let tokens = f64::from(responses * tokens);
         let measured = tokens * (1.0 - before as f64 / seen.frames as f64);
@@ -237,6 +254,7 @@ impl Bench<'_> {
         let prefix = format!("bench-{}-{}", std::process::id(), self.runs);
         let arguments = match subject {
             Subject::Floor { join, keep } => floor::Options { bootstrap, prefix, port, join, keep }.arguments(),
+            Subject::Peer(peer) => peer.arguments(&bootstrap, &prefix, port),
             relay => {
                 let mut options = relay::Options {
                     bootstrap,
@@ -258,13 +276,16 @@ impl Bench<'_> {
                             (connections, rate, rate);
                     }
                     Subject::Requests => (options.port, options.by_request) = (requests, true),
-                    Subject::Floor { .. } => {}
+                    Subject::Floor { .. } | Subject::Peer(_) => {}
                 }
                 options.arguments()
             }
         };
         writeln!(std::io::stderr(), "== {}", arguments.join(" ")).expect("written");
-        let mut process = Process::start(&arguments);
+        let mut process = match subject {
+            Subject::Peer(peer) => Process::spawn(&peer.program(), &arguments),
+            _ => Process::start(&arguments),
+        };
         assert_eq!(process.line(), "started");
         process
     }
