@@ -83,9 +83,10 @@ struct EmulatorOptions {
     /// An API key that it knows, `app.id:secret`. May be repeated.
     #[arg(long, value_name = "KEY", default_value = "app.key:secret")]
     key: Vec<String>,
-    /// A TOML or JSON file that says how it fails. `GET` and `PUT /emulator/faults` read and change it.
-    #[arg(long, value_name = "FILE")]
-    faults: Option<PathBuf>,
+    /// How it fails: a TOML or JSON file like those of deploy/scenarios, or a list like "reject=0.2,drop=0.01". `GET` and
+    /// `PUT /emulator/faults` read and change it.
+    #[arg(long, value_name = "FILE", default_value = "")]
+    faults: String,
     /// A namespace without the rule for updates and appends: it answers 93002 there. May be repeated.
     #[arg(long, value_name = "NAMESPACE")]
     immutable: Vec<String>,
@@ -154,7 +155,11 @@ async fn dispatch(cli: Cli, out: &mut (dyn Write + Send)) -> Result<Exit, Failur
             audit::run(options, &config, out).await
         }
         Command::Config(options) => show::run(&options, &load(Vec::new())?, out),
-        Command::Demo(options) => demonstrate(&options, &load(options.settings())?, out).await,
+        Command::Demo(options) => {
+            let scenario = options.scenario().map_err(of_demo)?;
+            let config = load(options.settings(&scenario))?;
+            demonstrate(&options, scenario, &config, out).await
+        }
         Command::Emulator(options) => emulate(options, out).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "tokenrelay", out);
@@ -163,32 +168,36 @@ async fn dispatch(cli: Cli, out: &mut (dyn Write + Send)) -> Result<Exit, Failur
     }
 }
 
-async fn demonstrate(options: &demo::Options, config: &Config, out: &mut (dyn Write + Send)) -> Result<Exit, Failure> {
+async fn demonstrate(
+    options: &demo::Options,
+    scenario: emulator::Scenario,
+    config: &Config,
+    out: &mut (dyn Write + Send),
+) -> Result<Exit, Failure> {
     quiet_log(config);
-    match demo::run(options, config, out).await {
-        Ok(demo::Verdict::Right) => Ok(Exit::Done),
-        Ok(demo::Verdict::Wrong) => Ok(Exit::Differences),
-        Err(error) => {
-            let exit = match &error {
-                demo::Error::Faults(_) => Exit::Usage,
-                demo::Error::Listen { .. } | demo::Error::Emulator(_) => Exit::Unavailable,
-                demo::Error::Relay(error) => error.exit().into(),
-                _ => Exit::Bug,
-            };
-            Err(Failure::new(exit, error.into()))
-        }
+    match demo::run(options, scenario, config, out).await.map_err(of_demo)? {
+        demo::Verdict::Right => Ok(Exit::Done),
+        demo::Verdict::Wrong => Ok(Exit::Differences),
     }
+}
+
+fn of_demo(error: demo::Error) -> Failure {
+    let exit = match &error {
+        demo::Error::Faults(_) => Exit::Usage,
+        demo::Error::Listen { .. } | demo::Error::Emulator(_) => Exit::Unavailable,
+        demo::Error::Relay(error) => error.exit().into(),
+        _ => Exit::Bug,
+    };
+    Failure::new(exit, error.into())
 }
 
 async fn emulate(options: EmulatorOptions, out: &mut (dyn Write + Send)) -> Result<Exit, Failure> {
     quiet_log(&Config::default());
     let usage = |error: anyhow::Error| Failure::new(Exit::Usage, error);
-    let faults =
-        options.faults.as_deref().map(emulator::Faults::load).transpose().map_err(|error| usage(error.into()))?;
+    let scenario = emulator::Scenario::read(&options.faults).map_err(|error| usage(error.into()))?;
     let config = emulator::Config {
         listen: options.listen,
         keys: options.key,
-        faults: faults.unwrap_or_default(),
         immutable_namespaces: options.immutable,
         max_message_size: usize::try_from(options.max_message_size.as_u64()).unwrap_or(usize::MAX),
         ..emulator::Config::default()
@@ -197,6 +206,7 @@ async fn emulate(options: EmulatorOptions, out: &mut (dyn Write + Send)) -> Resu
         error @ emulator::Error::Key => usage(error.into()),
         error @ emulator::Error::Listen { .. } => Failure::new(Exit::Unavailable, error.into()),
     })?;
+    emulator.play(scenario);
     let address = emulator.local_addr();
     writeln!(out, "emulator ready on {address}").and_then(|()| out.flush()).map_err(Failure::print)?;
     run::interrupted().await;

@@ -29,6 +29,7 @@ pub use headless::Summary;
 pub use verify::Difference;
 
 use crate::config::Config;
+use crate::emulator::Scenario;
 use crate::{emulator, pipeline};
 
 /// What `tokenrelay demo` can be told.
@@ -46,8 +47,9 @@ pub struct Options {
     /// The same seed gives the same responses.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// Faults of the emulator, as in "reject=0.2,lose-ack=0.05,drop=0.01,rate-limit=100,refuse-resume=0.5".
-    #[arg(long, default_value = "")]
+    /// Faults of the emulator: a file like those of deploy/scenarios, or a list like
+    /// "reject=0.2,lose-ack=0.05,drop=0.01,rate-limit=100,refuse-resume=0.5".
+    #[arg(long, value_name = "FILE|LIST", default_value = "")]
     pub faults: String,
     /// How responses are put on channels, as `input.pattern`.
     #[arg(long, value_name = "PATTERN")]
@@ -64,12 +66,20 @@ pub struct Options {
 }
 
 impl Options {
-    /// What these options say of the configuration, as `key=value`.
+    /// How the emulator is to fail.
+    ///
+    /// # Errors
+    /// When that is not understood.
+    pub fn scenario(&self) -> Result<Scenario, Error> {
+        Ok(Scenario::read(&self.faults)?.seeded(self.seed))
+    }
+
+    /// What the scenario and these options say of the configuration, as `key=value`.
     #[must_use]
-    pub fn settings(&self) -> Vec<String> {
+    pub fn settings(&self, scenario: &Scenario) -> Vec<String> {
         let pattern = self.pattern.iter().map(|pattern| format!("input.pattern={pattern}"));
         let transport = self.transport.iter().map(|transport| format!("ably.transport={transport}"));
-        pattern.chain(transport).collect()
+        scenario.settings.iter().cloned().chain(pattern).chain(transport).collect()
     }
 }
 
@@ -130,13 +140,18 @@ pub enum Error {
 ///
 /// # Errors
 /// When a part of it cannot be started, or ends before its time.
-pub async fn run(options: &Options, config: &Config, out: &mut (dyn Write + Send)) -> Result<Verdict, Error> {
+pub async fn run(
+    options: &Options,
+    scenario: Scenario,
+    config: &Config,
+    out: &mut (dyn Write + Send),
+) -> Result<Verdict, Error> {
     let relay = |site, stop| relay::run(relay::config(config, &site, options.headless), stop);
     if !options.headless {
         let greet = |url: &str| writeln!(out, "the demo is at {url}").and_then(|()| out.flush());
-        return live::run(options, relay, greet).await.map(|()| Verdict::Right);
+        return live::run(options, scenario, relay, greet).await.map(|()| Verdict::Right);
     }
-    let summary = headless::run(options, headless::Patience::default(), relay).await?;
+    let summary = headless::run(options, scenario, headless::Patience::default(), relay).await?;
     writeln!(out, "{}", serde_json::to_string_pretty(&summary).unwrap_or_default())?;
     Ok(if summary.is_right() { Verdict::Right } else { Verdict::Wrong })
 }

@@ -19,6 +19,7 @@ mod outbox;
 mod realtime;
 mod rest;
 mod rollup;
+mod scenario;
 mod serial;
 mod state;
 mod stats;
@@ -30,9 +31,10 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
-pub use faults::{DropAs, Error as FaultsError, Faults, Resent};
+pub use faults::{DropAs, Error as FaultsError, FatalAs, Faults, Known, Odd, Resent, SizeIn};
+pub use scenario::{Scenario, Step};
 pub use stats::Stats;
 
 use state::State;
@@ -98,6 +100,10 @@ struct Shared {
     state: Mutex<State>,
     /// Whether nothing is to be read or said; a copy of what the faults say, for those who wait for its end.
     silent: watch::Sender<bool>,
+    /// How often all connections were to drop.
+    hang_ups: watch::Sender<u64>,
+    /// Who makes it fail otherwise later.
+    steps: Mutex<Option<AbortHandle>>,
 }
 
 impl Shared {
@@ -105,9 +111,35 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn set_faults(&self, faults: Faults) {
+    /// Makes it fail so, and otherwise later. What was to come of another scenario does not come.
+    fn play(self: &Arc<Self>, scenario: Scenario) {
+        let Scenario { faults, then, .. } = scenario;
+        let mut steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(former) = steps.take() {
+            former.abort();
+        }
+        self.switch(faults);
+        if then.is_empty() {
+            return;
+        }
+        let shared = Arc::downgrade(self);
+        let played = tokio::spawn(async move {
+            for Step { after, faults } in then {
+                tokio::time::sleep(after).await;
+                let Some(shared) = shared.upgrade() else { return };
+                shared.switch(faults);
+            }
+        });
+        *steps = Some(played.abort_handle());
+    }
+
+    fn switch(&self, faults: Faults) {
+        let hangs_up = faults.hang_up.is_some();
         self.silent.send_replace(faults.silent);
         self.state().set_faults(faults);
+        if hangs_up {
+            self.hang_ups.send_modify(|times| *times += 1);
+        }
     }
 }
 
@@ -120,7 +152,8 @@ pub async fn start(config: Config) -> Result<Emulator, Error> {
     let listener = TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
     let address = listener.local_addr().map_err(|source| Error::Listen { address, source })?;
     let silent = watch::Sender::new(config.faults.silent);
-    let shared = Arc::new(Shared { state: Mutex::new(State::new(config)?), silent });
+    let (hang_ups, steps) = (watch::Sender::default(), Mutex::default());
+    let shared = Arc::new(Shared { state: Mutex::new(State::new(config)?), silent, hang_ups, steps });
     let (stop, stopped) = watch::channel(false);
     let router = rest::router(shared.clone(), stopped.clone());
     let server = tokio::spawn(async move {
@@ -156,7 +189,12 @@ impl Emulator {
 
     /// Makes it fail otherwise from now on.
     pub fn set_faults(&self, faults: Faults) {
-        self.shared.set_faults(faults);
+        self.shared.play(faults.into());
+    }
+
+    /// Makes it fail as a scenario says, which begins now.
+    pub fn play(&self, scenario: Scenario) {
+        self.shared.play(scenario);
     }
 
     /// What it has seen so far.

@@ -22,6 +22,7 @@ use super::results::{Missing, Results};
 use super::verify::{Difference, Promises};
 use super::world::{Site, World};
 use super::{Error, Options, hex};
+use crate::emulator::Scenario;
 use crate::pipeline::Stop;
 
 /// How long is waited for what does not come.
@@ -98,6 +99,7 @@ impl Summary {
 /// Runs it, with whatever stands for the relay.
 pub(super) async fn run<R>(
     options: &Options,
+    scenario: Scenario,
     patience: Patience,
     relay: impl FnOnce(Site, watch::Receiver<Stop>) -> R,
 ) -> Result<Summary, Error>
@@ -108,7 +110,7 @@ where
     let mut promises = Promises::default();
     (0..options.responses).for_each(|index| promises.add(&generator::script(options.seed, index)));
     let channels = promises.channels();
-    let world = World::start(&options.faults, options.seed).await?;
+    let world = World::start(scenario, &options.faults).await?;
     let mut reader = Reader::start(&world.subscriber_url(), &channels);
     reader.attached(channels.len()).await;
 

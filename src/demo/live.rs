@@ -18,6 +18,7 @@ use super::reader::Reader;
 use super::results::{Mark, Marked, Results};
 use super::world::{Site, World};
 use super::{Error, Options, hex, page, verify};
+use crate::emulator::Scenario;
 use crate::pipeline::Stop;
 
 /// How long a subscriber may take to see what the results say.
@@ -49,6 +50,7 @@ struct Watched {
 /// Runs until something fails or the process is stopped. `ready` is told the page's address.
 pub(super) async fn run<R>(
     options: &Options,
+    scenario: Scenario,
     relay: impl FnOnce(Site, watch::Receiver<Stop>) -> R,
     ready: impl FnOnce(&str) -> std::io::Result<()>,
 ) -> Result<(), Error>
@@ -57,7 +59,7 @@ where
 {
     let listener = page::bind(options.listen).await?;
     let address = listener.local_addr().map_err(Error::Page)?;
-    let world = World::start(&options.faults, options.seed).await?;
+    let world = World::start(scenario, &options.faults).await?;
     let live = Arc::new(Live {
         hub: Arc::new(Hub::new(&options.faults)),
         reader: Reader::start(&world.subscriber_url(), &[]),

@@ -31,7 +31,12 @@ pub(super) fn config(asked: &Config, site: &Site, headless: bool) -> Config {
     config.results.delivery = Delivery::AtLeastOnce;
     config.input.channel = "demo:{key}".to_owned();
     let ably = &mut config.ably;
-    ably.key = Some(Secret::new(site.ably_key.clone()));
+    let key = Some(Secret::new(site.ably_key.clone()));
+    // Who says how long tokens are to be good wants them.
+    match ably.jwt.ttl == Config::default().ably.jwt.ttl {
+        true => ably.key = key,
+        false => ably.jwt.key = key,
+    }
     site.ably.ip().to_string().clone_into(&mut ably.endpoint);
     ably.port = site.ably.port();
     ably.tls = false;

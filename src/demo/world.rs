@@ -8,7 +8,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use super::Error;
 use super::broker::Broker;
 use super::history::History;
-use crate::emulator::{self, Emulator, Faults};
+use crate::emulator::{self, Emulator, Faults, Scenario};
 
 /// The key of an account that is as old as the process.
 const KEY: &str = "demo.key:not-a-secret";
@@ -40,15 +40,16 @@ pub(super) struct Switchboard {
 }
 
 impl World {
-    /// Starts both, with these faults on.
-    pub(super) async fn start(faults: &str, seed: u64) -> Result<Self, Error> {
+    /// Starts both, and the scenario, which was asked for in these words.
+    pub(super) async fn start(scenario: Scenario, asked: &str) -> Result<Self, Error> {
         // HTTP clients want to know whose cryptography is used, even if none is. That somebody has said so before is fine.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let broker = Arc::new(Broker::start()?);
         let config = emulator::Config { keys: vec![KEY.to_owned()], ..emulator::Config::default() };
         let emulator = Arc::new(emulator::start(config).await?);
-        let board = Switchboard { emulator, list: Arc::default(), seed };
-        board.set(faults)?;
+        let seed = scenario.faults.seed;
+        emulator.play(scenario);
+        let board = Switchboard { emulator, list: Arc::new(Mutex::new(asked.to_owned())), seed };
         Ok(Self { broker, board })
     }
 
@@ -87,9 +88,7 @@ impl Switchboard {
 
     /// Switches on what is in the list, and everything else off.
     pub(super) fn set(&self, list: &str) -> Result<(), Error> {
-        let faults = Faults::parse_list(list)?;
-        let seed = if faults.seed == 0 { self.seed } else { faults.seed };
-        self.emulator.set_faults(Faults { seed, ..faults });
+        self.emulator.play(Scenario::from(Faults::parse_list(list)?).seeded(self.seed));
         list.clone_into(&mut self.list.lock().unwrap_or_else(PoisonError::into_inner));
         Ok(())
     }

@@ -35,6 +35,11 @@ pub(super) struct Grant {
 }
 
 impl Grant {
+    /// Of somebody who may do everything.
+    pub(super) fn everything(client_id: &str) -> Self {
+        Self { client_id: Some(client_id.to_owned()), capability: Capability::everything(), expires: None }
+    }
+
     /// Its identity, if it is somebody in particular.
     pub(super) fn identity(&self) -> Option<&str> {
         self.client_id.as_deref().filter(|id| *id != "*")

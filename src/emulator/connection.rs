@@ -45,6 +45,8 @@ pub(super) struct Connection {
     pub(super) raw_rate: Rate,
     /// The channels that it is attached to, by the names that it attached by.
     pub(super) attached: HashSet<String>,
+    /// The channels that it has published to, while these are limited.
+    pub(super) published: HashSet<String>,
 }
 
 /// What became of a frame.
@@ -72,6 +74,7 @@ impl Connection {
             rate: Rate::default(),
             raw_rate: Rate::default(),
             attached: HashSet::new(),
+            published: HashSet::new(),
         }
     }
 

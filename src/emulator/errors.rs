@@ -47,15 +47,24 @@ fn exceeded(metric: &str, limit: u32) -> String {
     format!("Rate limit exceeded; request rejected (nonfatal); metric = {metric}; permitted rate = {limit}")
 }
 
-pub(super) fn fatal_rate() -> Failure {
-    failure(42921, 429, "Rate limit exceeded; connection closed (fatal); metric = connection.inboundRate")
+pub(super) fn account_rate() -> Failure {
+    failure(42917, 429, "Rate limit exceeded; request rejected (nonfatal); metric = messages.maxRate")
+}
+
+pub(super) fn fatal_rate(code: u32) -> Failure {
+    failure(code, 429, "Rate limit exceeded; connection closed (fatal); metric = connection.inboundRate")
+}
+
+pub(super) fn too_many_channels() -> Failure {
+    failure(90010, 400, "Maximum number of channels per connection exceeded")
 }
 
 /// What an injected refusal says.
 pub(super) fn injected(code: u32) -> Failure {
     let status_code = match code {
-        42_900..=42_999 => 429,
-        50_000..=59_999 => 503,
+        42_900..=42_999 | 80_021 | 90_021 => 429,
+        50_000..=59_999 | 80_003 => 503,
+        40_111 | 40_114 | 40_115 => 403,
         40_100..=40_199 => 401,
         40_400..=40_499 => 404,
         40_009 => 413,

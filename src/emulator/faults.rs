@@ -1,11 +1,13 @@
-//! Faults: how the emulator fails, as a list (`reject=0.2,drop=0.01`), a file, or over HTTP while it runs.
+//! Faults: how the emulator fails, as a list (`reject=0.2,drop=0.01`), in a scenario, or over HTTP while it runs.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// How the emulator fails. Shares are between 0 and 1; everything is off by default.
+use super::message::Manner;
+
+/// How the emulator fails. Shares are between 0 and 1, times are milliseconds; everything is off by default.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Faults {
@@ -17,40 +19,95 @@ pub struct Faults {
     pub reject_ops: Vec<String>,
     /// Share of refused appends whose text appears in the next append all the same.
     pub reject_fold: f64,
+    /// That text appears in every later append, not only in the next.
+    pub fold_again: bool,
     /// Share of refused operations that are applied all the same.
     pub reject_applied: f64,
+    /// What comes to a message so soon after one that was refused is refused, too; 0 for only those that chance picks.
+    pub reject_run: u64,
+    /// Operations on these namespaces are refused with that code.
+    pub reject_namespaces: BTreeMap<String, u32>,
+    /// Whoever is refused so is told of the channel, too, by an ERROR.
+    pub channel_errors: bool,
+    /// Share of operations at which the server says that their channel is detached.
+    pub detach: f64,
+    /// No channel has the rule for updates and appends: creates get no serial, all else 93002.
+    pub immutable: bool,
+    /// Messages that are older can no longer be changed; 0 for never.
+    pub gone_after: u64,
+    /// They are gone with this code instead of 40400, in either case with status 404.
+    pub gone_code: Option<u32>,
+
     /// Share of operations that are applied, and then the connection drops before the answer.
     pub lose_ack: f64,
     /// Share of operations that are applied and never answered, while others are.
     pub skip_ack: f64,
-    /// How long answers wait, in milliseconds.
+    /// Only these operations lose their answers or their connection. Empty for all.
+    pub lose_ops: Vec<String>,
+    /// How long answers wait.
     pub delay: u64,
-    /// Acknowledgements are held and given together, every so many milliseconds; refusals do not wait. 0 for at once.
+    /// Acknowledgements are held and given together, so often; refusals do not wait. 0 for at once.
     pub merge_acks: u64,
+    /// Share of answers that are put oddly, as `odd` says.
+    pub odd_answers: f64,
+    /// How odd answers are put.
+    pub odd: Odd,
     /// Share of operations at which the connection drops, before or after they are applied by turns.
     pub drop: f64,
     /// How connections drop: by turns when not said.
     pub drop_as: Option<DropAs>,
-    /// Operations that a drop cut off are applied so much later, in milliseconds; 0 for never.
+    /// All connections drop so, once, when this is switched on.
+    pub hang_up: Option<DropAs>,
+    /// Operations that a drop cut off are applied so much later; 0 for never.
     pub late_apply: u64,
     /// What becomes of frames that come again after a resume.
     pub resent: Resent,
     /// Share of resumes that are refused.
     pub refuse_resume: f64,
+    /// With this code instead of 80018.
+    pub resume_code: Option<u32>,
     /// No new connections, and no requests.
     pub refuse_connections: bool,
+    /// No new connections; requests are served.
+    pub refuse_websockets: bool,
+    /// Connections are refused with this code instead of 80003.
+    pub refuse_code: Option<u32>,
     /// Connections stay, but nothing is read or said; new ones wait.
     pub silent: bool,
     /// Share of requests that fail with 503, before or after they are applied by turns.
     pub fail_requests: f64,
+    /// Tokens are good for no longer than this; 0 for as long as they say.
+    pub token_life: u64,
+    /// New tokens on a connection that is up are refused with this code.
+    pub refuse_tokens: Option<u32>,
+    /// Who does not say which agent it is, is refused with 40168.
+    pub require_agent: bool,
+
     /// Operations a second on one connection, counted after rollup; 0 for no limit.
     pub rate_limit: u32,
     /// Operations a second on one channel, counted after rollup; 0 for no limit.
     pub channel_rate_limit: u32,
+    /// Rates count operations as they come, not after rollup.
+    pub count_frames: bool,
     /// Bytes a second on one channel; an update counts whole. 0 for no limit.
     pub channel_bytes_limit: u32,
+    /// Operations a second of the account; 0 for no limit.
+    pub account_rate_limit: u32,
     /// Operations a second on one connection, counted as they come, that end it with 42921; 0 for no limit.
     pub fatal_rate_limit: u32,
+    /// With this code instead of 42921.
+    pub fatal_code: Option<u32>,
+    /// How a connection ends for its rate.
+    pub fatal_as: FatalAs,
+    /// Channels that one connection may publish to; 0 for no limit.
+    pub channels_per_connection: usize,
+    /// The largest message, as connections are told; 0 for what the emulator was started with.
+    pub message_size: usize,
+    /// The largest message that is taken, if it is not the one that connections are told; else 0.
+    pub enforced_size: usize,
+    /// What sizes are counted in.
+    pub size_in: SizeIn,
+
     /// Appends that were rolled up are answered without a serial, but for the last.
     pub null_serials: bool,
     /// Share of creates that are answered without a serial.
@@ -59,8 +116,26 @@ pub struct Faults {
     pub null_updates: f64,
     /// Share of updates that get a serial below the message's latest.
     pub stale_updates: f64,
-    /// Operations on these namespaces are refused with that code.
-    pub reject_namespaces: BTreeMap<String, u32>,
+    /// What a create is answered whose id is known.
+    pub known_creates: Known,
+    /// Extras that an operation leaves out are cleared, not kept.
+    pub clear_omitted: bool,
+    /// Pieces say only what their operation has said, not what the message has besides.
+    pub bare_pieces: bool,
+    /// Appends without text are refused.
+    pub refuse_empty: bool,
+    /// Share of changes after which somebody else writes another text over the message.
+    pub foreign_updates: f64,
+    /// Share of changes after which somebody else deletes the message.
+    pub foreign_deletes: f64,
+    /// So long after a change, reading gives what was there before it.
+    pub read_lag: u64,
+    /// So long after it was made, a message is not in history.
+    pub history_lag: u64,
+    /// Share of readings that fail.
+    pub fail_reads: f64,
+    /// With this code instead of 50003.
+    pub fail_reads_code: Option<u32>,
     /// Makes chance repeatable.
     pub seed: u64,
 }
@@ -80,6 +155,60 @@ pub enum Resent {
     Refused,
 }
 
+/// What a create is answered whose id is known.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Known {
+    /// The serial of the message that was made the first time.
+    #[default]
+    Serial,
+    /// No serial.
+    Nothing,
+    /// A serial that no message has.
+    Phantom,
+    /// It makes another message.
+    Again,
+}
+
+/// How an answer is put that is not put well.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Odd {
+    /// It does not say which frame it is for.
+    #[default]
+    NoSerial,
+    /// It does not say how many frames it is for.
+    NoCount,
+    /// It says nothing of serials.
+    NoResult,
+    /// It is for the frame before, too, which has had its answer.
+    Overlap,
+}
+
+/// How a connection ends for its rate.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FatalAs {
+    /// With a DISCONNECTED frame: it may be resumed.
+    #[default]
+    Disconnected,
+    /// With an ERROR frame: it is gone.
+    Error,
+    /// Without a word.
+    Socket,
+}
+
+/// What sizes are counted in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SizeIn {
+    /// Bytes of UTF-8.
+    #[default]
+    Bytes,
+    /// Units of UTF-16.
+    Utf16,
+}
+
 /// How a connection drops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -90,6 +219,8 @@ pub enum DropAs {
     Close,
     /// A DISCONNECTED frame comes first.
     Disconnected,
+    /// A DISCONNECTED frame comes first and says that the token has expired.
+    Expired,
 }
 
 /// Why faults are none.
@@ -106,6 +237,22 @@ pub enum Error {
     /// It is neither TOML nor JSON of our shape.
     #[error("faults: {0}")]
     Shape(String),
+    /// The file is wrong.
+    #[error("{path}: {error}")]
+    In {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: Box<Error>,
+    },
+    /// A later step is wrong.
+    #[error("step {number} of then: {error}")]
+    Step {
+        /// Which, from 1 on.
+        number: usize,
+        /// What is wrong with it.
+        error: Box<Error>,
+    },
     /// A share that is none.
     #[error("faults: {name} is a share of operations: it must lie between 0 and 1")]
     Share {
@@ -133,19 +280,6 @@ impl Faults {
         Self::checked(faults)
     }
 
-    /// Reads a file: JSON if its name ends so, else TOML.
-    ///
-    /// # Errors
-    /// When it cannot be read, a name is unknown or a value has a wrong type.
-    pub fn load(path: &Path) -> Result<Self, Error> {
-        let text = std::fs::read_to_string(path).map_err(|source| Error::File { path: path.to_owned(), source })?;
-        let faults = match path.extension().is_some_and(|extension| extension == "json") {
-            true => serde_json::from_str(&text).map_err(|error| error.to_string()),
-            false => toml::from_str(&text).map_err(|error| error.to_string()),
-        };
-        Self::checked(faults.map_err(|problem| Error::Shape(format!("{}: {problem}", path.display())))?)
-    }
-
     /// Refuses shares that are none.
     ///
     /// # Errors
@@ -160,6 +294,11 @@ impl Faults {
             ("drop", self.drop),
             ("refuse-resume", self.refuse_resume),
             ("fail-requests", self.fail_requests),
+            ("detach", self.detach),
+            ("odd-answers", self.odd_answers),
+            ("foreign-updates", self.foreign_updates),
+            ("foreign-deletes", self.foreign_deletes),
+            ("fail-reads", self.fail_reads),
             ("null-creates", self.null_creates),
             ("null-updates", self.null_updates),
             ("stale-updates", self.stale_updates),
@@ -172,8 +311,29 @@ impl Faults {
 
     /// Whether operations of that name are among those to refuse.
     pub(super) fn rejects(&self, operation: &str) -> bool {
-        self.reject_ops.is_empty() || self.reject_ops.iter().any(|name| name == operation)
+        among(&self.reject_ops, operation)
     }
+
+    /// What mutations make of messages.
+    pub(super) fn manner(&self) -> Manner {
+        Manner {
+            watched: false,
+            clears: self.clear_omitted,
+            bare: self.bare_pieces,
+            folds_again: self.fold_again,
+            lag_ms: self.read_lag,
+        }
+    }
+
+    /// Whether operations of that name are among those to lose.
+    pub(super) fn loses(&self, operation: &str) -> bool {
+        among(&self.lose_ops, operation)
+    }
+}
+
+/// Whether it is among those named; no names are all of them.
+fn among(names: &[String], operation: &str) -> bool {
+    names.is_empty() || names.iter().any(|name| name == operation)
 }
 
 #[cfg(test)]

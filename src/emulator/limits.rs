@@ -46,3 +46,5 @@ pub(super) const TOKEN_WARNING: Duration = Duration::from_secs(30);
 pub(super) const ROLLUP_MAX: Duration = Duration::from_millis(500);
 /// How long a client may take to read what waits for it.
 pub(super) const WRITE_PATIENCE: Duration = Duration::from_secs(10);
+/// Steps of a scenario.
+pub(super) const STEPS: usize = 100;

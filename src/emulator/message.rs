@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::ably::wire::{Data, Message, MessageVersion, message_action};
 
 use super::errors::{Failure, failure};
+use super::faults::SizeIn;
 use super::limits::VERSIONS_PER_MESSAGE;
 use super::rollup::Rollup;
 
@@ -23,6 +24,21 @@ pub(super) struct Mutation {
     pub(super) version: MessageVersion<'static>,
 }
 
+/// What a mutation makes of a message, where Ably's documentation leaves it open, and for whom.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Manner {
+    /// Somebody is attached who has to be told.
+    pub(super) watched: bool,
+    /// Extras that it leaves out are cleared, not kept.
+    pub(super) clears: bool,
+    /// A piece says only what the append has said.
+    pub(super) bare: bool,
+    /// Text of refused appends appears in every later append.
+    pub(super) folds_again: bool,
+    /// How long reading gives what was there before.
+    pub(super) lag_ms: u64,
+}
+
 /// A message as the channel keeps it.
 #[derive(Debug)]
 pub(super) struct Stored {
@@ -34,6 +50,10 @@ pub(super) struct Stored {
     bytes: usize,
     /// Text of refused appends that will appear all the same.
     folded: String,
+    /// What reading gives until then.
+    before: Option<(u64, Box<Message<'static>>)>,
+    /// Until then all that comes is refused.
+    pub(super) refused_until: u64,
     /// Appends that wait, per connection.
     pub(super) rollups: Vec<(u64, Rollup)>,
 }
@@ -62,14 +82,23 @@ impl Mutation {
 
 impl Stored {
     pub(super) fn new(number: u64, message: Message<'static>) -> Self {
-        let bytes = 2 * size(&message);
+        let bytes = 2 * size(&message, SizeIn::Bytes);
         let versions = vec![message.clone()];
-        Self { number, versions, latest: message, bytes, folded: String::new(), rollups: Vec::new() }
+        let (folded, rollups) = (String::new(), Vec::new());
+        Self { number, versions, latest: message, bytes, folded, before: None, refused_until: 0, rollups }
     }
 
     /// The latest version, whole.
     pub(super) fn latest(&self) -> &Message<'static> {
         &self.latest
+    }
+
+    /// What reading gives: it may lag behind.
+    pub(super) fn readable(&self, now_ms: u64) -> &Message<'static> {
+        match &self.before {
+            Some((until, before)) if now_ms < *until => before,
+            _ => &self.latest,
+        }
     }
 
     /// All versions but appends, oldest first, the latest as it is.
@@ -87,17 +116,17 @@ impl Stored {
     }
 
     /// Bytes that it would count with a mutation, appends that wait included.
-    pub(super) fn size_with(&self, mutation: &Mutation) -> usize {
+    pub(super) fn size_with(&self, mutation: &Mutation, unit: SizeIn) -> usize {
         let latest = &self.latest;
         let text = |new: &Option<Cow<'_, str>>, old: &Option<Cow<'_, str>>| {
             new.as_ref().or(old.as_ref()).map_or(0, |text| text.len())
         };
         let extras = mutation.extras.as_ref().or(latest.extras.as_ref()).map_or(0, extras_len);
-        let waiting: usize = self.rollups.iter().map(|(_, rollup)| rollup.bytes()).sum();
-        let kept = latest.data.as_ref().map_or(0, data_len) + waiting;
+        let size_of = |data: &Option<Data<'_>>| data.as_ref().map_or(0, |data| data_size(data, unit));
+        let waiting: usize = self.rollups.iter().map(|(_, rollup)| rollup.size(unit)).sum();
         let data = match (&mutation.data, mutation.action == message_action::APPEND) {
-            (Some(data), false) => data_len(data),
-            (data, _) => kept + data.as_ref().map_or(0, data_len),
+            (Some(_), false) => size_of(&mutation.data),
+            _ => size_of(&latest.data) + waiting + size_of(&mutation.data),
         };
         text(&mutation.name, &latest.name) + text(&latest.client_id, &None) + data + extras
     }
@@ -128,20 +157,23 @@ impl Stored {
         mut mutation: Mutation,
         version: String,
         now_ms: u64,
-        watched: bool,
+        manner: Manner,
     ) -> Option<Message<'static>> {
         let append = mutation.action == message_action::APPEND;
-        let folded = std::mem::take(&mut self.folded);
+        let watched = manner.watched;
+        self.remember(now_ms, manner.lag_ms);
+        let folded = if append && manner.folds_again { self.folded.clone() } else { std::mem::take(&mut self.folded) };
         if append
             && !folded.is_empty()
             && let Some(Data::Text(text)) = mutation.data.take()
         {
             mutation.data = Some(Data::Text(Cow::Owned(folded + &text)));
         }
-        let before = size(&self.latest);
+        let before = size(&self.latest, SizeIn::Bytes);
+        let said = manner.bare.then(|| (mutation.name.clone(), mutation.extras.clone()));
         let latest = &mut self.latest;
         latest.name = mutation.name.or(latest.name.take());
-        latest.extras = mutation.extras.or(latest.extras.take());
+        latest.extras = mutation.extras.or(latest.extras.take().filter(|_| !manner.clears));
         if !append && mutation.data.is_some() {
             latest.encoding = mutation.encoding;
         }
@@ -151,23 +183,34 @@ impl Stored {
         latest.action = Some(if append { message_action::UPDATE } else { mutation.action });
         latest.version =
             Some(MessageVersion { serial: Some(version.into()), timestamp: Some(now_ms), ..mutation.version });
-        self.bytes = self.bytes + size(&self.latest) - before;
+        self.bytes = self.bytes + size(&self.latest, SizeIn::Bytes) - before;
         if !append {
             self.keep_version();
         }
         match (watched, append) {
             (false, _) => None,
             (true, false) => Some(self.latest.clone()),
-            (true, true) => Some(Message { data: piece, action: Some(message_action::APPEND), ..self.without_data() }),
+            (true, true) => {
+                let whole = self.without_data();
+                let (name, extras) = said.unwrap_or_else(|| (whole.name.clone(), whole.extras.clone()));
+                Some(Message { name, extras, data: piece, action: Some(message_action::APPEND), ..whole })
+            }
+        }
+    }
+
+    /// Keeps what is there before a change, for those who read too early.
+    fn remember(&mut self, now_ms: u64, lag_ms: u64) {
+        if self.before.as_ref().is_none_or(|(until, _)| *until <= now_ms) {
+            self.before = (lag_ms > 0).then(|| (now_ms + lag_ms, Box::new(self.latest.clone())));
         }
     }
 
     fn keep_version(&mut self) {
-        self.bytes += size(&self.latest);
+        self.bytes += size(&self.latest, SizeIn::Bytes);
         self.versions.push(self.latest.clone());
         if self.versions.len() > VERSIONS_PER_MESSAGE {
             // The original stays.
-            self.bytes -= size(&self.versions.remove(1));
+            self.bytes -= size(&self.versions.remove(1), SizeIn::Bytes);
         }
     }
 
@@ -179,7 +222,7 @@ impl Stored {
         if let Some((waiting, version)) = rollup.and_then(|(_, rollup)| rollup.flush(now_ms))
             && mutation.data.is_none()
         {
-            self.apply(waiting, version, now_ms, false);
+            self.apply(waiting, version, now_ms, Manner::default());
         }
     }
 
@@ -232,6 +275,14 @@ pub(super) fn data_len(data: &Data<'_>) -> usize {
     }
 }
 
+/// What a payload counts, in that unit.
+pub(super) fn data_size(data: &Data<'_>, unit: SizeIn) -> usize {
+    match (data, unit) {
+        (Data::Text(text), SizeIn::Utf16) => text.encode_utf16().count(),
+        _ => data_len(data),
+    }
+}
+
 /// Text and more text, bytes and more bytes; of two kinds, the new.
 pub(super) fn joined(old: Option<Data<'static>>, new: Option<Data<'static>>) -> Option<Data<'static>> {
     match (old, new) {
@@ -264,11 +315,14 @@ fn extras_len(extras: &Value) -> usize {
     }
 }
 
-/// Bytes that a message counts against the limit: name, client id, data, extras.
-pub(super) fn size(message: &Message<'_>) -> usize {
+/// What a message counts against the limit: name, client id, data, extras.
+pub(super) fn size(message: &Message<'_>, unit: SizeIn) -> usize {
     let text = |value: &Option<Cow<'_, str>>| value.as_ref().map_or(0, |text| text.len());
     let extras = message.extras.as_ref().map_or(0, extras_len);
-    text(&message.name) + text(&message.client_id) + message.data.as_ref().map_or(0, data_len) + extras
+    text(&message.name)
+        + text(&message.client_id)
+        + message.data.as_ref().map_or(0, |data| data_size(data, unit))
+        + extras
 }
 
 /// A copy of a message that borrows nothing.
@@ -309,6 +363,8 @@ fn owned_version(version: MessageVersion<'_>) -> MessageVersion<'static> {
 mod tests {
     use super::*;
 
+    const WATCHED: Manner = Manner { watched: true, clears: false, bare: false, folds_again: false, lag_ms: 0 };
+
     fn stored(text: &'static str) -> Stored {
         let version = MessageVersion { serial: Some("1".into()), ..MessageVersion::default() };
         Stored::new(
@@ -338,7 +394,8 @@ mod tests {
     #[test]
     fn an_append_adds_and_subscribers_get_the_piece() {
         let mut message = stored("one");
-        let delta = message.apply(mutation(message_action::APPEND, " two"), "2".to_owned(), 5, true).expect("a piece");
+        let delta =
+            message.apply(mutation(message_action::APPEND, " two"), "2".to_owned(), 5, WATCHED).expect("a piece");
         assert_eq!((delta.data, delta.action), (Some(Data::Text(" two".into())), Some(message_action::APPEND)));
         assert_eq!(delta.name.as_deref(), Some("n"), "what is not said is carried forward");
         assert_eq!(message.latest().data, Some(Data::Text("one two".into())));
@@ -354,7 +411,7 @@ mod tests {
             Mutation { extras: extras.clone(), ..mutation(message_action::UPDATE, "x") },
             "2".to_owned(),
             5,
-            true,
+            WATCHED,
         );
         let update = update.expect("the whole");
         assert_eq!((update.data, update.extras), (Some(Data::Text("x".into())), extras));
@@ -364,7 +421,7 @@ mod tests {
     fn refused_text_can_appear_with_the_next_append() {
         let mut message = stored("a");
         message.fold(&mutation(message_action::APPEND, "b"));
-        let nobody = message.apply(mutation(message_action::APPEND, "c"), "2".to_owned(), 5, false);
+        let nobody = message.apply(mutation(message_action::APPEND, "c"), "2".to_owned(), 5, Manner::default());
         assert_eq!((message.latest().data.clone(), nobody), (Some(Data::Text("abc".into())), None));
     }
 
@@ -377,13 +434,16 @@ mod tests {
     #[test]
     fn the_size_is_that_of_the_whole() {
         let mut message = stored("one");
-        assert_eq!(size(message.latest()), 1 + 3 + r#"{"headers":{"a":1,"b":2}}"#.len());
+        assert_eq!(size(message.latest(), SizeIn::Bytes), 1 + 3 + r#"{"headers":{"a":1,"b":2}}"#.len());
         let append = mutation(message_action::APPEND, "four");
-        assert_eq!(message.size_with(&append), size(message.latest()) + 4);
-        assert_eq!(message.size_with(&mutation(message_action::UPDATE, "four")), size(message.latest()) + 1);
-        message.apply(append, "2".to_owned(), 5, false);
-        let kept: usize = message.versions.iter().map(size).sum();
-        assert_eq!(message.kept_bytes(), kept + size(message.latest()));
+        assert_eq!(message.size_with(&append, SizeIn::Bytes), size(message.latest(), SizeIn::Bytes) + 4);
+        assert_eq!(
+            message.size_with(&mutation(message_action::UPDATE, "four"), SizeIn::Bytes),
+            size(message.latest(), SizeIn::Bytes) + 1
+        );
+        message.apply(append, "2".to_owned(), 5, Manner::default());
+        let kept: usize = message.versions.iter().map(|version| size(version, SizeIn::Bytes)).sum();
+        assert_eq!(message.kept_bytes(), kept + size(message.latest(), SizeIn::Bytes));
     }
 
     #[test]
@@ -397,7 +457,7 @@ mod tests {
             let data = text.map(|text: &str| Data::Text(text.to_owned().into()));
             let update = Mutation { data, ..mutation(message_action::UPDATE, "") };
             message.supersede(7, &update, 5_001);
-            message.apply(update, "4".to_owned(), 5_001, false);
+            message.apply(update, "4".to_owned(), 5_001, Manner::default());
             assert_eq!(message.latest().data, Some(Data::Text(expected.into())));
             assert!(message.rollup(7).flush(5_002).is_none());
         }

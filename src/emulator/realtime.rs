@@ -53,9 +53,10 @@ enum Token {
 }
 
 impl Token {
-    fn of(who: &Publisher, now_ms: u64) -> Self {
+    fn of(who: &Publisher, life_ms: u64, now_ms: u64) -> Self {
         let Some(expires) = who.grant.expires else { return Self::Endless };
-        let left = Duration::from_millis(expires.saturating_sub(now_ms));
+        let left = expires.saturating_sub(now_ms).min(if life_ms == 0 { u64::MAX } else { life_ms });
+        let left = Duration::from_millis(left);
         let now = Instant::now();
         Self::Good { ask: now + left - TOKEN_WARNING.min(left / 2), end: now + left }
     }
@@ -106,7 +107,7 @@ pub(super) async fn serve(
             return;
         }
     };
-    let token = Token::of(&who, now_ms());
+    let token = Token::of(&who, shared.state().faults().token_life, now_ms());
     let mut transport =
         Transport { shared: shared.clone(), who, encoding, sink, answers: Answers::new(Instant::now()), token };
     let end = match transport.send(encode(encoding, &frame)).await {
@@ -131,6 +132,7 @@ fn connect(query: &HashMap<String, String>, encoding: Encoding, outbox: Outbox) 
     Ok(Connect {
         credentials,
         client_id: query.get("clientId").cloned(),
+        agent: query.get("agent").cloned(),
         encoding,
         rollup,
         echo: query.get("echo").is_none_or(|echo| echo != "false"),
@@ -146,6 +148,7 @@ impl Transport {
         mut outbox: Waiting,
         stopped: &mut watch::Receiver<bool>,
     ) -> End {
+        let mut hang_ups = self.shared.hang_ups.subscribe();
         let mut heartbeat = interval(HEARTBEAT_EVERY);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -155,6 +158,7 @@ impl Transport {
             let end = tokio::select! {
                 biased;
                 () = until(stopped) => Some(End::Dropped),
+                Ok(()) = hang_ups.changed() => self.hang_up_with_all().await,
                 frame = outbox.next() => self.forward(frame, &mut outbox).await,
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.give_answers().await,
                 () = sleep_until(token.unwrap_or_else(Instant::now)), if token.is_some() => self.token_is_due().await,

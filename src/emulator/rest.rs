@@ -28,7 +28,7 @@ use super::errors::{Failure, failure};
 use super::limits::{BATCH_BYTES, FRAME_BYTES};
 use super::realtime;
 use super::state::{Page, Publish, Query, Requested, When};
-use super::{Faults, Shared};
+use super::{Scenario, Shared};
 
 use reply::{encoding_of, error, for_browsers, preflight, respond};
 
@@ -59,13 +59,13 @@ async fn faults(Extract(context): Extract<Context>) -> Response {
 }
 
 async fn set_faults(Extract(context): Extract<Context>, body: Bytes) -> Response {
-    let faults = serde_json::from_slice::<Faults>(&body).map_err(|error| error.to_string());
-    match faults.and_then(|faults| faults.checked().map_err(|error| error.to_string())) {
-        Ok(faults) => {
-            context.shared.set_faults(faults.clone());
+    match Scenario::parse_json(&body) {
+        Ok(scenario) => {
+            let faults = scenario.faults.clone();
+            context.shared.play(scenario);
             axum::Json(faults).into_response()
         }
-        Err(problem) => (StatusCode::BAD_REQUEST, problem).into_response(),
+        Err(problem) => (StatusCode::BAD_REQUEST, problem.to_string()).into_response(),
     }
 }
 
@@ -165,12 +165,12 @@ impl<'a> Call<'a> {
             ("POST", ["channels", channel, "messages"]) => self.publish(channel),
             ("GET", ["channels", channel, "messages" | "history"]) => self.history(channel),
             ("GET", ["channels", channel, "messages", serial]) => {
-                self.granted("history", channel)?;
-                let message = self.shared.state().message(channel, serial)?;
+                self.may_read(channel)?;
+                let message = self.shared.state().message(channel, serial, now_ms())?;
                 Ok(self.respond(StatusCode::OK, &sent(message, self.accepted())))
             }
             ("GET", ["channels", channel, "messages", serial, "versions"]) => {
-                self.granted("history", channel)?;
+                self.may_read(channel)?;
                 let page = self.shared.state().versions(channel, serial, &self.query("forwards")?)?;
                 Ok(self.page(page, "versions"))
             }
@@ -234,8 +234,8 @@ impl<'a> Call<'a> {
     }
 
     fn history(&self, channel: &str) -> Result<Response, Failure> {
-        self.granted("history", channel)?;
-        let page = self.shared.state().history(channel, &self.query("backwards")?);
+        self.may_read(channel)?;
+        let page = self.shared.state().history(channel, &self.query("backwards")?, now_ms());
         Ok(self.page(page, "messages"))
     }
 
@@ -326,6 +326,11 @@ impl<'a> Call<'a> {
         });
     }
 
+    fn may_read(&self, channel: &str) -> Result<(), Failure> {
+        self.granted("history", channel)?;
+        self.shared.state().reading()
+    }
+
     fn granted(&self, operation: &str, channel: &str) -> Result<(), Failure> {
         self.publisher()?.grant.capability.allows(operation, channel)
     }
@@ -335,7 +340,10 @@ impl<'a> Call<'a> {
         let shown = self.credentials().ok_or_else(|| failure(40101, 401, "No authentication information provided"))?;
         let said = self.headers.get("x-ably-clientid").and_then(|value| STANDARD.decode(value).ok());
         let said = said.and_then(|bytes| String::from_utf8(bytes).ok());
-        let grant = self.shared.state().auth.check(&shown, now_ms())?.named(said)?;
+        let agent = self.headers.get("ably-agent").and_then(|value| value.to_str().ok());
+        let state = self.shared.state();
+        state.check_agent(agent)?;
+        let grant = state.auth.check(&shown, now_ms())?.named(said)?;
         Ok(Arc::new(Publisher { connection: 0, connection_id: String::new(), grant }))
     }
 

@@ -5,7 +5,8 @@
 
 use std::time::Duration;
 
-use super::message::{Mutation, joined};
+use super::faults::SizeIn;
+use super::message::{Mutation, data_size, joined};
 
 /// The appends of one connection to one message.
 #[derive(Debug)]
@@ -37,9 +38,10 @@ impl Rollup {
         self.pending.is_some()
     }
 
-    /// Bytes that wait.
-    pub(super) fn bytes(&self) -> usize {
-        self.pending.as_ref().map_or(0, |(mutation, _)| mutation.data_len())
+    /// What waits counts so much.
+    pub(super) fn size(&self, unit: SizeIn) -> usize {
+        let data = self.pending.as_ref().and_then(|(mutation, _)| mutation.data.as_ref());
+        data.map_or(0, |data| data_size(data, unit))
     }
 
     /// Takes an append in. `version` gives the serial of a new version.
@@ -106,7 +108,7 @@ mod tests {
         assert!(
             matches!(rollup.append(append("c", None), 1_020, WINDOW, version), Rolled::Joined(version) if version == "v")
         );
-        assert_eq!(rollup.bytes(), 2);
+        assert_eq!(rollup.size(SizeIn::Bytes), 2);
         let (joined, version) = rollup.flush(1_040).expect("two wait");
         assert_eq!((joined.data, version.as_str()), (Some(Data::Text("bc".into())), "v"));
         assert!(joined.extras.is_some(), "extras that are not said again stay");

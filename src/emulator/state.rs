@@ -11,8 +11,8 @@ mod store;
 use std::collections::HashMap;
 
 use super::auth::Auth;
-use super::connection::Connection;
-use super::errors::{Failure, failure};
+use super::connection::{Connection, Rate};
+use super::errors::{Failure, failure, injected};
 use super::faults::Faults;
 use super::serial::Serials;
 use super::stats::Stats;
@@ -41,6 +41,8 @@ pub(super) struct State {
     /// Connections by their public ids.
     by_id: HashMap<String, u64>,
     connections_made: u64,
+    /// Operations of everybody.
+    account_rate: Rate,
     drops: usize,
     stats: Stats,
 }
@@ -66,6 +68,7 @@ impl State {
             connections: HashMap::new(),
             by_id: HashMap::new(),
             connections_made: 0,
+            account_rate: Rate::default(),
             drops: 0,
             stats: Stats::default(),
             config,
@@ -108,6 +111,14 @@ impl State {
             true => When::Before,
             false => When::After,
         })
+    }
+
+    /// Whether a reading fails.
+    pub(super) fn reading(&mut self) -> Result<(), Failure> {
+        match self.strikes(self.faults.fail_reads) {
+            true => Err(injected(self.faults.fail_reads_code.unwrap_or(50003))),
+            false => Ok(()),
+        }
     }
 
     /// An id for what one request publishes.

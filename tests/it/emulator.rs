@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use tokenrelay::emulator::{self, Config, Emulator, Faults};
 
 mod limits;
+mod open;
 mod raw;
 
 async fn start(faults: &str) -> Emulator {

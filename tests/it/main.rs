@@ -11,6 +11,7 @@ mod e2e;
 mod emulator;
 mod fuzz;
 mod kafka;
+mod matrix;
 mod mutants;
 mod sdk;
 mod tidy;

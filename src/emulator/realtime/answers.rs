@@ -9,13 +9,23 @@ use tokio::time::Instant;
 
 use crate::ably::wire::{ProtocolMessage, PublishResult, action};
 use crate::emulator::connection::Answer;
+use crate::emulator::faults::Odd;
 
 /// Answers that wait for their time.
 #[derive(Debug)]
 pub(super) struct Answers {
-    queue: VecDeque<(Instant, u64, Answer)>,
+    queue: VecDeque<Due>,
     /// Windows of merged acknowledgements are counted from here.
     begin: Instant,
+}
+
+/// An answer that waits for its time.
+#[derive(Debug)]
+struct Due {
+    at: Instant,
+    msg_serial: u64,
+    answer: Answer,
+    odd: Option<Odd>,
 }
 
 /// When answers are given.
@@ -33,28 +43,28 @@ impl Answers {
     }
 
     /// The next answer, to a frame.
-    pub(super) fn push(&mut self, msg_serial: u64, answer: Answer, timing: Timing, now: Instant) {
-        let mut due = now + timing.delay;
+    pub(super) fn push(&mut self, msg_serial: u64, answer: Answer, odd: Option<Odd>, timing: Timing, now: Instant) {
+        let mut at = now + timing.delay;
         match &answer {
             Answer::Ack(_) if !timing.merge.is_zero() => {
-                let windows = (due - self.begin).as_nanos() / timing.merge.as_nanos() + 1;
-                due = self.begin + timing.merge * u32::try_from(windows).unwrap_or(u32::MAX);
+                let windows = (at - self.begin).as_nanos() / timing.merge.as_nanos() + 1;
+                at = self.begin + timing.merge * u32::try_from(windows).unwrap_or(u32::MAX);
             }
             Answer::Ack(_) => {}
             // A refusal does not wait for a window, and takes along what is before it.
-            Answer::Nack(_) => self.queue.iter_mut().for_each(|(before, ..)| *before = due.min(*before)),
+            Answer::Nack(_) => self.queue.iter_mut().for_each(|before| before.at = at.min(before.at)),
         }
-        self.queue.push_back((due, msg_serial, answer));
+        self.queue.push_back(Due { at, msg_serial, answer, odd });
     }
 
     /// When the next one is to be given.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.queue.front().map(|(due, ..)| *due)
+        self.queue.front().map(|due| due.at)
     }
 
     /// The next frame of answers whose time has come.
     pub(super) fn next(&mut self, now: Instant) -> Option<ProtocolMessage<'static>> {
-        let (_, first, answer) = self.queue.pop_front_if(|(due, ..)| *due <= now)?;
+        let Due { msg_serial: first, answer, odd, .. } = self.queue.pop_front_if(|due| due.at <= now)?;
         let mut frame = ProtocolMessage { msg_serial: Some(first), count: Some(1), ..ProtocolMessage::default() };
         match answer {
             Answer::Nack(error) => {
@@ -63,7 +73,9 @@ impl Answers {
             }
             Answer::Ack(serials) => {
                 let mut res = vec![given(serials)];
-                while let Some(serials) = self.follows(first + res.len() as u64, now) {
+                while odd.is_none()
+                    && let Some(serials) = self.follows(first + res.len() as u64, now)
+                {
                     res.push(given(serials));
                 }
                 frame.action = action::ACK;
@@ -71,17 +83,36 @@ impl Answers {
                 frame.res = Some(res);
             }
         }
+        if let Some(odd) = odd {
+            put_oddly(&mut frame, odd);
+        }
         Some(frame)
     }
 
-    /// Takes the acknowledgement of that frame, if it is next and its time has come.
+    /// Takes the acknowledgement of that frame, if it is next, its time has come, and it is put as usual.
     fn follows(&mut self, msg_serial: u64, now: Instant) -> Option<Vec<Option<String>>> {
-        let follows = |(due, serial, answer): &mut (Instant, u64, Answer)| {
-            *due <= now && *serial == msg_serial && matches!(answer, Answer::Ack(_))
+        let follows = |due: &mut Due| {
+            due.at <= now && due.msg_serial == msg_serial && due.odd.is_none() && matches!(due.answer, Answer::Ack(_))
         };
-        match self.queue.pop_front_if(follows)? {
-            (_, _, Answer::Ack(serials)) => Some(serials),
-            (_, _, Answer::Nack(_)) => None,
+        match self.queue.pop_front_if(follows)?.answer {
+            Answer::Ack(serials) => Some(serials),
+            Answer::Nack(_) => None,
+        }
+    }
+}
+
+fn put_oddly(frame: &mut ProtocolMessage<'static>, odd: Odd) {
+    match odd {
+        Odd::NoSerial => frame.msg_serial = None,
+        Odd::NoCount => frame.count = None,
+        Odd::NoResult => frame.res = None,
+        Odd::Overlap => {
+            let Some(before) = frame.msg_serial.and_then(|serial| serial.checked_sub(1)) else { return };
+            frame.msg_serial = Some(before);
+            frame.count = frame.count.map(|count| count + 1);
+            if let Some(res) = &mut frame.res {
+                res.insert(0, PublishResult { serials: vec![None] });
+            }
         }
     }
 }
@@ -112,10 +143,10 @@ mod tests {
         let now = Instant::now();
         let mut answers = Answers::new(now);
         for serial in [0, 1, 3, 4] {
-            answers.push(serial, ack(), AT_ONCE, now);
+            answers.push(serial, ack(), None, AT_ONCE, now);
         }
-        answers.push(5, Answer::Nack(no_such_message()), AT_ONCE, now);
-        answers.push(6, ack(), AT_ONCE, now);
+        answers.push(5, Answer::Nack(no_such_message()), None, AT_ONCE, now);
+        answers.push(6, ack(), None, AT_ONCE, now);
         let expected = [(action::ACK, 0, 2), (action::ACK, 3, 2), (action::NACK, 5, 1), (action::ACK, 6, 1)];
         assert_eq!(given(&mut answers, now), expected, "2 was skipped, and is answered by nothing");
     }
@@ -125,12 +156,12 @@ mod tests {
         let now = Instant::now();
         let timing = Timing { merge: Duration::from_millis(100), ..AT_ONCE };
         let mut answers = Answers::new(now);
-        answers.push(0, ack(), timing, now + Duration::from_millis(10));
-        answers.push(1, ack(), timing, now + Duration::from_millis(90));
+        answers.push(0, ack(), None, timing, now + Duration::from_millis(10));
+        answers.push(1, ack(), None, timing, now + Duration::from_millis(90));
         assert_eq!(given(&mut answers, now + Duration::from_millis(99)), []);
         assert_eq!(given(&mut answers, now + Duration::from_millis(100)), [(action::ACK, 0, 2)]);
-        answers.push(2, ack(), timing, now + Duration::from_millis(110));
-        answers.push(3, Answer::Nack(no_such_message()), timing, now + Duration::from_millis(120));
+        answers.push(2, ack(), None, timing, now + Duration::from_millis(110));
+        answers.push(3, Answer::Nack(no_such_message()), None, timing, now + Duration::from_millis(120));
         let expected = [(action::ACK, 2, 1), (action::NACK, 3, 1)];
         assert_eq!(given(&mut answers, now + Duration::from_millis(120)), expected);
     }
@@ -139,9 +170,31 @@ mod tests {
     fn nothing_overtakes_what_is_delayed() {
         let now = Instant::now();
         let mut answers = Answers::new(now);
-        answers.push(0, ack(), Timing { delay: Duration::from_secs(5), ..AT_ONCE }, now);
-        answers.push(1, ack(), AT_ONCE, now);
+        answers.push(0, ack(), None, Timing { delay: Duration::from_secs(5), ..AT_ONCE }, now);
+        answers.push(1, ack(), None, AT_ONCE, now);
         assert_eq!(given(&mut answers, now + Duration::from_secs(4)), []);
         assert_eq!(given(&mut answers, now + Duration::from_secs(5)), [(action::ACK, 0, 2)]);
+    }
+
+    #[test]
+    fn answers_can_be_put_oddly() {
+        let now = Instant::now();
+        let mut answers = Answers::new(now);
+        for (serial, odd) in [None, Some(Odd::Overlap), Some(Odd::NoCount), Some(Odd::NoResult), Some(Odd::NoSerial)]
+            .into_iter()
+            .enumerate()
+        {
+            answers.push(serial as u64, ack(), odd, AT_ONCE, now);
+        }
+        let frames = std::iter::from_fn(|| answers.next(now));
+        let put = frames.map(|frame| (frame.msg_serial, frame.count, frame.res.map(|res| res.len())));
+        let expected = [
+            (Some(0), Some(1), Some(1)),
+            (Some(0), Some(2), Some(2)),
+            (Some(2), None, Some(1)),
+            (Some(3), Some(1), None),
+            (None, Some(1), Some(1)),
+        ];
+        assert_eq!(put.collect::<Vec<_>>(), expected);
     }
 }

@@ -15,7 +15,7 @@ use crate::emulator::Shared;
 use crate::emulator::clock::now_ms;
 use crate::emulator::codec::{encode, received};
 use crate::emulator::errors::{Failure, failure};
-use crate::emulator::faults::DropAs;
+use crate::emulator::faults::{DropAs, FatalAs};
 use crate::emulator::limits::FRAME_BYTES;
 use crate::emulator::state::{Attach, Publish};
 
@@ -92,8 +92,13 @@ impl Transport {
         if let Some((after, publish)) = handled.late {
             apply_later(self.shared.clone(), after, publish);
         }
+        for said in handled.said {
+            if let Some(end) = self.feed(&said).await {
+                return Some(end);
+            }
+        }
         if let Some(answer) = handled.answer {
-            self.answers.push(msg_serial, answer, timing, Instant::now());
+            self.answers.push(msg_serial, answer, handled.odd, timing, Instant::now());
         }
         if let Some(error) = handled.fatal {
             return self.end_fatally(error).await;
@@ -104,8 +109,14 @@ impl Transport {
         }
     }
 
-    /// A breach of a limit that costs the connection. It is not known which frame says so: it may come back.
+    /// A breach of a limit that costs the connection. It is not known which frame says so.
     async fn end_fatally(&mut self, error: Failure) -> Option<End> {
+        let way = self.shared.state().faults().fatal_as;
+        match way {
+            FatalAs::Disconnected => {}
+            FatalAs::Error => return self.fail(error).await,
+            FatalAs::Socket => return Some(End::Dropped),
+        }
         let frame = ProtocolMessage { action: action::DISCONNECTED, error: Some(error), ..ProtocolMessage::default() };
         let _gone = self.send(encode(self.encoding, &frame)).await;
         let _gone = self.sink.close().await;
@@ -118,7 +129,7 @@ impl Transport {
         let refusal = failure(40000, 400, "The emulator knows messages only");
         let handled = self.shared.state().refuse(self.who.connection, msg_serial, refusal);
         if let Some(answer) = handled.answer {
-            self.answers.push(msg_serial, answer, Timing::default(), Instant::now());
+            self.answers.push(msg_serial, answer, None, Timing::default(), Instant::now());
         }
     }
 
@@ -161,12 +172,19 @@ impl Transport {
         let authorised = self.shared.state().authorise(self.who.connection, token, now_ms());
         match authorised {
             Ok(connected) => {
-                self.token = Token::of(&connected.who, now_ms());
+                let life = self.shared.state().faults().token_life;
+                self.token = Token::of(&connected.who, life, now_ms());
                 self.who = connected.who;
                 self.feed(&connected.frame).await
             }
             Err(error) => self.fail(error).await,
         }
+    }
+
+    /// All connections are to drop.
+    pub(super) async fn hang_up_with_all(&mut self) -> Option<End> {
+        let way = self.shared.state().faults().hang_up;
+        self.hang_up(way.unwrap_or(DropAs::Socket)).await
     }
 
     /// Drops the connection as a fault wants it.
@@ -176,8 +194,11 @@ impl Transport {
             DropAs::Close => {
                 let _gone = self.sink.close().await;
             }
-            DropAs::Disconnected => {
-                let error = Some(failure(80003, 503, "Disconnected by the emulator's faults"));
+            DropAs::Disconnected | DropAs::Expired => {
+                let error = Some(match way {
+                    DropAs::Expired => failure(40142, 401, "Token expired"),
+                    _ => failure(80003, 503, "Disconnected by the emulator's faults"),
+                });
                 let frame = ProtocolMessage { action: action::DISCONNECTED, error, ..ProtocolMessage::default() };
                 let _gone = self.send(encode(self.encoding, &frame)).await;
             }

@@ -4,16 +4,19 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::ably::wire::{Message, MessageVersion, message_action};
+use crate::ably::wire::{Data, Message, MessageVersion, message_action};
 
 use super::{State, unqualified, valid_name};
+use crate::emulator::auth::Grant;
 use crate::emulator::channel::Frame;
 use crate::emulator::connection::Publisher;
 use crate::emulator::errors::{
-    Failure, channel_bandwidth, channel_rate, connection_rate, failure, not_mutable, too_large,
+    Failure, account_rate, channel_bandwidth, channel_rate, connection_rate, failure, not_mutable, too_large,
+    too_many_channels,
 };
+use crate::emulator::faults::Known;
 use crate::emulator::limits::MESSAGES_PER_FRAME;
-use crate::emulator::message::{self, Mutation};
+use crate::emulator::message::{self, Manner, Mutation};
 use crate::emulator::outbox::Outbox;
 use crate::emulator::rollup::Rolled;
 use crate::emulator::{serial, validate};
@@ -75,21 +78,32 @@ impl State {
             validate::extras(message)?;
             validate::client_id(message, by.grant.client_id.as_deref())?;
         }
-        let size = messages.iter().map(message::size).sum();
+        let size = messages.iter().map(|message| message::size(message, self.faults.size_in)).sum();
         self.fits(size)?;
+        self.enters(&by, name)?;
         let explicit = validate::ids(&messages)?;
         let serials = &mut self.serials;
         let channel = self.store.channel(name, || serials.next(now_ms))?;
         if explicit
+            && self.faults.known_creates != Known::Again
             && let Some(first) = messages.first().and_then(|message| message.id.as_deref())
             && let Some(known) = channel.recognise(first, now_ms)
         {
+            let fresh;
+            let position = match self.faults.known_creates {
+                Known::Serial => Some(known.rsplit_once(':').map_or(known.as_str(), |(position, _)| position)),
+                Known::Nothing | Known::Again => None,
+                Known::Phantom => {
+                    fresh = self.serials.next(now_ms);
+                    Some(fresh.as_str())
+                }
+            };
             self.stats.recognised += 1;
-            let position = known.rsplit_once(':').map_or(known.as_str(), |(position, _)| position);
-            return Ok((0..messages.len()).map(|index| Some(serial::of_message(position, index))).collect());
+            let serial = |index| position.map(|position| serial::of_message(position, index));
+            return Ok((0..messages.len()).map(serial).collect());
         }
         self.charge(&by, name, size, true, now_ms)?;
-        let silent = self.strikes(self.faults.null_creates);
+        let silent = self.strikes(self.faults.null_creates) || self.faults.immutable;
         let position = self.serials.next(now_ms);
         let happened = Happened { by: &by, channel: name, id: &id, position: &position, now_ms };
         let created = messages.into_iter().enumerate();
@@ -140,27 +154,57 @@ impl State {
         };
         *count += 1;
         let namespace = name.split_once(':').map_or("", |(namespace, _)| namespace);
-        if self.config.immutable_namespaces.iter().any(|immutable| immutable == namespace) {
+        if self.faults.immutable || self.config.immutable_namespaces.iter().any(|immutable| immutable == namespace) {
             return Err(not_mutable());
         }
         validate::extras(&message)?;
         let serial = message.serial.as_deref().unwrap_or_default().to_owned();
         let mutation = Mutation::of(message);
+        let (gone_after, gone_code) = (self.faults.gone_after, self.faults.gone_code.unwrap_or(40400));
+        self.enters(&by, name)?;
         let stored = self.store.message_mut(name, &serial)?;
+        let age = now_ms.saturating_sub(stored.latest().timestamp.unwrap_or(now_ms));
+        if gone_after > 0 && age > gone_after {
+            return Err(failure(gone_code, 404, "The message is too old to be changed"));
+        }
         let publisher = stored.latest().client_id.as_deref();
         by.grant.capability.allows_on(operation, name, publisher, by.grant.identity())?;
         stored.accepts(&mutation)?;
-        let size = stored.size_with(&mutation);
+        if self.faults.refuse_empty && action == message_action::APPEND && mutation.data_len() == 0 {
+            return Err(failure(40013, 400, "An append must have data"));
+        }
+        let size = stored.size_with(&mutation, self.faults.size_in);
         let joins = action == message_action::APPEND && stored.rollup(by.connection).is_waiting();
+        let joins = joins && !self.faults.count_frames;
         self.fits(size)?;
         self.charge(&by, name, mutation.data_len(), !joins, now_ms)?;
         let position = self.serials.next(now_ms);
         let happened = Happened { by: &by, channel: name, id: &id, position: &position, now_ms };
         // Over REST nothing is rolled up: each request stands for itself.
-        if action == message_action::APPEND && by.connection != 0 {
-            return self.append(&happened, &serial, mutation, by.clone());
+        let applied = match action == message_action::APPEND && by.connection != 0 {
+            true => self.append(&happened, &serial, mutation, by.clone())?,
+            false => (vec![self.publish_version(&happened, &serial, mutation, None)?], None),
+        };
+        self.meddle(name, &serial, now_ms);
+        Ok(applied)
+    }
+
+    /// Somebody else changes a message, as the faults say.
+    fn meddle(&mut self, name: &str, serial: &str, now_ms: u64) {
+        let action = match () {
+            () if self.strikes(self.faults.foreign_updates) => message_action::UPDATE,
+            () if self.strikes(self.faults.foreign_deletes) => message_action::DELETE,
+            () => return,
+        };
+        let by = Publisher { connection: 0, connection_id: String::new(), grant: Grant::everything("somebody-else") };
+        let data = (action == message_action::UPDATE).then(|| Data::Text("written by somebody else".into()));
+        let message = Message { action: Some(action), data, ..Message::default() };
+        let position = self.serials.next(now_ms);
+        let happened =
+            Happened { by: &by, channel: name, id: &format!("foreign:{position}"), position: &position, now_ms };
+        if let Err(failure) = self.publish_version(&happened, serial, Mutation::of(message), None) {
+            tracing::debug!(code = failure.code, "emulator: the message that somebody else was to change is gone");
         }
-        Ok((vec![self.publish_version(&happened, &serial, mutation, None)?], None))
     }
 
     /// Appends of a connection go through its rollup.
@@ -205,6 +249,7 @@ impl State {
         let silent = update && self.strikes(self.faults.null_updates);
         mutation.version.client_id = mutation.version.client_id.take().or_else(|| identity(at.by));
         let mut version = at.position.to_owned();
+        let manner = self.faults.manner();
         let piece = self.store.change(at.channel, serial, |stored, watched| {
             if mutation.action != message_action::APPEND {
                 stored.supersede(at.by.connection, &mutation, at.now_ms);
@@ -215,7 +260,7 @@ impl State {
             if stale {
                 version.replace_range(..1, " ");
             }
-            stored.apply(mutation, version.clone(), at.now_ms, watched)
+            stored.apply(mutation, version.clone(), at.now_ms, Manner { watched, ..manner })
         })?;
         if let Some(channel) = self.store.get_mut(at.channel) {
             channel.note(at.position, serial);
@@ -248,9 +293,28 @@ impl State {
         }
     }
 
+    /// The largest message, as connections are told.
+    pub(super) fn told_size(&self) -> usize {
+        or(self.faults.message_size, self.config.max_message_size)
+    }
+
     fn fits(&self, size: usize) -> Result<(), Failure> {
-        let limit = self.config.max_message_size;
+        let limit = or(self.faults.enforced_size, self.told_size());
         if size > limit { Err(too_large(size, limit)) } else { Ok(()) }
+    }
+
+    /// A connection may publish to so many channels.
+    fn enters(&mut self, by: &Publisher, name: &str) -> Result<(), Failure> {
+        let limit = self.faults.channels_per_connection;
+        let Some(connection) = self.connections.get_mut(&by.connection).filter(|_| limit > 0) else { return Ok(()) };
+        if connection.published.contains(name) {
+            return Ok(());
+        }
+        if connection.published.len() >= limit {
+            return Err(too_many_channels());
+        }
+        connection.published.insert(name.to_owned());
+        Ok(())
     }
 
     /// Counts a publish against the rates: its bytes, and itself unless it joins one that is counted.
@@ -262,6 +326,9 @@ impl State {
         {
             return Err(connection_rate(limit));
         }
+        if counts && !self.account_rate.take(self.faults.account_rate_limit, now_ms) {
+            return Err(account_rate());
+        }
         let (operations, bandwidth) = (self.faults.channel_rate_limit, self.faults.channel_bytes_limit);
         let Some(channel) = self.store.get_mut(name) else { return Ok(()) };
         if counts && !channel.rate.take(operations, now_ms) {
@@ -272,6 +339,11 @@ impl State {
             false => Err(channel_bandwidth(bandwidth)),
         }
     }
+}
+
+/// That number, or the other one if it is 0.
+const fn or(number: usize, other: usize) -> usize {
+    if number == 0 { other } else { number }
 }
 
 /// The client id that goes into what it publishes.

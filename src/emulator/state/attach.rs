@@ -9,7 +9,7 @@ use crate::ably::wire::{ProtocolMessage, action};
 use super::{State, unqualified};
 use crate::emulator::auth::Capability;
 use crate::emulator::channel::{Attachment, Channel, Frame};
-use crate::emulator::errors::{Failure, failure, forbidden};
+use crate::emulator::errors::{Failure, failure, forbidden, too_many_channels};
 use crate::emulator::limits::CHANNELS_PER_CONNECTION;
 
 const HAS_BACKLOG: u64 = 2;
@@ -48,7 +48,7 @@ impl State {
         let modes = modes(attach.flags, &connection.who.grant.capability, name)?;
         let known = connection.attached.contains(attach.channel);
         if !known && connection.attached.len() >= CHANNELS_PER_CONNECTION {
-            return Err(failure(90010, 400, "Maximum number of channels per connection exceeded"));
+            return Err(too_many_channels());
         }
         let mut attachment = Attachment {
             connection: number,

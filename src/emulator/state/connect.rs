@@ -8,7 +8,7 @@ use crate::ably::wire::{ConnectionDetails, Encoding, ErrorInfo, ProtocolMessage,
 use super::State;
 use crate::emulator::auth::{Credentials, Grant};
 use crate::emulator::connection::{Connection, Publisher};
-use crate::emulator::errors::{Failure, failure};
+use crate::emulator::errors::{Failure, failure, injected};
 use crate::emulator::limits::{CONNECTIONS, FRAME_BYTES, IDLE, ROLLUP_MAX, STATE_TTL};
 use crate::emulator::outbox::Outbox;
 
@@ -17,6 +17,8 @@ use crate::emulator::outbox::Outbox;
 pub(in crate::emulator) struct Connect {
     pub(in crate::emulator) credentials: Credentials,
     pub(in crate::emulator) client_id: Option<String>,
+    /// What it says that it is.
+    pub(in crate::emulator) agent: Option<String>,
     pub(in crate::emulator) encoding: Encoding,
     pub(in crate::emulator) rollup: Option<Duration>,
     pub(in crate::emulator) echo: bool,
@@ -41,13 +43,17 @@ impl State {
     /// A client connects. An error means: tell it, and hang up.
     pub(in crate::emulator) fn connect(&mut self, connect: Connect, now_ms: u64) -> Result<Connected, Failure> {
         self.forget_dropped(now_ms);
-        if self.faults.refuse_connections {
-            return Err(failure(80003, 503, "The emulator refuses connections"));
+        if self.faults.refuse_connections || self.faults.refuse_websockets {
+            return Err(injected(self.faults.refuse_code.unwrap_or(80003)));
         }
+        self.check_agent(connect.agent.as_deref())?;
         let grant = self.auth.check(&connect.credentials, now_ms)?.named(connect.client_id)?;
         let resumed = connect.resume.as_deref().map(|key| self.resume(key));
         let error = match resumed {
-            Some(None) => Some(failure(80018, 400, "Unable to recover connection: invalid or expired key")),
+            Some(None) => {
+                let code = self.faults.resume_code.unwrap_or(80018);
+                Some(failure(code, 400, "Unable to recover connection: invalid or expired key"))
+            }
             _ => None,
         };
         let number = match resumed.flatten() {
@@ -79,7 +85,7 @@ impl State {
         let details = ConnectionDetails {
             client_id: connection.who.grant.client_id.clone().map(Into::into),
             connection_key: Some(key.clone().into()),
-            max_message_size: Some(self.config.max_message_size as u64),
+            max_message_size: Some(self.told_size() as u64),
             max_frame_size: Some(FRAME_BYTES as u64),
             max_inbound_rate: Some(match self.faults.rate_limit {
                 0 => 1_000_000,
@@ -110,12 +116,23 @@ impl State {
         token: &str,
         now_ms: u64,
     ) -> Result<Connected, Failure> {
+        if let Some(code) = self.faults.refuse_tokens {
+            return Err(injected(code));
+        }
         let grant = self.auth.check(&Credentials::Token(token.to_owned()), now_ms)?;
         if let Some(connection) = self.connections.get_mut(&number) {
             let own = connection.who.grant.identity().map(str::to_owned);
             connection.grant(grant.named(own)?);
         }
         self.connected(number, None).ok_or_else(|| failure(80022, 410, "Connection not found"))
+    }
+
+    /// Whoever does not say what it is may be refused.
+    pub(in crate::emulator) fn check_agent(&self, agent: Option<&str>) -> Result<(), Failure> {
+        match self.faults.require_agent && agent.is_none_or(str::is_empty) {
+            true => Err(failure(40168, 401, "The account requires that clients say which agent they are")),
+            false => Ok(()),
+        }
     }
 
     /// A transport has ended. The connection's state stays for a while, unless the client said goodbye.

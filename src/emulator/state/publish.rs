@@ -2,20 +2,24 @@
 
 use std::time::Duration;
 
-use crate::ably::wire::message_action;
+use crate::ably::wire::{ProtocolMessage, action, message_action};
 
 use super::apply::{Applied, Flush, Publish};
 use super::{State, unqualified};
 use crate::emulator::connection::Answer;
 use crate::emulator::errors::{Failure, failure, fatal_rate, injected};
-use crate::emulator::faults::{DropAs, Resent};
+use crate::emulator::faults::{DropAs, Odd, Resent};
 use crate::emulator::message::Mutation;
 
 /// What has become of a frame.
 #[derive(Debug, Default)]
 pub(in crate::emulator) struct Handled {
+    /// What to say before that.
+    pub(in crate::emulator) said: Vec<ProtocolMessage<'static>>,
     /// What to answer, if anything.
     pub(in crate::emulator) answer: Option<Answer>,
+    /// How to put it, if oddly.
+    pub(in crate::emulator) odd: Option<Odd>,
     /// The connection is to drop, before the answer.
     pub(in crate::emulator) drop: Option<DropAs>,
     /// Appends wait to be joined.
@@ -40,7 +44,8 @@ pub(in crate::emulator) enum Requested {
 impl State {
     /// Operations that came as a request: applied at once, since nobody has said that requests are rolled up.
     pub(in crate::emulator) fn request(&mut self, publish: Publish) -> Requested {
-        if self.strikes(self.faults.drop) {
+        let can_be_lost = self.faults.loses(operation(action_of(&publish)));
+        if can_be_lost && self.strikes(self.faults.drop) {
             self.stats.dropped += 1;
             if self.random.bool() {
                 let _nobody_hears = self.settle(publish);
@@ -50,11 +55,11 @@ impl State {
             return Requested::CutOff((!late.is_zero()).then_some((late, publish)));
         }
         let settled = self.settle(publish);
-        if self.strikes(self.faults.lose_ack) {
+        if can_be_lost && self.strikes(self.faults.lose_ack) {
             self.stats.unanswered += 1;
             return Requested::CutOff(None);
         }
-        if self.strikes(self.faults.skip_ack) {
+        if can_be_lost && self.strikes(self.faults.skip_ack) {
             self.stats.unanswered += 1;
             return Requested::Silence;
         }
@@ -67,7 +72,8 @@ impl State {
         let Some(connection) = self.connections.get_mut(&publish.by.connection) else { return Handled::default() };
         if !connection.raw_rate.take(fatal_limit, publish.now_ms) {
             self.stats.dropped += 1;
-            return Handled { fatal: Some(fatal_rate()), ..Handled::default() };
+            let fatal = Some(fatal_rate(self.faults.fatal_code.unwrap_or(42921)));
+            return Handled { fatal, ..Handled::default() };
         }
         if msg_serial < connection.next_serial {
             let known = connection.known_answer(msg_serial);
@@ -78,7 +84,7 @@ impl State {
             tracing::warn!(connection = %id, expected, msg_serial, "emulator: a client leaves a gap in its serials");
         }
         connection.next_serial = msg_serial + 1;
-        if self.strikes(self.faults.drop) {
+        if self.faults.loses(operation(action_of(&publish))) && self.strikes(self.faults.drop) {
             return self.cut_off(msg_serial, publish);
         }
         self.answer(msg_serial, publish)
@@ -128,6 +134,8 @@ impl State {
 
     fn answer(&mut self, msg_serial: u64, publish: Publish) -> Handled {
         let number = publish.by.connection;
+        let can_be_lost = self.faults.loses(operation(action_of(&publish)));
+        let channel = publish.channel.clone();
         let (answer, flush) = match self.settle(publish) {
             Ok((serials, flush)) => (Answer::Ack(serials), flush),
             Err(failure) => (Answer::Nack(failure), None),
@@ -135,13 +143,33 @@ impl State {
         if let Some(connection) = self.connections.get_mut(&number) {
             connection.keep(msg_serial, answer.clone());
         }
-        let lost = self.strikes(self.faults.lose_ack);
-        if lost || self.strikes(self.faults.skip_ack) {
+        let said = self.said_of_channel(channel, &answer);
+        let lost = can_be_lost && self.strikes(self.faults.lose_ack);
+        if lost || (can_be_lost && self.strikes(self.faults.skip_ack)) {
             self.stats.unanswered += 1;
             let drop = lost.then(|| self.next_drop());
-            return Handled { drop, flush, ..Handled::default() };
+            return Handled { said, drop, flush, ..Handled::default() };
         }
-        Handled { answer: Some(answer), flush, ..Handled::default() }
+        let odd = self.strikes(self.faults.odd_answers).then_some(self.faults.odd);
+        Handled { said, answer: Some(answer), odd, flush, ..Handled::default() }
+    }
+
+    /// What the server says of a channel because of an operation on it.
+    fn said_of_channel(&mut self, channel: String, answer: &Answer) -> Vec<ProtocolMessage<'static>> {
+        let mut said = Vec::new();
+        if self.strikes(self.faults.detach) {
+            let error = Some(failure(90000, 503, "The channel is moving, as the faults say"));
+            let channel = Some(channel.clone().into());
+            said.push(ProtocolMessage { action: action::DETACHED, channel, error, ..ProtocolMessage::default() });
+        }
+        if let Answer::Nack(error) = answer
+            && self.faults.channel_errors
+            && self.faults.reject_namespaces.values().any(|code| *code == error.code)
+        {
+            let (channel, error) = (Some(channel.into()), Some(error.clone()));
+            said.push(ProtocolMessage { action: action::ERROR, channel, error, ..ProtocolMessage::default() });
+        }
+        said
     }
 
     fn next_drop(&mut self) -> DropAs {
@@ -164,23 +192,38 @@ impl State {
 
     /// Refuses by chance, or applies.
     fn apply_or_refuse(&mut self, publish: Publish) -> Applied {
-        let action = publish.messages.first().and_then(|message| message.action).unwrap_or(message_action::CREATE);
+        let what = action_of(&publish);
         let (_, name) = unqualified(&publish.channel);
         let namespace = name.split_once(':').map_or("", |(namespace, _)| namespace);
         if let Some(code) = self.faults.reject_namespaces.get(namespace) {
             return Err(injected(*code));
         }
-        if !self.faults.rejects(operation(action)) || !self.strikes(self.faults.reject) {
+        if !self.faults.rejects(operation(what)) || !self.is_refused(name, &publish) {
             return self.apply(publish);
         }
         let refusal = injected(self.faults.reject_code.unwrap_or(50003));
         if self.strikes(self.faults.reject_applied) {
             return self.apply(publish).and(Err(refusal));
         }
-        if action == message_action::APPEND && self.strikes(self.faults.reject_fold) {
+        if what == message_action::APPEND && self.strikes(self.faults.reject_fold) {
             self.fold(publish);
         }
         Err(refusal)
+    }
+
+    /// Whether chance picks it, or has just picked another one of its message.
+    fn is_refused(&mut self, name: &str, publish: &Publish) -> bool {
+        let struck = self.strikes(self.faults.reject);
+        let run = self.faults.reject_run;
+        let serial = publish.messages.first().and_then(|message| message.serial.as_deref());
+        let Some(stored) = serial.filter(|_| run > 0).and_then(|serial| self.store.message_mut(name, serial).ok())
+        else {
+            return struck;
+        };
+        if struck {
+            stored.refused_until = publish.now_ms + run;
+        }
+        publish.now_ms < stored.refused_until
     }
 
     /// The text of a refused append will appear with the next one.
@@ -192,6 +235,10 @@ impl State {
             stored.fold(&Mutation::of(message));
         }
     }
+}
+
+fn action_of(publish: &Publish) -> u8 {
+    publish.messages.first().and_then(|message| message.action).unwrap_or(message_action::CREATE)
 }
 
 const fn operation(action: u8) -> &'static str {

@@ -27,9 +27,14 @@ pub(in crate::emulator) struct Page {
 
 impl State {
     /// The latest version of a message.
-    pub(in crate::emulator) fn message(&self, channel: &str, serial: &str) -> Result<Message<'static>, Failure> {
+    pub(in crate::emulator) fn message(
+        &self,
+        channel: &str,
+        serial: &str,
+        now_ms: u64,
+    ) -> Result<Message<'static>, Failure> {
         let (_, name) = unqualified(channel);
-        Ok(self.store.message(name, serial)?.latest().clone())
+        Ok(self.store.message(name, serial)?.readable(now_ms).clone())
     }
 
     /// A page of a message's versions, in the order in which they were made unless it is to be read backwards.
@@ -60,7 +65,7 @@ impl State {
     }
 
     /// A page of a channel's messages, each in its latest version, in the order in which they were created.
-    pub(in crate::emulator) fn history(&self, channel: &str, query: &Query) -> Page {
+    pub(in crate::emulator) fn history(&self, channel: &str, query: &Query, now_ms: u64) -> Page {
         let (_, name) = unqualified(channel);
         let Some(channel) = self.store.get(name) else { return Page { messages: Vec::new(), next: None } };
         let wanted = |(serial, timestamp): (&String, Option<u64>)| {
@@ -71,7 +76,8 @@ impl State {
                 .until
                 .as_ref()
                 .is_none_or(|until| serial.as_str() <= until.as_str() || serial.starts_with(until.as_str()));
-            (query.start..=query.end).contains(&at) && behind && before
+            let is_late = self.faults.history_lag > 0 && now_ms.saturating_sub(at) < self.faults.history_lag;
+            (query.start..=query.end).contains(&at) && behind && before && !is_late
         };
         let all = channel.messages.iter().filter(|(serial, stored)| wanted((*serial, stored.latest().timestamp)));
         let mut found: Vec<_> = match query.forwards {
@@ -81,6 +87,6 @@ impl State {
         let more = found.len() > query.limit;
         found.truncate(query.limit);
         let next = found.last().filter(|_| more).map(|(serial, _)| (*serial).clone());
-        Page { messages: found.into_iter().map(|(_, stored)| stored.latest().clone()).collect(), next }
+        Page { messages: found.into_iter().map(|(_, stored)| stored.readable(now_ms).clone()).collect(), next }
     }
 }

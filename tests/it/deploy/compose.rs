@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use tokenrelay::decode::{Decoder, Include, Raw};
-use tokenrelay::emulator::Faults;
+use tokenrelay::emulator::{Faults, Scenario};
 use tokenrelay::engine::{ChannelRules, EventKind, Template};
 
 use super::{path, read, settings};
@@ -133,7 +133,7 @@ fn the_relay_finds_what_the_others_offer() {
     assert_eq!(Some(emulator.option("--key")), config.ably.key.as_ref().map(|key| key.expose()));
     assert!(!config.ably.tls, "the emulator speaks no TLS");
     let faults = emulator.mounted(emulator.option("--faults")).expect("mounted");
-    assert_ne!(Faults::load(&path(&faults)).expect("they are faults"), Faults::default());
+    assert_ne!(Scenario::load(&path(&faults)).expect("they are faults").faults, Faults::default());
 
     let advertised = kafka.says("KAFKA_ADVERTISED_LISTENERS");
     assert!(advertised.contains(&format!("INSIDE://{},", config.kafka.bootstrap_servers)), "{advertised}");

@@ -1,0 +1,177 @@
+//! The scenarios of `deploy/scenarios`, each played through the demo on every transport: at its end every text is right and
+//! every result is there, and nothing is given up on unless the scenario is about that.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use serde_json::Value;
+use tokenrelay::config;
+use tokenrelay::emulator::Scenario;
+use tokio::process::Command;
+
+/// How responses are put on channels.
+const PATTERNS: [&str; 1] = ["message-per-response"];
+/// How operations travel.
+const TRANSPORTS: [&str; 2] = ["realtime", "rest"];
+/// Scenarios in which the right end of some responses is to be given up on: their messages are no longer ours to change.
+const GIVEN_UP: [&str; 4] = ["25a-foreign-update", "25b-foreign-delete", "27a-gone", "27b-gone-40142"];
+/// Runs at a time: most of a run is waiting.
+const AT_ONCE: usize = 6;
+/// A run that takes longer has come to nothing.
+const PATIENCE: Duration = Duration::from_secs(240);
+
+/// One cell of the matrix.
+#[derive(Debug, Clone)]
+struct Play {
+    scenario: String,
+    pattern: &'static str,
+    transport: &'static str,
+    responses: &'static str,
+}
+
+/// What came of it.
+#[derive(Debug)]
+struct Played {
+    play: Play,
+    summary: Value,
+    said: String,
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/scenarios")
+}
+
+/// The names of all scenarios, in order.
+fn names() -> Vec<String> {
+    let files = std::fs::read_dir(folder()).expect("a folder").map(|entry| entry.expect("an entry").path());
+    let scenarios = files.filter(|path| path.extension().is_some_and(|end| end == "toml"));
+    let mut names: Vec<String> =
+        scenarios.map(|path| path.file_stem().expect("a name").to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+fn path(name: &str) -> PathBuf {
+    folder().join(format!("{name}.toml"))
+}
+
+impl Play {
+    async fn run(self) -> Played {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tokenrelay"));
+        command.args(["demo", "--headless", "--seed", "7", "--speed", "4", "--responses", self.responses]);
+        command.args(["--pattern", self.pattern, "--transport", self.transport, "--faults"]);
+        command.arg(path(&self.scenario)).stdin(Stdio::null()).kill_on_drop(true).env_remove("RUST_LOG");
+        match tokio::time::timeout(PATIENCE, command.output()).await {
+            Err(_) => Played { play: self, summary: Value::Null, said: format!("no end within {PATIENCE:?}") },
+            Ok(output) => {
+                let output = output.expect("it runs");
+                let summary = serde_json::from_slice(&output.stdout).unwrap_or_default();
+                Played { play: self, summary, said: String::from_utf8_lossy(&output.stderr).into_owned() }
+            }
+        }
+    }
+}
+
+impl Played {
+    fn count(&self, name: &str) -> Option<u64> {
+        self.summary[name].as_u64()
+    }
+
+    /// What is not as it should be, if anything.
+    fn complaint(&self) -> Option<String> {
+        let counts = ["wrongTexts", "missingResults", "surplusResults", "wrongHashes", "failed"];
+        let [Some(wrong), Some(missing), Some(surplus), Some(hashes), Some(failed)] =
+            counts.map(|name| self.count(name))
+        else {
+            return Some(format!("no summary: {}", self.said.trim()));
+        };
+        let given_up = GIVEN_UP.contains(&self.play.scenario.as_str());
+        let texts = if given_up { wrong <= failed } else { wrong + failed == 0 };
+        match texts && missing + surplus + hashes == 0 {
+            true => None,
+            false => Some(format!("{}\n{}", self.summary["differences"], self.said.trim())),
+        }
+    }
+
+    fn row(&self) -> String {
+        let Play { scenario, pattern, transport, .. } = &self.play;
+        let count = |name: &str| self.count(name).map_or_else(|| "-".to_owned(), |count| count.to_string());
+        let counts =
+            ["operations", "rejected", "unknown", "repairs", "failed", "wrongTexts", "missingResults"].map(count);
+        let counts: String = counts.iter().map(|count| format!(" {count:>10}")).collect();
+        let seconds = self.summary["seconds"].as_f64().unwrap_or_default();
+        let verdict = if self.complaint().is_none() { "right" } else { "WRONG" };
+        format!("{scenario:<28} {pattern:<20} {transport:<9}{counts} {seconds:>8.1} {verdict}")
+    }
+}
+
+/// Plays them all, prints the matrix, and fails if something is not as it should be.
+async fn play(plays: impl Iterator<Item = Play>) {
+    let titles = ["operations", "rejected", "unknown", "repairs", "failed", "wrong", "missing"];
+    let titles: String = titles.iter().map(|title| format!(" {title:>10}")).collect();
+    eprintln!("{:<28} {:<20} {:<9}{titles} {:>8}", "scenario", "pattern", "transport", "seconds");
+    let mut played = futures_util::stream::iter(plays).map(Play::run).buffered(AT_ONCE);
+    let mut complaints = Vec::new();
+    while let Some(played) = played.next().await {
+        eprintln!("{}", played.row());
+        complaints.extend(played.complaint().map(|complaint| format!("{:?}: {complaint}", played.play)));
+    }
+    assert!(complaints.is_empty(), "{}", complaints.join("\n\n"));
+}
+
+/// Those that `TOKENRELAY_MATRIX` names by a part of their names, on every transport and in every pattern.
+fn all(responses: &'static str) -> impl Iterator<Item = Play> {
+    let wanted = std::env::var("TOKENRELAY_MATRIX").unwrap_or_default();
+    let names = names().into_iter().filter(move |name| wanted.split(',').any(|part| name.contains(part)));
+    names.flat_map(move |scenario| {
+        PATTERNS.iter().flat_map(move |pattern| {
+            let scenario = scenario.clone();
+            TRANSPORTS.iter().map(move |transport| Play { scenario: scenario.clone(), pattern, transport, responses })
+        })
+    })
+}
+
+#[tokio::test]
+#[ignore = "takes many minutes: tests/run --long"]
+async fn long_every_scenario_ends_with_right_texts() {
+    play(all("40")).await;
+}
+
+#[tokio::test]
+async fn some_scenarios_end_with_right_texts() {
+    let some = [
+        ("02b-resent-again", "realtime"),
+        ("09-null-updates", "rest"),
+        ("12a-null-creates", "realtime"),
+        ("16a-smaller-than-told", "realtime"),
+        ("22-rule-off", "realtime"),
+        ("24c-refused-appears-again", "realtime"),
+    ];
+    let play_of = |(scenario, transport): (&str, &'static str)| Play {
+        scenario: scenario.to_owned(),
+        pattern: PATTERNS[0],
+        transport,
+        responses: "12",
+    };
+    play(some.into_iter().map(play_of)).await;
+}
+
+#[test]
+fn every_scenario_can_be_read_and_is_in_the_index() {
+    let index = std::fs::read_to_string(folder().join("README.md")).expect("an index");
+    let names = names();
+    assert!(names.len() > 60, "{names:?}");
+    for name in &names {
+        let scenario = Scenario::load(&path(name)).unwrap_or_else(|error| panic!("{error}"));
+        let row = format!("| [{name}]({name}.toml) | {} |", scenario.about);
+        assert!(index.contains(&row), "deploy/scenarios/README.md lacks:\n{row}");
+        let source = config::Source { flags: scenario.settings, ..config::Source::default() };
+        config::load(&source).unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+    assert_eq!(index.matches(".toml) |").count(), names.len(), "the index names what is not there");
+    for name in GIVEN_UP {
+        assert!(names.iter().any(|known| known == name), "{name}");
+    }
+}
