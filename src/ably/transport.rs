@@ -8,6 +8,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rustls::{ClientConfig, RootCertStore};
 use socket2::SockRef;
 use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream};
@@ -84,11 +85,12 @@ impl Target {
             Some(wait) => tokio::time::sleep(wait).await,
             None => return Err(unreachable("too many connections are being opened already".to_owned())),
         }
-        let tcp = TcpStream::connect((host, self.port)).await.map_err(|error| unreachable(error.to_string()))?;
+        let nobody = |error| unreachable(format!("{error}; check ably.endpoint and ably.port"));
+        let tcp = TcpStream::connect((host, self.port)).await.map_err(nobody)?;
         configure(&tcp).map_err(|error| unreachable(error.to_string()))?;
         let config = WebSocketConfig::default().read_buffer_size(READ_BUFFER);
         let opened = tokio_tungstenite::client_async_tls_with_config(request, tcp, Some(config), Some(connector)).await;
-        Ok(opened.map_err(|error| unreachable(error.to_string()))?.0)
+        Ok(opened.map_err(|error| unreachable(misunderstood(&error, self.tls)))?.0)
     }
 
     fn address(&self, host: &str, auth: &Auth, resume: Option<&str>) -> String {
@@ -109,6 +111,24 @@ impl Target {
         }
         Ok(Connector::Rustls(self.tls_config.get_or_init(tls_config).clone()?))
     }
+}
+
+/// Somebody listens, but says something else than we expect: what to look at.
+fn misunderstood(error: &tungstenite::Error, tls: bool) -> String {
+    let of_tls = match error {
+        tungstenite::Error::Io(error) => error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>()),
+        _ => None,
+    };
+    let remedy = match (error, of_tls) {
+        (_, Some(rustls::Error::InvalidCertificate(_))) => {
+            "check ably.endpoint, or name the authority of its certificate in SSL_CERT_FILE"
+        }
+        (_, Some(rustls::Error::InvalidMessage(_))) => "that is no TLS: check ably.port, or set ably.tls = false",
+        (tungstenite::Error::Http(_), _) => "that is not Ably: check ably.endpoint and ably.port",
+        _ if tls => return error.to_string(),
+        _ => "if it wants TLS, set ably.tls = true; else check ably.endpoint and ably.port",
+    };
+    format!("{error}; {remedy}")
 }
 
 fn add(address: &mut String, name: &str, value: &str) {

@@ -80,8 +80,8 @@ pub struct Faults {
     pub token_life: u64,
     /// New tokens on a connection that is up are refused with this code.
     pub refuse_tokens: Option<u32>,
-    /// Who does not say which agent it is, is refused with 40168.
-    pub require_agent: bool,
+    /// Whoever does not name this among its agents is refused with 40168; empty for nobody.
+    pub require_agent: String,
 
     /// Operations a second on one connection, counted after rollup; 0 for no limit.
     pub rate_limit: u32,

@@ -38,8 +38,9 @@ impl Scenario {
     /// When it is neither, a name is unknown or a value has a wrong type.
     pub fn read(text: &str) -> Result<Self, Error> {
         let path = Path::new(text);
-        let is_file = path.extension().is_some_and(|end| end == "toml" || end == "json") || path.is_file();
-        if is_file { Self::load(path) } else { Ok(Faults::parse_list(text)?.into()) }
+        let is_list = text.is_empty() || text.contains('=') && !path.is_file();
+        let ends_as_one = path.extension().is_some_and(|end| end == "toml" || end == "json");
+        if ends_as_one || !is_list { Self::load(path) } else { Ok(Faults::parse_list(text)?.into()) }
     }
 
     /// Reads a file: JSON if its name ends so, else TOML.
@@ -175,8 +176,11 @@ mod tests {
     fn a_command_line_names_a_file_or_lists_faults() {
         let listed = Scenario::read("reject=0.5").expect("a list");
         assert_eq!(listed, Faults { reject: 0.5, ..Faults::default() }.into());
-        let missing = Scenario::read("/nowhere/at-all.toml").expect_err("no file").to_string();
-        assert!(missing.contains("/nowhere/at-all.toml"), "{missing}");
+        assert_eq!(Scenario::read("").expect("an empty list"), Scenario::default());
+        for name in ["/nowhere/at-all.toml", "/nowhere", "reject", "a=b.toml"] {
+            let missing = Scenario::read(name).expect_err("no file").to_string();
+            assert!(missing.contains(name) && missing.contains("No such file"), "{missing}");
+        }
         let folder = std::env::temp_dir().join(format!("scenario-{}", fastrand::u64(..)));
         std::fs::create_dir(&folder).expect("a folder");
         for (name, text) in [("a.toml", "reject = 0.5"), ("b.json", r#"{"reject": 0.5}"#), ("c", "reject = 0.5")] {

@@ -127,11 +127,11 @@ impl State {
         self.connected(number, None).ok_or_else(|| failure(80022, 410, "Connection not found"))
     }
 
-    /// Whoever does not say what it is may be refused.
+    /// Whoever does not say what the account wants to hear is refused.
     pub(in crate::emulator) fn check_agent(&self, agent: Option<&str>) -> Result<(), Failure> {
-        match self.faults.require_agent && agent.is_none_or(str::is_empty) {
-            true => Err(failure(40168, 401, "The account requires that clients say which agent they are")),
-            false => Ok(()),
+        match agent.unwrap_or_default().contains(&self.faults.require_agent) {
+            true => Ok(()),
+            false => Err(failure(40168, 401, "The account requires another agent of its clients")),
         }
     }
 

@@ -1,12 +1,16 @@
 //! `tokenrelay check`: a line for each thing; for what is wrong, what to change.
 
-use serde_json::Value;
+use serde_json::{Value, json};
+use tokenrelay::emulator::Faults;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::program::{Ended, Setup};
 use super::{NOWHERE, ably};
+use crate::e2e::KEY;
 use crate::world::World;
 
 const UNAVAILABLE: i32 = 69;
+const REFUSED: i32 = 77;
 const CONFIGURATION: i32 = 78;
 
 impl Ended {
@@ -71,7 +75,85 @@ async fn a_namespace_without_the_rule_is_named() {
 async fn an_ably_that_cannot_be_reached_is_named() {
     let world = world().await;
     let setup = Setup::new(&world.settings, NOWHERE);
-    setup.run("check", &[], &[]).await.fails(UNAVAILABLE, &["127.0.0.1:1", "refused"]);
+    let says = ["127.0.0.1:1", "refused", "check ably.endpoint and ably.port"];
+    setup.run("check", &[], &[]).await.fails(UNAVAILABLE, &says);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_listens_but_is_not_ably_is_told_from_it() {
+    let (world, ably) = (world().await, ably().await);
+    let setup = Setup::new(&world.settings, ably.local_addr());
+    let says = ["that is no TLS", "ably.port", "ably.tls = false"];
+    setup.run("check", &["ably.tls=true"], &[]).await.fails(UNAVAILABLE, &says);
+    // An alert, as a server gives one who does not speak TLS; and a web server.
+    for (answer, says) in [
+        (&b"\x15\x03\x01\x00\x02\x02\x46"[..], "ably.tls = true"),
+        (b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n", "that is not Ably: check ably.endpoint and ably.port"),
+    ] {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let setup = Setup::new(&world.settings, listener.local_addr().expect("an address"));
+        let answers = async {
+            loop {
+                let (mut stream, _) = listener.accept().await.expect("a connection");
+                let _asked = stream.read(&mut [0; 4_096]).await.expect("a request");
+                stream.write_all(answer).await.expect("answered");
+            }
+        };
+        tokio::select! {
+            () = answers => {}
+            ended = setup.run("check", &[], &[]) => ended.fails(UNAVAILABLE, &[says]),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_says_which_setting_mends_it() {
+    let (world, ably) = (world().await, ably().await);
+    let _already = rustls::crypto::ring::default_provider().install_default();
+    let check_channel = "ably.check_channel=ai:check";
+    let token = async |capability: &str, client_id: Option<&str>| {
+        let (name, secret) = KEY.split_once(':').expect("a key");
+        let url = format!("http://{}/keys/{name}/requestToken", ably.local_addr());
+        let body = json!({"capability": capability, "clientId": client_id}).to_string();
+        let asked = reqwest::Client::new().post(url).basic_auth(name, Some(secret)).body(body).send();
+        let given: Value = asked.await.expect("an answer").json().await.expect("JSON");
+        format!("ably.token={}", given["token"].as_str().expect("a token"))
+    };
+    let setup = Setup::new(&world.settings, ably.local_addr());
+    let check = async |settings: &[&str]| {
+        let settings: Vec<_> = ["ably.key_file=", check_channel].iter().chain(settings).copied().collect();
+        setup.run("check", &settings, &[]).await
+    };
+    let reads = token(r#"{"ai:*":["subscribe","history"]}"#, None).await;
+    check(&[&reads]).await.fails(REFUSED, &["ai:check", "40160", "publish and message-update-any"]);
+    let own = r#"{"ai:*":["publish","message-update-own"]}"#;
+    let nobody = token(own, None).await;
+    check(&[&nobody]).await.fails(REFUSED, &["ai:check", "40166", "set ably.client_id"]);
+    let somebody = token(own, Some("relay")).await;
+    check(&[&somebody, "ably.client_id=other"]).await.fails(REFUSED, &["40102", "ably.client_id"]);
+    let ended = check(&[&somebody, "ably.client_id=relay"]).await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let expired = check(&["ably.token=no-token-of-this-account"]).await;
+    expired.fails(REFUSED, &["40143", "ably.token_file"]);
+    ably.set_faults(Faults { require_agent: "server-side/1".to_owned(), ..Faults::default() });
+    setup.run("check", &[check_channel], &[]).await.fails(REFUSED, &["40168", "ably.agent"]);
+    let agent = "ably.agent=tokenrelay/1 server-side/1";
+    let ended = setup.run("check", &[check_channel, agent], &[]).await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_that_is_full_is_told_from_one_that_is_down() {
+    let (world, ably) = (world().await, ably().await);
+    let setup = Setup::new(&world.settings, ably.local_addr());
+    for (refuse_code, exit, says) in [
+        (None, UNAVAILABLE, "80003"),
+        (Some(40111), UNAVAILABLE, "lower ably.connections.max"),
+        (Some(40112), REFUSED, "the account's messages are used up"),
+    ] {
+        ably.set_faults(Faults { refuse_connections: true, refuse_code, ..Faults::default() });
+        setup.run("check", &[], &[]).await.fails(exit, &[says]);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -41,6 +41,7 @@ async fn faults_change_as_a_scenario_says() {
     while emulator.faults() != faults("delay=7") {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
+    let _already = rustls::crypto::ring::default_provider().install_default();
     let url = format!("http://{}/emulator/faults", emulator.local_addr());
     let body = r#"{"reject": 0.25, "then": [{"after": "5ms", "delay": 9}]}"#;
     let answer = reqwest::Client::new().put(url).body(body).send().await.expect("an answer");
@@ -303,11 +304,12 @@ async fn messages_age() {
 }
 
 #[tokio::test]
-async fn who_does_not_say_what_it_is_can_be_refused() {
-    let emulator = start("require-agent=true").await;
+async fn whoever_is_not_the_agent_that_is_wanted_is_refused() {
+    let emulator = start("require-agent=mine").await;
     let mut raw = Raw::open(&emulator, "key=app.key:secret").await;
     let frame = raw.frame().await.expect("a frame");
     assert_eq!((frame["action"].as_u64(), code(&frame)), (Some(ERROR), 40168));
+    assert_eq!(code(&Raw::open(&emulator, "key=app.key:secret&agent=x").await.frame().await.expect("a frame")), 40168);
     Raw::connect(&emulator, "agent=mine%2F1").await;
     assert_eq!(code(&get(&emulator, "/channels/x/messages").await.1), 40168);
 }
@@ -315,6 +317,7 @@ async fn who_does_not_say_what_it_is_can_be_refused() {
 #[tokio::test]
 async fn tokens_can_be_short_lived_and_their_renewal_refused() {
     let emulator = start("token-life=100").await;
+    let _already = rustls::crypto::ring::default_provider().install_default();
     let url = format!("http://{}/keys/app.key/requestToken", emulator.local_addr());
     let asked = reqwest::Client::new().post(url).basic_auth("app.key", Some("secret")).body("{}");
     let token = asked.send().await.expect("an answer").json::<Value>().await.expect("JSON");
