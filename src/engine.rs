@@ -27,6 +27,7 @@ mod record;
 mod remember;
 mod report;
 mod response;
+mod search;
 mod segment;
 mod settings;
 mod shared;

@@ -56,6 +56,9 @@ impl Response {
         if self.given_up.is_some() {
             return if quiet && self.end.is_some() { Next::Settle } else { Next::Nothing };
         }
+        if self.create.search && self.cut_off.is_none() {
+            return self.next_search(now);
+        }
         if self.gone {
             return if quiet { Next::Remake } else { Next::Nothing };
         }

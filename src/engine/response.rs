@@ -226,22 +226,29 @@ impl Response {
     /// Takes in what the channel's history says of a create that was long in doubt.
     pub(super) fn looked_up(&mut self, now: Time, found: Found, settings: &Settings) {
         self.looking_up = false;
+        if self.create.search {
+            return self.searched(now, found, settings);
+        }
         if self.serial.is_some() {
             return self.looked_behind(now, found);
         }
         match found {
-            Found::Message { serial, version } => {
-                self.raise_version(Some(&serial));
-                self.raise_version(version.as_ref());
-                self.serial = Some(serial);
-                self.repair.taint(now, self.quiet_time(settings));
-                self.segments.doubt_twins(now, &settings.reconcile);
-            }
+            Found::Message { serial, version } => self.adopt(now, serial, version.as_ref(), settings),
             Found::Nothing => self.create.sent_at = None,
             Found::Unreadable | Found::Refused(_) if self.cut_off.is_some() => self.create.sent_at = None,
             Found::Unreadable => self.repair.failed(now, settings.reconcile.debounce),
             Found::Refused(rejection) => self.refused(now, &rejection, settings),
         }
+    }
+
+    /// That is its message.
+    pub(super) fn adopt(&mut self, now: Time, serial: Serial, version: Option<&Serial>, settings: &Settings) {
+        self.raise_version(Some(&serial));
+        self.raise_version(version);
+        self.serial = Some(serial);
+        self.create.found = true;
+        self.repair.taint(now, self.quiet_time(settings));
+        self.segments.doubt_twins(now, &settings.reconcile);
     }
 
     /// An owner before us may have created its message, and appended to it.
@@ -386,7 +393,8 @@ impl Response {
                 (self.terminal_sent, self.check) = (true, None);
                 return self.repair.cleaned(now);
             }
-            self.gone = true;
+            self.create.search = self.is_misled();
+            self.gone = !self.create.search;
         }
         let policy = &settings.reconcile;
         match operation.kind {
@@ -406,7 +414,7 @@ impl Response {
         }
     }
 
-    fn refused(&mut self, now: Time, rejection: &Rejection, settings: &Settings) {
+    pub(super) fn refused(&mut self, now: Time, rejection: &Rejection, settings: &Settings) {
         let reason = self.repair.refused(now, rejection, &settings.reconcile, settings.refused_hold);
         self.give_up(reason);
     }
@@ -420,6 +428,7 @@ impl Response {
             OpKind::Append => self.repair.taint(now, wait),
             OpKind::Create => {
                 self.create.doubtful = true;
+                self.create.search |= doubt == Doubt::NoSerial;
                 self.segments.doubt_twins(now, &settings.reconcile);
                 self.repair.failed(now, wait);
             }

@@ -7,6 +7,7 @@ use super::*;
 mod found;
 mod inherited;
 mod pacing;
+mod searched;
 mod segments;
 mod verified;
 
@@ -21,6 +22,7 @@ struct Story {
     reports: Vec<serde_json::Value>,
     dead_letters: Vec<(Offset, Refusal)>,
     read_backs: Vec<ReadBack>,
+    look_ups: Vec<LookUp>,
     notices: Vec<Notice>,
 }
 
@@ -100,6 +102,7 @@ impl Story {
             reports: Vec::new(),
             dead_letters: Vec::new(),
             read_backs: Vec::new(),
+            look_ups: Vec::new(),
             notices: Vec::new(),
         }
     }
@@ -117,7 +120,8 @@ impl Story {
                 Effect::DeadLetter { offset, reason } => self.dead_letters.push((offset, reason)),
                 Effect::ReadBack(read_back) => self.read_backs.push(*read_back),
                 Effect::Notice(notice) => self.notices.push(notice),
-                Effect::Reload(_) | Effect::LookUp(_) => {}
+                Effect::LookUp(look_up) => self.look_ups.push(*look_up),
+                Effect::Reload(_) => {}
             }
         }
         self.effects.clear();

@@ -30,7 +30,13 @@ pub(in crate::engine) struct Create {
     /// When its id was first used; none if the channel's history has been searched in vain since.
     pub(in crate::engine) sent_at: Option<Time>,
     /// One try was not taken or its outcome is unknown: whether the message shows its text, nobody knows.
-    pub(super) doubtful: bool,
+    pub(in crate::engine) doubtful: bool,
+    /// Its message was made, and is to be looked for.
+    pub(in crate::engine) search: bool,
+    /// How often it was looked for in vain.
+    pub(in crate::engine) searched: u8,
+    /// Its message was looked for and found.
+    pub(in crate::engine) found: bool,
     /// What was sent first was larger than the server takes.
     pub(in crate::engine) resized: bool,
     /// How many messages were made for this response before this one and are gone.

@@ -38,6 +38,12 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "return self.next_update(now, policy);",
     ),
     mutant(
+        "a serial that is not there is taken for a message that is gone",
+        "engine/response.rs",
+        "self.create.search = self.is_misled();",
+        "self.create.search = false;",
+    ),
+    mutant(
         "nobody looks again when nothing can land any more",
         "engine/verify.rs",
         "if same && asked >= check.late_until {",

@@ -53,6 +53,8 @@ pub(super) enum Fault {
     CreateNull,
     /// The id of a create is not recognised: it makes a second message.
     Twice,
+    /// A create that is known by its id is answered with a serial that no message has.
+    Phantom,
     /// An update is acknowledged with a version that is older than the newest: it lost.
     UpdateLost,
     /// An update is acknowledged without a version: somebody else's append superseded it.
@@ -77,7 +79,7 @@ pub(super) enum Fault {
 
 impl Fault {
     /// Every kind.
-    pub(super) const ALL: [Self; 35] = [
+    pub(super) const ALL: [Self; 36] = [
         Self::Rate,
         Self::Transient,
         Self::UpdatesRefused,
@@ -103,6 +105,7 @@ impl Fault {
         Self::Late,
         Self::CreateNull,
         Self::Twice,
+        Self::Phantom,
         Self::UpdateLost,
         Self::UpdateSuperseded,
         Self::Outage,

@@ -101,7 +101,12 @@ impl Server {
         let known = self.by_create.get(&frame.create_id).copied();
         let known = known.filter(|m| scene.now < self.messages[*m].made + IDEMPOTENCY);
         if let Some(m) = known.filter(|_| !scene.strikes(Fault::Twice)) {
-            return Verdict::Ack(Some(self.messages[m].serial.clone()));
+            if scene.strikes(Fault::Phantom) {
+                self.clock += 1;
+                return Verdict::Ack(Some(serial(self.clock)));
+            }
+            let unnamed = scene.strikes(Fault::CreateNull);
+            return Verdict::Ack((!unnamed).then(|| self.messages[m].serial.clone()));
         }
         self.clock += 1;
         let m = self.messages.len();
