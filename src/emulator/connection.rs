@@ -1,6 +1,6 @@
 //! A connection: who it is, what it was told, and what its state is worth after a drop.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +10,9 @@ use super::auth::Grant;
 use super::errors::Failure;
 use super::limits::ANSWERS_KEPT;
 use super::outbox::Outbox;
+
+/// After so long a connection has left a channel that it published to.
+const CHANNEL_LEFT_MS: u64 = 1_000;
 
 /// Who publishes: what the server knows of it, and puts into messages.
 #[derive(Debug)]
@@ -45,8 +48,8 @@ pub(super) struct Connection {
     pub(super) raw_rate: Rate,
     /// The channels that it is attached to, by the names that it attached by.
     pub(super) attached: HashSet<String>,
-    /// The channels that it has published to, while these are limited.
-    pub(super) published: HashSet<String>,
+    /// The channels that it publishes to, while these are limited, and when it last did.
+    published: HashMap<String, u64>,
 }
 
 /// What became of a frame.
@@ -74,7 +77,7 @@ impl Connection {
             rate: Rate::default(),
             raw_rate: Rate::default(),
             attached: HashSet::new(),
-            published: HashSet::new(),
+            published: HashMap::new(),
         }
     }
 
@@ -85,6 +88,22 @@ impl Connection {
         self.encoding = encoding;
         self.outbox = outbox;
         self.dropped_at = None;
+    }
+
+    /// Whether it may publish to a channel: to so many at a time. One that it has left alone for a while is no longer one of
+    /// them.
+    pub(super) fn enters(&mut self, channel: &str, limit: usize, now_ms: u64) -> bool {
+        if limit == 0 {
+            return true;
+        }
+        if self.published.len() >= limit && !self.published.contains_key(channel) {
+            self.published.retain(|_, at| now_ms.saturating_sub(*at) < CHANNEL_LEFT_MS);
+        }
+        let enters = self.published.len() < limit || self.published.contains_key(channel);
+        if enters {
+            self.published.insert(channel.to_owned(), now_ms);
+        }
+        enters
     }
 
     /// Gives it another grant.
@@ -148,6 +167,17 @@ mod tests {
         let taken = (0..10_000).filter(|ms| rate.take(100, 1_000_000 + ms)).count();
         assert!((1_000..=1_060).contains(&taken), "{taken} in ten seconds");
         assert!((0..1_000).all(|_| rate.take(0, 1)));
+    }
+
+    #[test]
+    fn a_connection_leaves_channels_that_it_does_not_use() {
+        let grant = Grant::everything("me");
+        let who = Arc::new(Publisher { connection: 1, connection_id: "c".to_owned(), grant });
+        let mut connection = Connection::new(who, Duration::ZERO, true);
+        assert!(connection.enters("a", 2, 0) && connection.enters("b", 2, 500));
+        assert!(!connection.enters("c", 2, 900) && connection.enters("b", 2, 900));
+        assert!(connection.enters("c", 2, 1_000), "it has left the first");
+        assert!(!connection.enters("a", 2, 1_100) && connection.enters("a", 0, 1_100));
     }
 
     #[test]

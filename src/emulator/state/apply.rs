@@ -80,7 +80,7 @@ impl State {
         }
         let size = messages.iter().map(|message| message::size(message, self.faults.size_in)).sum();
         self.fits(size)?;
-        self.enters(&by, name)?;
+        self.enters(&by, name, now_ms)?;
         let explicit = validate::ids(&messages)?;
         let serials = &mut self.serials;
         let channel = self.store.channel(name, || serials.next(now_ms))?;
@@ -161,7 +161,7 @@ impl State {
         let serial = message.serial.as_deref().unwrap_or_default().to_owned();
         let mutation = Mutation::of(message);
         let (gone_after, gone_code) = (self.faults.gone_after, self.faults.gone_code.unwrap_or(40400));
-        self.enters(&by, name)?;
+        self.enters(&by, name, now_ms)?;
         let stored = self.store.message_mut(name, &serial)?;
         let age = now_ms.saturating_sub(stored.latest().timestamp.unwrap_or(now_ms));
         if gone_after > 0 && age > gone_after {
@@ -304,17 +304,11 @@ impl State {
     }
 
     /// A connection may publish to so many channels.
-    fn enters(&mut self, by: &Publisher, name: &str) -> Result<(), Failure> {
+    fn enters(&mut self, by: &Publisher, name: &str, now_ms: u64) -> Result<(), Failure> {
         let limit = self.faults.channels_per_connection;
-        let Some(connection) = self.connections.get_mut(&by.connection).filter(|_| limit > 0) else { return Ok(()) };
-        if connection.published.contains(name) {
-            return Ok(());
-        }
-        if connection.published.len() >= limit {
-            return Err(too_many_channels());
-        }
-        connection.published.insert(name.to_owned());
-        Ok(())
+        let connection = self.connections.get_mut(&by.connection);
+        let enters = connection.is_none_or(|connection| connection.enters(name, limit, now_ms));
+        if enters { Ok(()) } else { Err(too_many_channels()) }
     }
 
     /// Counts a publish against the rates: its bytes, and itself unless it joins one that is counted.
