@@ -27,6 +27,7 @@ Examples:
   tokenrelay audit --config relay.toml --ably      is every text right, and every result there? names what is not
   tokenrelay config --reference                    every key, its default and its meaning
   tokenrelay emulator --key app.key:secret         a local server for Ably's SDKs, with faults on demand
+  tokenrelay emulator --faults deploy/scenarios/05-outage.toml    the same, which plays a scenario
 
 Settings come from defaults, then the file, then the environment (TOKENRELAY__KAFKA__GROUP_ID), then --set.
 

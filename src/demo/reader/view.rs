@@ -4,7 +4,7 @@
 //! misunderstanding of theirs shows. A create sets, an update replaces, an append concatenates, a delete deletes; what is
 //! not newer than what is held is ignored, which makes overlaps of rewind, resume and live harmless.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -93,9 +93,12 @@ impl View {
         }
     }
 
-    /// What is there now, deleted messages left out.
+    /// What is there now, without messages that were deleted or that another one is in the place of.
     pub(in crate::demo) fn seen(&self) -> Vec<Seen> {
-        self.messages.values().filter(|held| !held.deleted).map(Held::seen).collect()
+        let replaced: BTreeSet<&str> =
+            self.messages.values().filter_map(|held| held.headers.get("supersedes")?.as_str()).collect();
+        let there = self.messages.iter().filter(|(serial, held)| !held.deleted && !replaced.contains(serial.as_str()));
+        there.map(|(_, held)| held.seen()).collect()
     }
 }
 
@@ -145,6 +148,18 @@ mod tests {
         assert_eq!(view.appends, 1);
         apply(&mut view, DELETE, "w", "", "complete");
         assert_eq!(view.seen(), []);
+    }
+
+    #[test]
+    fn a_message_that_another_one_is_in_the_place_of_is_not_there() {
+        let mut view = View::default();
+        for (serial, text, supersedes) in [("s", "a", None), ("t", "abc", Some("s"))] {
+            let headers = serde_json::json!({ "responseId": "r", "status": "streaming", "supersedes": supersedes });
+            let wire = serde_json::json!({ "serial": serial, "data": text, "extras": { "headers": headers } });
+            view.apply(&serde_json::from_value(wire).expect("is a message"));
+        }
+        let texts: Vec<String> = view.seen().into_iter().map(|seen| seen.text).collect();
+        assert_eq!(texts, ["abc"]);
     }
 
     #[test]
