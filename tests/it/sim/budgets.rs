@@ -100,7 +100,11 @@ impl Budgets {
         let (meter, rate) = match rejection.code {
             42_913 => (self.channels.entry((*operation.head.channel).into()).or_default(), channel_rate),
             42_910 | 42_917 => (&mut self.account, account_rate),
-            42_914 | 90_010 => return,
+            42_914 => {
+                // Where no full text was sent it is the channel that pauses, and what was sent before says nothing new.
+                return self.channels.entry((*operation.head.channel).into()).or_default().refused_at = now;
+            }
+            90_010 => return,
             42_918 | 42_922 => (&mut self.requests, request_rate),
             _ if plan.pipelining == Pipelining::Off => (&mut self.requests, request_rate),
             _ => (self.connections.entry(operation.connection).or_default(), connection_rate),
