@@ -7,8 +7,9 @@ use std::process::Stdio;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokenrelay::config::Kafka;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
+use tokio::sync::mpsc;
 
 use crate::e2e::{KEY, relay};
 use crate::world::PATIENCE;
@@ -100,7 +101,7 @@ impl Setup {
         let mut command = command();
         command.args(self.arguments("run", settings)).stdin(Stdio::null());
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
-        let log = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+        let log = read(child.stdout.take().expect("it is piped"));
         let mut service = Service { child, log, admin: String::new(), said: String::new(), _setup: self };
         let starting = service.logged("starting").await;
         service.admin = starting["admin"].as_str().expect("an address").to_owned();
@@ -108,10 +109,24 @@ impl Setup {
     }
 }
 
+/// Lines as they are printed, whoever waits for them when: a pipe that nobody reads would stop the program.
+fn read(out: ChildStdout) -> mpsc::UnboundedReceiver<String> {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        let mut lines = BufReader::new(out).lines();
+        while let Ok(Some(line)) = lines.next_line().await {
+            if sender.send(line).is_err() {
+                break;
+            }
+        }
+    });
+    receiver
+}
+
 /// The service as its supervisor sees it.
 pub(super) struct Service {
     child: Child,
-    log: Lines<BufReader<ChildStdout>>,
+    log: mpsc::UnboundedReceiver<String>,
     admin: String,
     said: String,
     _setup: Setup,
@@ -121,8 +136,8 @@ impl Service {
     /// Waits until the log says this, and gives that line.
     pub(super) async fn logged(&mut self, words: &str) -> Value {
         loop {
-            let line = tokio::time::timeout(PATIENCE, self.log.next_line()).await;
-            let line = line.unwrap_or_else(|_| panic!("nothing of {words:?}:\n{}", self.said)).expect("readable");
+            let line = tokio::time::timeout(PATIENCE, self.log.recv()).await;
+            let line = line.unwrap_or_else(|_| panic!("nothing of {words:?}:\n{}", self.said));
             let line = line.unwrap_or_else(|| panic!("it ended without {words:?}:\n{}", self.said));
             self.said += &format!("{line}\n");
             if line.contains(words) {
@@ -147,7 +162,7 @@ impl Service {
 
     /// Waits for its end.
     pub(super) async fn ended(mut self) -> Ended {
-        while let Ok(Ok(Some(line))) = tokio::time::timeout(PATIENCE, self.log.next_line()).await {
+        while let Ok(Some(line)) = tokio::time::timeout(PATIENCE, self.log.recv()).await {
             self.said += &format!("{line}\n");
         }
         let status = tokio::time::timeout(PATIENCE, self.child.wait()).await;

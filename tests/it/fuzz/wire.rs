@@ -99,7 +99,7 @@ fn operation(mut feed: Feed<'_>) {
         let decoded: ProtocolMessage<'_> = encoding.decode(&bytes).expect("it decodes");
         let head = &operation.head;
         assert_eq!((decoded.msg_serial, decoded.channel.as_deref()), (Some(msg_serial), Some(&*head.channel)));
-        let [message] = &decoded.messages.as_deref().expect("messages")[..] else { panic!("one message") };
+        let [message] = decoded.messages.as_deref().expect("messages") else { panic!("one message") };
         assert_eq!(message.data, Some(Data::Text(operation.data.as_str().into())));
         assert_eq!(message.serial.as_deref(), operation.serial.as_deref());
         assert_eq!(message.id.as_deref(), is_create.then(|| format!("{}:0", head.create_id)).as_deref());
