@@ -20,7 +20,8 @@ pub use budgets::{Account, Channels, Connections, InFlight};
 pub use load::{Error, Source, load};
 pub use secret::{Properties, Secret};
 pub use values::{
-    Delivery, Format, Include, LogFormat, NoMutable, Pattern, SecurityProtocol, Start, Transport, Verify, WireEncoding,
+    Delivery, Format, Include, LogFormat, NoMutable, Pattern, PerToken, SecurityProtocol, Start, Transport, Verify,
+    WireEncoding,
 };
 
 /// How a full text is sent to mend a response, and when.
@@ -117,7 +118,7 @@ pub struct Input {
     pub format: Format,
     /// The channel of records that name none; `{key}`, `{topic}` and `{header.NAME}` are filled in.
     pub channel: String,
-    /// How a response is put on its channel: `message-per-response`.
+    /// How a response is put on its channel: `message-per-response`, or `message-per-token`.
     pub pattern: Pattern,
     /// What reaches a channel: `text`, `reasoning`, `tool`, `refusal`.
     pub include: Vec<Include>,
@@ -162,6 +163,9 @@ pub struct Ably {
     /// The server joins appends to one message within this window: 0, 20, 40, 100 or 500 ms.
     #[serde(with = "humantime_serde")]
     pub append_rollup: Duration,
+    /// How tokens leave that wait together, under `message-per-token`: `array`, each as a message, all in one publish; or
+    /// `joined`, as one message.
+    pub per_token: PerToken,
     /// Channels.
     pub channels: Channels,
     /// Connections.
@@ -358,6 +362,7 @@ impl Default for Ably {
             client_id: String::new(),
             agent: String::new(),
             append_rollup: Duration::from_millis(40),
+            per_token: PerToken::Array,
             channels: Channels::default(),
             connections: Connections::default(),
             account: Account::default(),

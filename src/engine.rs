@@ -22,6 +22,7 @@ mod line;
 mod next;
 mod op;
 mod outcome;
+mod per_token;
 mod reconcile;
 mod record;
 mod remember;
@@ -52,7 +53,9 @@ pub use event::{Event, EventKind, Offset, Record};
 pub use flow::{Flow, Pipelining};
 pub use history::History;
 pub use inherit::{Beginnings, Inheritance, Stale};
-pub use op::{ConnectionId, Head, MESSAGE_NAME, OpId, OpKind, Operation, Status};
+pub use op::{
+    Batch, ConnectionId, Head, MESSAGE_NAME, OpId, OpKind, Operation, Pattern, Piece, Publish, PublishName, Status, Sum,
+};
 pub use outcome::{Answer, Class, Doubt, Outcome, Rejection, Serial};
 pub use record::{
     Cause, Covered, Cut, ErrorClass, ErrorInfo, OperationOutcome, OperationRecord, Reopens, ResponseOutcome,

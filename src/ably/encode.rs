@@ -5,6 +5,8 @@
 //! since Ably replaces `extras` as a whole and drops operation metadata that is not repeated. Text goes without `encoding`:
 //! only a string can be appended to.
 
+mod publish;
+
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::wire::{Encoding, action, message_action};
@@ -13,7 +15,7 @@ use crate::engine::{MESSAGE_NAME, OpKind, Operation};
 /// How much the buffer takes at once; frames are cut from it.
 const CHUNK: usize = 64 * 1024;
 
-/// What a frame takes besides its texts, at most.
+/// What a message takes besides its texts, at most, and the frame around the first.
 const FRAME_OVERHEAD: usize = 512;
 
 /// Makes frames of operations.
@@ -44,15 +46,23 @@ impl Encoder {
     pub fn body(&mut self, operation: &Operation) -> Bytes {
         self.make_room(operation);
         match self.encoding {
-            Encoding::Json => json_message(&mut self.buffer, operation),
-            Encoding::Msgpack => msgpack_message(&mut self.buffer, operation),
+            Encoding::Json => match &operation.publish {
+                Some(publish) => publish::json(&mut self.buffer, operation, publish),
+                None => json_message(&mut self.buffer, operation),
+            },
+            Encoding::Msgpack => match &operation.publish {
+                Some(publish) => publish::msgpack(&mut self.buffer, operation, publish),
+                None => msgpack_message(&mut self.buffer, operation),
+            },
         }
         self.buffer.split().freeze()
     }
 
     fn make_room(&mut self, operation: &Operation) {
-        let texts = operation.data.len() + operation.head.channel.len() + operation.head.response_id.len();
-        let wanted = texts + operation.head.create_id.len() * 2 + FRAME_OVERHEAD;
+        let head = &operation.head;
+        let names = head.response_id.len() + head.create_id.len() * 2 + FRAME_OVERHEAD;
+        let messages = operation.publish.as_ref().map_or(1, |publish| publish.pieces.len());
+        let wanted = operation.data.len() + head.channel.len() + names * messages;
         if self.buffer.capacity() < wanted {
             self.buffer.reserve(wanted.max(CHUNK));
         }
@@ -79,7 +89,7 @@ struct Fields {
 impl Fields {
     fn of(operation: &Operation) -> Self {
         let action = match operation.kind {
-            OpKind::Create => message_action::CREATE,
+            OpKind::Create | OpKind::Publish => message_action::CREATE,
             OpKind::Append => message_action::APPEND,
             OpKind::Update => message_action::UPDATE,
         };
@@ -95,9 +105,15 @@ fn json(out: &mut BytesMut, operation: &Operation, msg_serial: u64) {
     json_str(out, &operation.head.channel);
     out.put_slice(b",\"msgSerial\":");
     decimal(out, msg_serial);
-    out.put_slice(b",\"messages\":[");
-    json_message(out, operation);
-    out.put_slice(b"]}");
+    out.put_slice(b",\"messages\":");
+    if let Some(publish) = &operation.publish {
+        publish::json(out, operation, publish);
+    } else {
+        out.put_u8(b'[');
+        json_message(out, operation);
+        out.put_u8(b']');
+    }
+    out.put_u8(b'}');
 }
 
 fn json_message(out: &mut BytesMut, operation: &Operation) {
@@ -193,8 +209,12 @@ fn msgpack(out: &mut BytesMut, operation: &Operation, msg_serial: u64) {
     text(out, "msgSerial");
     uint(out, msg_serial);
     text(out, "messages");
-    out.put_u8(0x91);
-    msgpack_message(out, operation);
+    if let Some(publish) = &operation.publish {
+        publish::msgpack(out, operation, publish);
+    } else {
+        out.put_u8(0x91);
+        msgpack_message(out, operation);
+    }
 }
 
 fn msgpack_message(out: &mut BytesMut, operation: &Operation) {
@@ -237,9 +257,9 @@ fn msgpack_headers(out: &mut BytesMut, operation: &Operation) {
     text(out, "responseId");
     text(out, &head.response_id);
     text(out, "part");
-    decimal_text(out, head.part);
+    decimal_text(out, u64::from(head.part));
     text(out, "segment");
-    decimal_text(out, head.segment);
+    decimal_text(out, u64::from(head.segment));
     text(out, "createId");
     text(out, &head.create_id);
     text(out, "status");
@@ -254,7 +274,7 @@ fn msgpack_headers(out: &mut BytesMut, operation: &Operation) {
     }
     if let Some(segments) = operation.segments {
         text(out, "segments");
-        decimal_text(out, segments);
+        decimal_text(out, u64::from(segments));
     }
 }
 
@@ -299,9 +319,9 @@ fn uint(out: &mut BytesMut, value: u64) {
     }
 }
 
-fn decimal_text(out: &mut BytesMut, value: u32) {
+fn decimal_text(out: &mut BytesMut, value: u64) {
     let mut digits = [0; DIGITS_MAX];
-    let digits = digits_of(u64::from(value), &mut digits);
+    let digits = digits_of(value, &mut digits);
     text_header(out, digits.len());
     out.put_slice(digits);
 }

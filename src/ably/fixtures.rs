@@ -52,5 +52,6 @@ pub(super) fn operation(connection: ConnectionId, seq: u32, kind: OpKind, channe
         data: "text".into(),
         status: Status::Streaming,
         segments: None,
+        publish: None,
     }
 }

@@ -92,9 +92,10 @@ impl Probe {
             Some(_) => (OpKind::Append, " check", Status::Complete),
         };
         let id = OpId { partition: 0, slot: 0, generation: 0, seq: u32::from(serial.is_some()) };
-        let (head, data) = (head.clone(), data.into());
+        let data = data.into();
+        let (head_of_it, connection) = (head.clone(), CONNECTION);
         let operation =
-            Operation { id, connection: CONNECTION, kind, head: head.clone(), serial, data, status, segments: None };
+            Operation { id, connection, kind, head: head_of_it, serial, data, status, segments: None, publish: None };
         self.pool.send(CONNECTION, &mut vec![operation]);
         loop {
             match self.events.recv().await {

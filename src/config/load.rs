@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use config::{File, FileFormat, builder::DefaultState};
 
-use super::{Config, Format, NoMutable, Pattern, Secret};
+use super::{Config, Format, NoMutable, Secret};
 
 /// The environment variables that are read begin with this.
 const PREFIX: &str = "TOKENRELAY__";
@@ -194,8 +194,6 @@ fn check(config: &Config) -> Result<(), Error> {
     let ttl = humantime_serde::re::humantime::format_duration(ably.jwt.ttl);
     let bad = ably.jwt.ttl < JWT_TTL.0 || ably.jwt.ttl > JWT_TTL.1;
     refuse(bad, "ably.jwt.ttl", &ttl, "Ably takes tokens that are good for a minute to a day")?;
-    let later = config.input.pattern == Pattern::MessagePerToken;
-    refuse(later, "input.pattern", &"message-per-token", "not available yet; use message-per-response")?;
     let later = !matches!(config.input.format, Format::Auto | Format::Tokenrelay | Format::OpenaiChat);
     refuse(later, "input.format", &config.input.format, "not available yet; use auto, tokenrelay or openai-chat")?;
     let later = ably.no_mutable == NoMutable::Whole;

@@ -70,8 +70,18 @@ words! {
     Pattern {
         /// One message, created and appended to.
         MessagePerResponse = "message-per-response",
-        /// Not yet.
+        /// A message for each token, framed by one that starts and one that stops.
         MessagePerToken = "message-per-token",
+    }
+}
+
+words! {
+    /// How tokens leave that wait together, under `message-per-token`.
+    PerToken {
+        /// Each as a message, all in one publish.
+        Array = "array",
+        /// As one message.
+        Joined = "joined",
     }
 }
 

@@ -95,6 +95,7 @@ pub(super) fn decode<'a>(
             seq: None,
             begins: Some(begins),
             channel: None,
+            pattern: None,
         };
         let chat = choice.delta.is_some();
         let role = choice.delta.as_ref().is_some_and(|delta| delta.role.is_some());

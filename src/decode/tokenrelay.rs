@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::{Error, malformed};
-use crate::engine::{Event, EventKind};
+use crate::engine::{self, Event, EventKind};
 
 const FORMAT: &str = "tokenrelay event";
 
@@ -28,6 +28,7 @@ struct Value<'a> {
     part: Option<u32>,
     #[serde(borrow)]
     final_text: Option<Text<'a>>,
+    pattern: Option<Pattern>,
     /// What has these is something else, unless it says that it is ours.
     choices: Option<IgnoredAny>,
 }
@@ -47,6 +48,13 @@ enum Kind {
     End,
     Cancel,
     Error,
+}
+
+#[derive(Deserialize, Clone, Copy)]
+#[serde(rename_all = "kebab-case")]
+enum Pattern {
+    MessagePerResponse,
+    MessagePerToken,
 }
 
 /// Adds the one event of a value.
@@ -85,5 +93,9 @@ fn event<'a>(value: Value<'a>, key: &'a str) -> Result<Event<'a>, Error> {
         seq: value.seq,
         begins,
         channel: value.channel.map(|channel| channel.0),
+        pattern: value.pattern.map(|pattern| match pattern {
+            Pattern::MessagePerResponse => engine::Pattern::MessagePerResponse,
+            Pattern::MessagePerToken => engine::Pattern::MessagePerToken,
+        }),
     })
 }

@@ -39,20 +39,31 @@ impl History {
 
     async fn channel(&self, channel: &str) -> Vec<Seen> {
         let name = utf8_percent_encode(channel, NON_ALPHANUMERIC);
-        let url = format!("{}/channels/{name}/messages?limit=1000&direction=forwards", self.base);
-        for _ in 0..TRIES {
-            if let Ok(messages) = self.page(&url).await {
-                let mut view = View::default();
-                messages.iter().for_each(|message| view.apply(message));
-                return view.seen();
+        let base = format!("{}/channels/{name}", self.base);
+        let mut url = format!("{base}/messages?limit=1000&direction=forwards");
+        let (mut view, mut tries) = (View::default(), 0);
+        while tries < TRIES {
+            let Ok((messages, next)) = self.page(&url).await else {
+                tries += 1;
+                continue;
+            };
+            messages.iter().for_each(|message| view.apply(message));
+            match next {
+                Some(next) => url = format!("{base}/{next}"),
+                None => return view.seen(),
             }
         }
         Vec::new()
     }
 
-    async fn page(&self, url: &str) -> reqwest::Result<Vec<Wire>> {
+    /// A page of messages, and where the next one is.
+    async fn page(&self, url: &str) -> reqwest::Result<(Vec<Wire>, Option<String>)> {
         let request = self.client.get(url).basic_auth(&self.key_name, Some(&self.key_secret));
-        request.header("accept", "application/json").send().await?.error_for_status()?.json().await
+        let page = request.header("accept", "application/json").send().await?.error_for_status()?;
+        let links = page.headers().get_all("link").into_iter().filter_map(|link| link.to_str().ok());
+        let next = links.flat_map(|line| line.split(',')).find(|link| link.contains("rel=\"next\""));
+        let next = next.and_then(|link| Some(link.split_once("<./")?.1.split_once('>')?.0.to_owned()));
+        Ok((page.json().await?, next))
     }
 }
 

@@ -27,6 +27,8 @@ pub(super) struct ResultRecord {
     #[serde(default)]
     op: String,
     #[serde(default)]
+    name: String,
+    #[serde(default)]
     op_seq: u32,
     #[serde(default)]
     cause: String,
@@ -46,7 +48,15 @@ enum Kind {
 #[derive(Debug, Clone, Deserialize)]
 struct Covered {
     partition: i32,
+    first: i64,
     last: i64,
+}
+
+impl ResultRecord {
+    /// Whether it is of a full text among tokens, or of the last of its parts.
+    fn completes(&self) -> bool {
+        self.name == "response-complete" && self.covered.first <= self.covered.last
+    }
 }
 
 /// What a result means for somebody who watches a response.
@@ -111,11 +121,12 @@ impl Tally {
             Kind::Operation => {
                 account.operations.push(record.op_seq);
                 self.operations += 1;
-                self.repairs += u64::from(record.op == "update" && record.cause == "repair");
+                let is_whole = record.op == "update" || record.completes();
+                self.repairs += u64::from(is_whole && record.cause == "repair");
                 self.rejected += u64::from(record.outcome == "rejected");
                 self.unknown += u64::from(record.outcome == "unknown");
                 match record.outcome.as_str() {
-                    "acked" => (record.op == "update").then_some(Mark::Healed),
+                    "acked" => is_whole.then_some(Mark::Healed),
                     _ => Some(Mark::Broken),
                 }
             }

@@ -86,7 +86,12 @@ impl Engine {
         }
         if let Some(bytes_max) = shared.flow.message_bytes_max(channel) {
             let overhead = FRAME_OVERHEAD + response.head.response_id.len() + response.head.create_id.len();
-            if !response.fix_limit(bytes_max.saturating_sub(overhead)) {
+            let room = bytes_max.saturating_sub(overhead);
+            if kind == OpKind::Publish {
+                if !response.fix_room(now, room) {
+                    return true;
+                }
+            } else if !response.fix_limit(room) {
                 give_up(response, "message-too-large", shared);
                 return true;
             }
@@ -106,7 +111,11 @@ impl Engine {
                 }
                 let seq = response.counts.operations;
                 let op = OpId { partition: self.partition, slot: id.index, generation: id.generation, seq };
-                effects.list.push(Effect::Send(response.send(now, kind, op, connection)));
+                let operation = match kind {
+                    OpKind::Publish => response.publish(now, op, connection),
+                    OpKind::Create | OpKind::Append | OpKind::Update => Some(response.send(now, kind, op, connection)),
+                };
+                effects.list.extend(operation.map(Effect::Send));
                 self.in_flight += 1;
                 return true;
             }
@@ -139,7 +148,7 @@ impl Engine {
         }
         let reporter = Self::reporter(&self.settings, self.partition, self.epoch, now);
         reporter.operation(self.ledger.next_report(), response, &operation, &answer, &shared.flow, effects);
-        if operation.kind == OpKind::Update && matches!(answer.outcome, Outcome::Acked { .. }) {
+        if operation.is_whole() && matches!(answer.outcome, Outcome::Acked { .. }) {
             response.takeover = None;
         }
         if response.given_up.is_some() {

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use super::op::Pattern;
 use super::time::Time;
 
 /// An offset in the tokens partition of an engine.
@@ -40,6 +41,9 @@ pub struct Event<'a> {
     pub begins: Option<bool>,
     /// The channel that the record names (header before field); `None` lets the template decide.
     pub channel: Option<Cow<'a, str>>,
+    /// How the record wants its response on the channel; the first one of a response decides. `None` leaves it to the
+    /// settings.
+    pub pattern: Option<Pattern>,
 }
 
 /// What happened to a response.

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::event::Offset;
-use super::op::OpKind;
+use super::op::{OpKind, Pattern, PublishName, RESPONSE_COMPLETE};
 use super::outcome::Serial;
 use super::record::Cause;
 use super::remember::{self, Key};
@@ -30,6 +30,7 @@ pub(super) struct Past {
     pub(super) response_id: Box<str>,
     pub(super) part: u32,
     pub(super) channel: Box<str>,
+    pub(super) pattern: Pattern,
     /// The first and the last record that any operation carried.
     pub(super) span: Option<(Offset, Offset)>,
     /// The last record that a taken operation carried.
@@ -119,6 +120,10 @@ struct Line<'a> {
     create_id: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     sent_at: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    name: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    pattern: Cow<'a, str>,
     #[serde(default)]
     resent: bool,
     #[serde(borrow, default)]
@@ -206,6 +211,10 @@ impl History {
         let past = self.parts.entry(remember::key(&line.response_id, line.part)).or_insert_with(|| Past {
             response_id: line.response_id.as_ref().into(),
             part: line.part,
+            pattern: match &*line.pattern {
+                "message-per-token" => Pattern::MessagePerToken,
+                _ => Pattern::MessagePerResponse,
+            },
             ..Past::default()
         });
         if *past.channel != *line.channel {
@@ -239,7 +248,7 @@ impl Past {
         if let Some(Cut { from, limit, superseded }) = line.cut {
             self.place = Place { from, limit: Some(limit), superseded };
         }
-        self.repairs += u32::from(op == OpKind::Update);
+        self.repairs += u32::from(op == OpKind::Update || line.is_full_text());
         if op == OpKind::Create {
             self.created(line)?;
         }
@@ -293,7 +302,7 @@ impl Past {
     }
 
     fn acked(&mut self, op: OpKind, line: &Line<'_>) {
-        if self.first_ack_at.is_none() {
+        if self.first_ack_at.is_none() && line.name.as_deref() != Some(PublishName::Start.as_str()) {
             self.first_ack_at = time(&line.settled_at);
         }
         if line.covered.first <= line.covered.last {
@@ -311,6 +320,8 @@ impl Past {
             OpKind::Create => self.tainted |= self.create.as_ref().is_some_and(|create| create.doubtful),
             OpKind::Append => {}
             OpKind::Update => self.tainted = !newest,
+            OpKind::Publish if line.is_full_text() => self.tainted = false,
+            OpKind::Publish => {}
         }
     }
 
@@ -324,6 +335,13 @@ impl Past {
             started_at: time(line.started_at.as_deref()?)?,
         });
         Some(())
+    }
+}
+
+impl Line<'_> {
+    /// Whether a publish carried all of the text, or the last of its parts.
+    fn is_full_text(&self) -> bool {
+        self.name.as_deref() == Some(RESPONSE_COMPLETE) && self.covered.first <= self.covered.last
     }
 }
 

@@ -15,7 +15,8 @@ use super::effect::{Effects, Notice, Refusal};
 use super::event::{Event, Offset, Record};
 use super::flow::ChannelKey;
 use super::history::{History, Past, PastCreate, PastMessage, Settled};
-use super::op::{Head, Status, remade};
+use super::op::{Head, Pattern, Status, remade};
+use super::per_token::PerToken;
 use super::reconcile::settling_time;
 use super::remember::{self, Key, Memory};
 use super::response::{Create, Response, Takeover};
@@ -276,6 +277,7 @@ impl Engine {
         let hold = self.ledger.hold(record.offset);
         let mut response = Response::new(now, record, event.begins, head, channel, hold);
         self.look_for_beginning(event.begins, &mut response);
+        response.per_token = self.per_token(Some(past.pattern));
         let takeover = (!self.legacy.clean).then_some(Takeover { before: self.legacy.begun_below });
         response.inherit(now, past, takeover, &self.settings);
         response.waiting = self.legacy.waiting;
@@ -297,6 +299,7 @@ impl Engine {
         let (head, channel) = self.head_of(now, first, &past, shared)?;
         let hold = self.ledger.hold(record.offset);
         let mut response = Response::new(now, record, event.begins, head, channel, hold);
+        response.per_token = self.per_token(Some(past.pattern));
         response.remember(settled);
         let takeover =
             self.legacy.may_have_begun(record.offset).then_some(Takeover { before: self.legacy.begun_below });
@@ -316,6 +319,7 @@ impl Engine {
         let hold = self.ledger.hold(next);
         let record = Record { offset: first, time: now, key: "", traceparent: None, events: &[] };
         let mut response = Response::new(now, &record, None, head, channel, hold);
+        response.per_token = self.per_token(Some(past.pattern));
         response.span = (first, last);
         response.dropped_through = last;
         response.text = Text::unknown(1);
@@ -348,6 +352,12 @@ impl Engine {
         Ok((head, key))
     }
 
+    /// What a response has whose tokens are messages of their own; its record says so, or else the settings.
+    pub(super) fn per_token(&self, pattern: Option<Pattern>) -> Option<Box<PerToken>> {
+        let is_per_token = pattern.unwrap_or(self.settings.pattern) == Pattern::MessagePerToken;
+        is_per_token.then(|| Box::new(PerToken::new(self.settings.batch, self.epoch)))
+    }
+
     pub(super) fn create_id(&self, first: Offset, part: u32, segment: u32) -> Box<str> {
         let Settings { id_namespace, topic, .. } = &*self.settings;
         format!("{id_namespace}.{topic}.{}.{first}.{part}.{segment}", self.partition).into()
@@ -365,6 +375,9 @@ impl Response {
         self.through = past.through;
         if let Some(takeover) = takeover {
             self.take_over(now, takeover.before, &settings.reconcile);
+        }
+        if self.per_token.is_some() {
+            return self.inherit_publishes(now, &past, settings);
         }
         let missing = (0..past.segment).any(|n| past.others.get(&n).is_none_or(|other| other.serial.is_none()));
         if missing {
@@ -409,6 +422,10 @@ impl Response {
     /// Nobody knows what a former owner did with what is below `before`; it has read nothing else.
     fn take_over(&mut self, now: Time, before: Offset, policy: &ReconcileSettings) {
         self.takeover = Some(Takeover { before });
+        if let Some(tokens) = &mut self.per_token {
+            tokens.doubt();
+            return self.repair.taint(now, policy.debounce);
+        }
         self.doubt(now, true, policy);
         self.segments.doubt(Orphans { before, check: self.check.clone(), reach: 0 });
     }

@@ -131,6 +131,7 @@ impl Engine {
         };
         let hold = self.ledger.hold(record.offset);
         let mut response = Response::new(now, record, event.begins, head, channel, hold);
+        response.per_token = self.per_token(event.pattern);
         self.look_for_beginning(event.begins, &mut response);
         if let Some(notice) = self.legacy.is_too_old(record, self.partition) {
             effects.list.extend(notice.map(Effect::Notice));

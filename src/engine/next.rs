@@ -20,7 +20,7 @@ use super::time::Time;
 pub(super) const FRAME_OVERHEAD: usize = 1_024;
 
 /// How long the server recognises a create by its id (documented: two minutes), less a margin for the way there.
-const IDEMPOTENCY_WINDOW: Duration = Duration::from_secs(100);
+pub(super) const IDEMPOTENCY_WINDOW: Duration = Duration::from_secs(100);
 
 /// What a response wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +55,9 @@ impl Response {
         let quiet = self.in_flight.is_empty();
         if self.given_up.is_some() {
             return if quiet && self.end.is_some() { Next::Settle } else { Next::Nothing };
+        }
+        if let Some(tokens) = &self.per_token {
+            return self.next_publish(now, tokens, policy);
         }
         if self.create.search && self.cut_off.is_none() {
             return self.next_search(now);
@@ -143,6 +146,7 @@ impl Response {
             OpKind::Create => self.create_text().len(),
             OpKind::Append => self.shown() - self.sent,
             OpKind::Update => self.shown() - self.segments.from,
+            OpKind::Publish => self.publish_bytes(),
         };
         text + FRAME_OVERHEAD
     }
@@ -174,7 +178,7 @@ impl Response {
                 let data = CompactString::from(self.text.slice(self.sent, self.shown()));
                 (self.carry_pending(), status, data)
             }
-            OpKind::Update => {
+            OpKind::Update | OpKind::Publish => {
                 self.counts.repairs += 1;
                 (self.carry_all(now), status, self.message_text().into())
             }
@@ -184,6 +188,7 @@ impl Response {
         self.in_flight.push_back(InFlight {
             seq: id.seq,
             kind,
+            published: None,
             cause: operation.cause,
             span: operation.span,
             tokens: operation.tokens,
@@ -195,7 +200,7 @@ impl Response {
         let (head, serial) = (Arc::clone(&self.head), self.serial.clone());
         let is_last = head.segment > 0 && status.is_terminal() && closing == self.end;
         let segments = is_last.then_some(head.segment + 1);
-        Operation { id, connection, kind, head, serial, data, status, segments }
+        Operation { id, connection, kind, head, serial, data, status, segments, publish: None }
     }
 
     /// The first create carries what there is; a retry carries what the first did.

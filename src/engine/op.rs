@@ -34,6 +34,8 @@ pub enum OpKind {
     Append,
     /// Replaces its text.
     Update,
+    /// Makes messages that nothing is added to: `message-per-token`.
+    Publish,
 }
 
 impl OpKind {
@@ -44,6 +46,7 @@ impl OpKind {
             Self::Create => "create",
             Self::Append => "append",
             Self::Update => "update",
+            Self::Publish => "publish",
         }
     }
 }
@@ -170,4 +173,110 @@ pub struct Operation {
     pub status: Status,
     /// Header `segments`: how many messages the text has, said by the last of several.
     pub segments: Option<u32>,
+    /// What a publish has besides.
+    pub publish: Option<Box<Publish>>,
 }
+
+/// How responses are put on channels.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Pattern {
+    /// A message that is created, appended to, and replaced when it must be mended.
+    #[default]
+    MessagePerResponse,
+    /// A message for each token, framed by one that starts and one that stops.
+    MessagePerToken,
+}
+
+impl Pattern {
+    /// The word for records.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::MessagePerResponse => "message-per-response",
+            Self::MessagePerToken => "message-per-token",
+        }
+    }
+}
+
+/// How tokens leave that wait together, under `message-per-token`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Batch {
+    /// Each as a message, all in one publish.
+    #[default]
+    Array,
+    /// As one message.
+    Joined,
+}
+
+/// What a publish has besides what every operation has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publish {
+    /// The messages' `name`.
+    pub name: PublishName,
+    /// The messages' ids, without the `:0`, `:1`, … at their ends. No two publishes share one, unless they are the same.
+    pub id: Box<str>,
+    /// Header `epoch`: the owner's number.
+    pub epoch: u64,
+    /// Header `seq`: the number of the first token, counted from 0 within the part.
+    pub seq: u64,
+    /// How the data is shared out; one for each message.
+    pub pieces: Vec<Piece>,
+    /// Header `round`: tells one full text, or one end, from the next. It is a time, and so rises even if somebody has set the
+    /// epochs back.
+    pub round: Option<u64>,
+    /// Headers `segment` and `segments` of a full text: which of how many messages.
+    pub segment: Option<(u32, u32)>,
+    /// What the end says of the whole.
+    pub sum: Option<Sum>,
+}
+
+/// One message of a publish.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Piece {
+    /// Bytes of its data.
+    pub bytes: usize,
+    /// Header `n`: how many tokens it holds.
+    pub tokens: u64,
+}
+
+/// What the end of a response says of all of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sum {
+    /// Header `tokens`.
+    pub tokens: u64,
+    /// Header `length`, in bytes of UTF-8.
+    pub length: usize,
+    /// Header `sha256`; empty if the text is not known.
+    pub sha256: Box<str>,
+    /// Header `repair`: the full text was published.
+    pub repair: bool,
+}
+
+/// The `name` of a message under `message-per-token`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PublishName {
+    /// The response begins.
+    Start,
+    /// Tokens of it.
+    Token,
+    /// All of its text, or a numbered part of that: readers replace what they have.
+    ResponseComplete,
+    /// It is over.
+    Stop,
+}
+
+impl PublishName {
+    /// The value of `name`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Token => "token",
+            Self::ResponseComplete => RESPONSE_COMPLETE,
+            Self::Stop => "stop",
+        }
+    }
+}
+
+/// The `name` of messages that hold a full text.
+pub(super) const RESPONSE_COMPLETE: &str = "response-complete";

@@ -123,6 +123,11 @@ impl Repair {
         }
     }
 
+    /// Something was taken: whatever the channel refused, it does not now.
+    pub(super) fn taken(&mut self) {
+        self.channel_refused = None;
+    }
+
     /// A full text was taken: what is on the channel is ours.
     pub(super) fn cleaned(&mut self, now: Time) {
         self.dirty = self.dirty(now);

@@ -44,6 +44,9 @@ pub struct OperationRecord<'a> {
     pub pattern: &'a str,
     /// What the operation did.
     pub op: OpKind,
+    /// Publishes: the `name` of the messages.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<&'a str>,
     /// Its number within the part, from 0.
     pub op_seq: u32,
     /// Why it was sent.

@@ -14,9 +14,6 @@ use super::response::{InFlight, Response};
 use super::settings::Settings;
 use super::time::Time;
 
-/// The only pattern so far.
-const PATTERN: &str = "message-per-response";
-
 /// Writes the reports of one partition.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reporter<'a> {
@@ -39,6 +36,7 @@ impl Reporter<'_> {
     ) {
         let (outcome, version_serial, error) = self.explain(answer);
         let latency = self.now.since(operation.sent_at);
+        let is_publish = operation.kind == OpKind::Publish;
         let class = match &answer.outcome {
             Outcome::Rejected(rejection) => Some(rejection.class),
             Outcome::Acked { .. } | Outcome::Unknown(_) => None,
@@ -48,8 +46,9 @@ impl Reporter<'_> {
             response_id: &response.head.response_id,
             part: response.head.part,
             channel: &response.head.channel,
-            pattern: PATTERN,
+            pattern: response.pattern().as_str(),
             op: operation.kind,
+            name: operation.published.map(|published| published.name.as_str()),
             op_seq: operation.seq,
             cause: operation.cause,
             outcome,
@@ -57,8 +56,8 @@ impl Reporter<'_> {
             tokens: operation.tokens,
             bytes: operation.bytes,
             segment: response.head.segment,
-            serial: response.serial.as_deref(),
-            version_serial,
+            serial: response.serial.as_deref().or(version_serial.filter(|_| is_publish)),
+            version_serial: version_serial.filter(|_| !is_publish),
             create_id: (operation.kind == OpKind::Create).then_some(&*response.head.create_id),
             resent: answer.resent,
             error,
@@ -103,7 +102,7 @@ impl Reporter<'_> {
             response_id: &response.head.response_id,
             part: response.head.part,
             channel: &response.head.channel,
-            pattern: PATTERN,
+            pattern: response.pattern().as_str(),
             outcome,
             reason,
             covered: self.covered(response.span),

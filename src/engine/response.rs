@@ -16,6 +16,7 @@ use super::ledger::Hold;
 use super::line::Ticket;
 use super::op::{ConnectionId, Head, OpKind, Status};
 use super::outcome::{Answer, Class, Doubt, Outcome, Rejection, Serial};
+use super::per_token::PerToken;
 use super::reconcile::{Repair, settling_time};
 use super::record::{Reopens, Stamp};
 use super::segment::Segments;
@@ -26,7 +27,7 @@ use super::verify::Check;
 pub(super) use books::{Counts, Create, InFlight, Pending, Takeover};
 
 /// Ably's code for a message that is larger than it takes.
-const TOO_LARGE: u32 = 40_009;
+pub(super) const TOO_LARGE: u32 = 40_009;
 
 /// One part of a response that is not settled.
 #[derive(Debug, Clone)]
@@ -44,6 +45,8 @@ pub(super) struct Response {
     /// The last record whose text was dropped from memory.
     pub(super) dropped_through: Offset,
     pub(super) serial: Option<Serial>,
+    /// What it has if its tokens are messages of their own.
+    pub(super) per_token: Option<Box<PerToken>>,
     /// The greatest version serial known for the message.
     pub(super) version: String,
     pub(super) create: Create,
@@ -120,6 +123,7 @@ impl Response {
             span: (record.offset, record.offset),
             dropped_through: record.offset,
             serial: None,
+            per_token: None,
             version: String::new(),
             create: Create::default(),
             in_flight: VecDeque::new(),
@@ -188,6 +192,9 @@ impl Response {
                 self.pending.tokens += 1;
                 self.text.push(text);
                 self.segments.grown(record.offset, self.text.len());
+                if let Some(tokens) = &mut self.per_token {
+                    tokens.take(record.offset, text.len());
+                }
             }
             EventKind::End { final_text } => {
                 self.end = Some(Status::Complete);
@@ -198,10 +205,18 @@ impl Response {
             EventKind::Cancel => self.end = Some(Status::Cancelled),
             EventKind::Error => self.end = Some(Status::Error),
         }
-        if self.through.is_some_and(|through| record.offset <= through) {
+        if self.is_behind_us(record.offset) {
             self.sent = self.text.len();
             self.pending = Pending::default();
+            self.per_token.iter_mut().for_each(|tokens| tokens.skip());
         }
+    }
+
+    /// Whether a record only rebuilds the text: a former owner has sent it, or may have sent it as tokens that cannot be told
+    /// from ours.
+    fn is_behind_us(&self, offset: Offset) -> bool {
+        let in_doubt = self.takeover.is_some_and(|takeover| offset < takeover.before && self.per_token.is_some());
+        in_doubt || self.through.is_some_and(|through| offset <= through)
     }
 
     /// Takes the answer to an operation in and gives the operation back; none if it was answered before.
@@ -296,6 +311,14 @@ impl Response {
     /// It was about to end, or had ended, for its silence. What tells readers so must be replaced.
     fn go_on(&mut self, now: Time, settings: &Settings) {
         self.verified = None;
+        if let Some(tokens) = &mut self.per_token {
+            // What comes after a stop says by itself that there is more.
+            (self.end, self.terminal_sent) = (None, false);
+            if tokens.go_on() {
+                self.repair.taint(now, settings.reconcile.debounce);
+            }
+            return;
+        }
         if self.segments.is_surplus() {
             self.recut();
         }
@@ -327,6 +350,10 @@ impl Response {
     /// Whether its text may be dropped from memory: all of it was taken and nothing is wrong (a change of connection is not,
     /// and may be the last thing that happens for a while), or its repair waits for its end, which may stand behind a pause.
     pub(super) fn may_drop_text(&self, when: ReconcileWhen) -> bool {
+        if let Some(tokens) = &self.per_token {
+            let is_quiet = self.in_flight.is_empty() && !self.reloading && tokens.is_idle();
+            return is_quiet && self.end.is_none() && self.text.in_memory() > 0;
+        }
         let waits_for_end = self.repair.is_tainted() && when != ReconcileWhen::Eager;
         let is_done = !self.repair.is_tainted() && !self.has_more_to_send();
         let may_be_dropped =
@@ -341,7 +368,9 @@ impl Response {
     }
 
     fn acked(&mut self, now: Time, operation: InFlight, serial: Option<&Serial>, resent: bool, settings: &Settings) {
-        self.first_ack_at.get_or_insert(now);
+        if operation.is_text() {
+            self.first_ack_at.get_or_insert(now);
+        }
         let debounce = settings.reconcile.debounce;
         match operation.kind {
             OpKind::Create => {
@@ -369,6 +398,7 @@ impl Response {
                     self.repair.taint(now, debounce);
                 }
             }
+            OpKind::Publish => self.published(now, &operation, resent, &settings.reconcile),
         }
     }
 
@@ -381,10 +411,15 @@ impl Response {
 
     fn rejected(&mut self, now: Time, operation: InFlight, rejection: &Rejection, settings: &Settings) {
         self.counts.rejected += 1;
+        if operation.kind == OpKind::Publish {
+            return self.publish_refused(now, &operation, rejection, settings);
+        }
         if rejection.code == TOO_LARGE && self.lower_limit(&operation) {
             return match operation.kind {
                 OpKind::Append => self.repair.taint(now, settings.reconcile.debounce),
-                OpKind::Create | OpKind::Update => self.repair.failed(now, settings.reconcile.debounce),
+                OpKind::Create | OpKind::Update | OpKind::Publish => {
+                    self.repair.failed(now, settings.reconcile.debounce);
+                }
             };
         }
         if rejection.class == Class::MessageGone && self.serial.is_some() {
@@ -404,7 +439,7 @@ impl Response {
                 self.create.sent_at = None;
                 self.refused(now, rejection, settings);
             }
-            OpKind::Append | OpKind::Create | OpKind::Update => {
+            OpKind::Append | OpKind::Create | OpKind::Update | OpKind::Publish => {
                 self.create.doubtful |= operation.kind == OpKind::Create;
                 if operation.kind == OpKind::Create && rejection.class == Class::Transient {
                     self.segments.doubt_twins(now, &settings.reconcile);
@@ -426,6 +461,7 @@ impl Response {
         let wait = settling_time(settings.reconcile.debounce, settings.append_rollup);
         match operation.kind {
             OpKind::Append => self.repair.taint(now, wait),
+            OpKind::Publish => self.publish_unknown(now, &operation, settings),
             OpKind::Create => {
                 self.create.doubtful = true;
                 self.create.search |= doubt == Doubt::NoSerial;
@@ -460,6 +496,12 @@ impl Response {
             self.create.text = Some(text.get(..bytes).unwrap_or(text).into());
         }
         self.text.replace(text);
+        if let Some(tokens) = &mut self.per_token {
+            self.sent = self.text.len();
+            tokens.skip();
+            tokens.doubt();
+            return self.repair.taint(now, settings.reconcile.debounce);
+        }
         self.sent = self.segments.from.min(self.text.len());
         self.recut();
         if self.create.bytes.is_some() {

@@ -28,7 +28,7 @@ use super::verify::Check;
 const WINDOW: usize = 64;
 
 /// A limit below this cannot even hold one code point for sure.
-const LIMIT_MIN: usize = 4;
+pub(super) const LIMIT_MIN: usize = 4;
 
 /// Limits of two owners differ by less than this factor.
 const LIMITS_DIFFER: usize = 16;
@@ -102,7 +102,7 @@ pub(super) struct Orphans {
 }
 
 /// Where a text whose present message begins at `from` is cut; none if that cannot be told yet, or if it need not be cut.
-fn cut(text: &Text, from: usize, limit: usize) -> Option<usize> {
+pub(super) fn cut(text: &Text, from: usize, limit: usize) -> Option<usize> {
     let most = from + limit;
     let least = most - WINDOW.min(limit / 4);
     if text.len() <= most || text.dropped() > least {

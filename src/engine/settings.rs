@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::channel::ChannelRules;
+use super::op::{Batch, Pattern};
 
 /// Response ids longer than this go to the dead-letter topic; they would stand in every frame and every result.
 pub const RESPONSE_ID_BYTES_MAX: usize = 1_024;
@@ -31,6 +32,10 @@ pub struct Settings {
     pub refused_hold: Duration,
     /// The server's rollup window: appends to one message within it count as one.
     pub append_rollup: Duration,
+    /// How responses are put on channels whose records do not say.
+    pub pattern: Pattern,
+    /// How tokens leave that wait together.
+    pub batch: Batch,
 }
 
 /// How a text on a channel that may differ from ours is mended.

@@ -9,6 +9,7 @@ mod inherited;
 mod pacing;
 mod searched;
 mod segments;
+mod tokens;
 mod verified;
 
 /// One engine, one connection, and a channel that takes everything unless told otherwise.
@@ -50,6 +51,8 @@ fn settings() -> Settings {
         },
         refused_hold: Duration::from_secs(600),
         append_rollup: Duration::from_millis(40),
+        pattern: Pattern::MessagePerResponse,
+        batch: Batch::Array,
     }
 }
 
@@ -75,7 +78,7 @@ const LIMITS: Limits = Limits {
 };
 
 fn event(kind: EventKind<'static>) -> Event<'static> {
-    Event { response_id: "r".into(), part: 0, kind, seq: None, begins: None, channel: None }
+    Event { response_id: "r".into(), part: 0, kind, seq: None, begins: None, channel: None, pattern: None }
 }
 
 fn token(text: &'static str) -> EventKind<'static> {

@@ -246,7 +246,8 @@ mod tests {
 
     use super::*;
     use crate::engine::{
-        ChannelRules, Event, EventKind, Limits, ReconcileSettings, ReconcileWhen, Record, Template, Verify,
+        Batch, ChannelRules, Event, EventKind, Limits, Pattern, ReconcileSettings, ReconcileWhen, Record, Template,
+        Verify,
     };
     use crate::kafka::assignment::Before;
     use crate::kafka::{Ending, Handover};
@@ -271,6 +272,8 @@ mod tests {
             },
             refused_hold: Duration::from_secs(600),
             append_rollup: Duration::ZERO,
+            pattern: Pattern::MessagePerResponse,
+            batch: Batch::Array,
         }
     }
 
@@ -317,7 +320,8 @@ mod tests {
         let now = Time::from_millis(1_000_000);
         partitions.assign(now, Assigned::new(0, 0, 0, Before::Nobody, None), &mut out);
         let kind = EventKind::Token("a".into());
-        let event = Event { response_id: "r".into(), part: 0, kind, seq: None, begins: None, channel: None };
+        let event =
+            Event { response_id: "r".into(), part: 0, kind, seq: None, begins: None, channel: None, pattern: None };
         let record = |offset| Input::Record(Record { offset, time: now, key: "r", traceparent: None, events: &[] });
         let events = [event];
         let first = Record { offset: 0, time: now, key: "r", traceparent: None, events: &events };

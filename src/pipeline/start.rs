@@ -11,7 +11,9 @@ use super::commit::Committing;
 use crate::ably::{self, Lease, Pool};
 use crate::config::{self, Config, Delivery};
 use crate::decode::{self, Decoder};
-use crate::engine::{ChannelRules, Limits, ReconcileSettings, ReconcileWhen, Settings, Template, Verify};
+use crate::engine::{
+    Batch, ChannelRules, Limits, Pattern, ReconcileSettings, ReconcileWhen, Settings, Template, Verify,
+};
 use crate::kafka::reader::Reader;
 use crate::kafka::results::Writer;
 use crate::kafka::source::Source;
@@ -142,6 +144,14 @@ fn engine_settings(config: &Config, topic: Arc<str>, channels: ChannelRules, lay
         channels,
         idle: config.response.idle,
         remember: config.response.remember,
+        pattern: match config.input.pattern {
+            config::Pattern::MessagePerResponse => Pattern::MessagePerResponse,
+            config::Pattern::MessagePerToken => Pattern::MessagePerToken,
+        },
+        batch: match config.ably.per_token {
+            config::PerToken::Array => Batch::Array,
+            config::PerToken::Joined => Batch::Joined,
+        },
         reconcile: ReconcileSettings {
             when: match reconcile.when {
                 config::ReconcileWhen::Eager => ReconcileWhen::Eager,

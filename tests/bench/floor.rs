@@ -186,6 +186,7 @@ impl Floor<'_> {
             data: response.waiting.as_str().into(),
             status: if is_end { Status::Complete } else { Status::Streaming },
             segments: None,
+            publish: None,
         };
         if self.options.keep {
             response.text.push_str(&response.waiting);

@@ -91,6 +91,7 @@ impl Messages {
             data,
             status: Status::Streaming,
             segments: None,
+            publish: None,
         });
     }
 

@@ -15,10 +15,12 @@ const OTHERS: &[(&str, &str)] = &[
     ("ably.encoding", "json"),
     ("ably.auth_url", "https://example.com/token"),
     ("ably.jwt.ttl", "90s"),
+    ("ably.per_token", "joined"),
     ("ably.transport", "rest"),
     ("admin.listen", "0.0.0.0:1"),
     ("input.format", "openai-chat"),
     ("input.include", "text,reasoning"),
+    ("input.pattern", "message-per-token"),
     ("kafka.security.protocol", "ssl"),
     ("kafka.start", "latest"),
     ("log.format", "text"),
@@ -27,8 +29,7 @@ const OTHERS: &[(&str, &str)] = &[
 ];
 
 /// Keys that have only one value so far, and one that is to come.
-const TO_COME: &[(&str, &str)] =
-    &[("ably.no_mutable", "whole"), ("input.format", "anthropic"), ("input.pattern", "message-per-token")];
+const TO_COME: &[(&str, &str)] = &[("ably.no_mutable", "whole"), ("input.format", "anthropic")];
 
 fn file(text: &str) -> NamedTempFile {
     let mut file = NamedTempFile::new().expect("a file");

@@ -35,6 +35,8 @@ mod scripts;
 mod sends;
 #[path = "sim/server.rs"]
 mod server;
+#[path = "sim/tokens.rs"]
+mod tokens;
 #[path = "sim/topic.rs"]
 mod topic;
 #[path = "sim/world.rs"]

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::super::wire::{Data, ProtocolMessage};
 use super::*;
-use crate::engine::{Head, OpId, Status};
+use crate::engine::{Head, OpId, Piece, Publish, PublishName, Status, Sum};
 
 fn operation(kind: OpKind, texts: [&str; 5], supersedes: Option<&str>, status: Status) -> Operation {
     let [channel, response_id, create_id, serial, data] = texts;
@@ -29,6 +29,7 @@ fn operation(kind: OpKind, texts: [&str; 5], supersedes: Option<&str>, status: S
         data: data.into(),
         status,
         segments: supersedes.map(|_| 121),
+        publish: None,
     }
 }
 
@@ -49,7 +50,7 @@ fn check(operation: &Operation, encoding: Encoding, msg_serial: u64) {
     assert_eq!(message.data, Some(Data::Text(operation.data.as_str().into())));
     assert_eq!(message.encoding, None);
     let expected = match operation.kind {
-        OpKind::Create => 0,
+        OpKind::Create | OpKind::Publish => 0,
         OpKind::Update => 1,
         OpKind::Append => 5,
     };
@@ -150,5 +151,82 @@ proptest! {
                 check(&operation(kind, texts, None, Status::Streaming), encoding, msg_serial);
             }
         }
+    }
+}
+
+/// The messages of a publish, as a frame carries them and as a request does.
+fn published(publish: Publish, data: &str, encoding: Encoding) -> Vec<serde_json::Value> {
+    let texts = ["ai:x", "r", "ns.t.0.7.3.0", "", data];
+    let status = if publish.sum.is_some() { Status::Complete } else { Status::Streaming };
+    let operation = operation(OpKind::Publish, texts, None, status);
+    let operation = Operation { serial: None, publish: Some(Box::new(publish)), ..operation };
+    let mut encoder = Encoder::new(encoding);
+    let (frame, body) = (encoder.encode(&operation, 7), encoder.body(&operation));
+    let frame: ProtocolMessage<'_> = encoding.decode(&frame).expect("decodes");
+    let body: Vec<crate::ably::wire::Message<'_>> = encoding.decode(&body).expect("decodes");
+    let messages = frame.messages.expect("has messages");
+    let simple = |message: &crate::ably::wire::Message<'_>| {
+        let Some(Data::Text(data)) = &message.data else { panic!("no text") };
+        let headers = message.extras.as_ref().expect("has extras")["headers"].clone();
+        serde_json::json!([message.id, message.action, message.name, data, headers])
+    };
+    assert_eq!(messages.iter().map(simple).collect::<Vec<_>>(), body.iter().map(simple).collect::<Vec<_>>());
+    messages.iter().map(simple).collect()
+}
+
+#[test]
+fn a_publish_is_an_array_under_one_name() {
+    let pieces = [("o\"ne", 1), ("\u{f6}", 2)].map(|(text, tokens)| Piece { bytes: text.len(), tokens });
+    let tokens = Publish {
+        name: PublishName::Token,
+        id: "ns.t.0.7.3.0.5.9".into(),
+        epoch: 5,
+        seq: 40,
+        pieces: pieces.into(),
+        round: None,
+        segment: None,
+        sum: None,
+    };
+    let many = Publish { pieces: vec![Piece { bytes: 1, tokens: 1 }; 20], ..tokens.clone() };
+    let sum = Sum { tokens: 3, length: 6, sha256: "ab".into(), repair: true };
+    let stop = Publish {
+        name: PublishName::Stop,
+        pieces: vec![Piece::default()],
+        round: Some(9),
+        sum: Some(sum),
+        ..tokens.clone()
+    };
+    let part = Publish {
+        name: PublishName::ResponseComplete,
+        seq: 0,
+        pieces: vec![Piece { bytes: 3, tokens: 42 }],
+        round: Some(8),
+        segment: Some((1, 2)),
+        ..tokens.clone()
+    };
+    let headers = |seq: &str, n: &str| {
+        serde_json::json!({
+            "responseId": "r", "part": "3", "segment": "0", "createId": "ns.t.0.7.3.0", "status": "streaming",
+            "seq": seq, "n": n, "epoch": "5",
+        })
+    };
+    for encoding in [Encoding::Json, Encoding::Msgpack] {
+        let expected = [
+            serde_json::json!(["ns.t.0.7.3.0.5.9:0", 0, "token", "o\"ne", headers("40", "1")]),
+            serde_json::json!(["ns.t.0.7.3.0.5.9:1", 0, "token", "\u{f6}", headers("41", "2")]),
+        ];
+        assert_eq!(published(tokens.clone(), "o\"ne\u{f6}", encoding), expected);
+        assert_eq!(published(many.clone(), &"x".repeat(20), encoding).len(), 20);
+        let mut last = headers("40", "0");
+        for (name, value) in [("round", "9"), ("tokens", "3"), ("length", "6"), ("sha256", "ab"), ("repair", "true")] {
+            last[name] = value.into();
+        }
+        last["status"] = "complete".into();
+        let expected = serde_json::json!(["ns.t.0.7.3.0.5.9:0", 0, "stop", "", last]);
+        assert_eq!(published(stop.clone(), "", encoding), [expected]);
+        let mut whole = headers("0", "42");
+        (whole["round"], whole["segment"], whole["segments"]) = ("8".into(), "1".into(), "2".into());
+        let expected = serde_json::json!(["ns.t.0.7.3.0.5.9:0", 0, "response-complete", "abc", whole]);
+        assert_eq!(published(part.clone(), "abc", encoding), [expected]);
     }
 }

@@ -174,6 +174,7 @@ impl Api {
                 None => Outcome::Unknown(Doubt::NoSerial),
                 serial => Outcome::Acked { serial },
             },
+            OpKind::Publish => Outcome::Acked { serial: serial(taken.serials?.into_iter().next().flatten()) },
             OpKind::Append | OpKind::Update => Outcome::Acked { serial: serial(taken.version_serial?) },
         })
     }

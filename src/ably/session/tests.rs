@@ -43,6 +43,7 @@ fn operation(kind: OpKind, seq: u32) -> Operation {
         data: format!("text {seq}").into(),
         status: Status::Streaming,
         segments: None,
+        publish: None,
     }
 }
 

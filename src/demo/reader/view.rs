@@ -4,6 +4,8 @@
 //! misunderstanding of theirs shows. A create sets, an update replaces, an append concatenates, a delete deletes; what is
 //! not newer than what is held is ignored, which makes overlaps of rewind, resume and live harmless.
 
+mod per_token;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
@@ -15,6 +17,7 @@ use serde_json::{Map, Value};
 pub(in crate::demo) struct Wire {
     action: Option<u8>,
     serial: Option<String>,
+    name: Option<String>,
     data: Option<Value>,
     extras: Option<Value>,
     version: Option<Version>,
@@ -35,6 +38,7 @@ const APPEND: u8 = 5;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Held {
     version: String,
+    name: String,
     text: String,
     headers: Map<String, Value>,
     deleted: bool,
@@ -73,6 +77,9 @@ impl View {
             return;
         }
         version.clone_into(&mut held.version);
+        if let Some(name) = &wire.name {
+            held.name.clone_from(name);
+        }
         let data = wire.data.as_ref().and_then(Value::as_str);
         match wire.action.unwrap_or(CREATE) {
             CREATE | UPDATE => {
@@ -98,7 +105,10 @@ impl View {
         let replaced: BTreeSet<&str> =
             self.messages.values().filter_map(|held| held.headers.get("supersedes")?.as_str()).collect();
         let there = self.messages.iter().filter(|(serial, held)| !held.deleted && !replaced.contains(serial.as_str()));
-        there.map(|(_, held)| held.seen()).collect()
+        let (tokens, texts): (Vec<&Held>, Vec<&Held>) = there.map(|(_, held)| held).partition(|held| held.is_token());
+        let mut seen: Vec<Seen> = texts.into_iter().map(Held::seen).collect();
+        seen.extend(per_token::seen(tokens.into_iter()));
+        seen
     }
 }
 
@@ -111,6 +121,15 @@ impl Held {
             status: self.header("status"),
             text: self.text.clone(),
         }
+    }
+
+    /// Whether it is one of the messages of a response whose tokens are messages.
+    fn is_token(&self) -> bool {
+        self.headers.contains_key("seq")
+    }
+
+    fn number(&self, name: &str) -> u64 {
+        self.header(name).parse().unwrap_or_default()
     }
 
     /// A header as text; numbers may travel as either.

@@ -29,7 +29,7 @@ pub(in crate::engine) fn write(record: &ResultRecord<'_>, last: &mut LastSecond,
 
 /// Every field is named here, so that none can be forgotten.
 fn operation(record: &OperationRecord<'_>, last: &mut LastSecond, out: &mut Vec<u8>) {
-    let OperationRecord { v, response_id, part, channel, pattern, op, op_seq, cause, outcome, .. } = record;
+    let OperationRecord { v, response_id, part, channel, pattern, op, name, op_seq, cause, outcome, .. } = record;
     let OperationRecord { covered, tokens, bytes, segment, serial, version_serial, create_id, .. } = record;
     let OperationRecord { resent, error, attempt, sent_at, settled_at, latency_ms, queued_ms, .. } = record;
     let OperationRecord { instance, relay_version, epoch, connection_id, supersedes, cut, reopens, .. } = record;
@@ -40,6 +40,7 @@ fn operation(record: &OperationRecord<'_>, last: &mut LastSecond, out: &mut Vec<
     text(r#","channel":"#, channel, out);
     text(r#","pattern":"#, pattern, out);
     text(r#","op":"#, op.as_str(), out);
+    name.iter().for_each(|name| text(r#","name":"#, name, out));
     number(r#","opSeq":"#, op_seq, out);
     text(r#","cause":"#, cause.as_str(), out);
     text(r#","outcome":"#, outcome.as_str(), out);
@@ -126,6 +127,7 @@ mod tests {
             channel: "ai:r-1",
             pattern: "message-per-response",
             op: OpKind::Append,
+            name: None,
             op_seq: 7,
             cause: Cause::Stream,
             outcome: OperationOutcome::Acked,
@@ -165,7 +167,7 @@ mod tests {
     #[test]
     fn what_is_written_is_what_serde_writes() {
         is_as_by_serde(record());
-        for op in [OpKind::Create, OpKind::Append, OpKind::Update] {
+        for op in [OpKind::Create, OpKind::Append, OpKind::Update, OpKind::Publish] {
             is_as_by_serde(OperationRecord { op, ..record() });
         }
         for cause in [Cause::Stream, Cause::Repair, Cause::Final, Cause::Takeover, Cause::Replay] {
@@ -184,8 +186,16 @@ mod tests {
     fn everything_that_may_be_there_is_where_serde_puts_it() {
         let covered = Covered { topic: "t", partition: 0, first: 1, last: 2 };
         let (serial, version_serial, create_id) = (Some("s"), Some("v"), Some("c"));
-        let (connection_id, supersedes) = (Some("id"), Some(covered));
-        is_as_by_serde(OperationRecord { serial, version_serial, create_id, connection_id, supersedes, ..record() });
+        let (connection_id, supersedes, name) = (Some("id"), Some(covered), Some("stop"));
+        is_as_by_serde(OperationRecord {
+            name,
+            serial,
+            version_serial,
+            create_id,
+            connection_id,
+            supersedes,
+            ..record()
+        });
         let started_at = Stamp(Time::from_millis(1_000));
         let reopens = Some(Reopens { first: 1, last: 2, tokens: 3, bytes: 4, reopened: 5, started_at });
         is_as_by_serde(OperationRecord { reopens, ..record() });

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::engine::event::Offset;
-use crate::engine::op::{OpKind, Status};
+use crate::engine::op::{OpKind, PublishName, Status};
+use crate::engine::per_token::Published;
 use crate::engine::record::Cause;
 use crate::engine::time::Time;
 
@@ -48,6 +49,8 @@ pub(in crate::engine) struct Create {
 pub(in crate::engine) struct InFlight {
     pub(in crate::engine) seq: u32,
     pub(in crate::engine) kind: OpKind,
+    /// What it publishes, if it does.
+    pub(in crate::engine) published: Option<Published>,
     pub(in crate::engine) cause: Cause,
     pub(in crate::engine) span: (Offset, Offset),
     pub(in crate::engine) tokens: u32,
@@ -97,6 +100,18 @@ impl Create {
         remade: u32,
     ) -> Self {
         Self { bytes: Some(bytes), span, tokens, sent_at: Some(sent_at), remade, ..Self::default() }
+    }
+}
+
+impl InFlight {
+    /// Whether readers see some text with it.
+    pub(in crate::engine) fn is_text(&self) -> bool {
+        self.published.is_none_or(|published| published.name != PublishName::Start)
+    }
+
+    /// Whether it carries all of the text.
+    pub(in crate::engine) fn is_whole(&self) -> bool {
+        self.kind == OpKind::Update || self.published.is_some_and(|published| published.completes)
     }
 }
 

@@ -92,7 +92,7 @@ impl Server {
                     None => Some(now),
                 };
             }
-            OpKind::Create | OpKind::Update => {
+            OpKind::Create | OpKind::Update | OpKind::Publish => {
                 message.text = operation.data.to_string();
                 message.published = None;
             }
@@ -266,7 +266,10 @@ impl World {
         self.tokens += 1;
         let channel = Some(stream.channel.clone().into());
         let kind = EventKind::Token("abcdefg ".into());
-        self.record(p, Event { response_id: id.into(), part: 0, kind, seq: None, begins: None, channel });
+        self.record(
+            p,
+            Event { response_id: id.into(), part: 0, kind, seq: None, begins: None, channel, pattern: None },
+        );
     }
 
     fn record(&mut self, p: usize, event: Event<'_>) {
@@ -295,7 +298,10 @@ impl World {
         let (id, p) = (stream.id, stream.partition);
         if !std::mem::replace(&mut stream.ended, true) {
             let channel = Some(stream.channel.clone().into());
-            self.record(p, Event { response_id: id.into(), part: 0, kind: END, seq: None, begins: None, channel });
+            self.record(
+                p,
+                Event { response_id: id.into(), part: 0, kind: END, seq: None, begins: None, channel, pattern: None },
+            );
         }
     }
 

@@ -30,6 +30,7 @@ struct Said<'a> {
     bytes: usize,
     epoch: u64,
     op: Option<OpKind>,
+    name: Option<&'a str>,
     op_seq: Option<u32>,
     cause: Option<&'a str>,
     operations: Option<u32>,
@@ -42,7 +43,8 @@ struct Said<'a> {
 /// What a record says of an operation.
 #[derive(Debug)]
 struct Operation {
-    kind: OpKind,
+    /// It carries all of the text, or the last of its parts.
+    is_whole: bool,
     is_new_text: bool,
     outcome: Box<str>,
     first: Offset,
@@ -188,14 +190,15 @@ impl Account {
     }
 
     fn operation(&mut self, name: &str, said: &Said<'_>) -> Kept {
-        let (Some(kind), Some(seq), Some(cause)) = (said.op, said.op_seq, said.cause) else {
+        let (Some(op), Some(seq), Some(cause)) = (said.op, said.op_seq, said.cause) else {
             return Err(Broken(format!("{name}: a record of an operation without op, opSeq or cause")));
         };
         hold!(self.settled.is_none(), "I11: {name} is settled, but an operation of it is recorded");
         hold!(!self.operations.contains_key(&seq), "I4: two results of operation {seq} of {name}");
         let (first, last) = (said.covered.first, said.covered.last);
         let is_new_text = matches!(cause, "stream" | "final");
-        self.operations.insert(seq, Operation { kind, is_new_text, outcome: said.outcome.into(), first, last });
+        let is_whole = op == OpKind::Update || (said.name == Some("response-complete") && first <= last);
+        self.operations.insert(seq, Operation { is_whole, is_new_text, outcome: said.outcome.into(), first, last });
         Ok(())
     }
 
@@ -233,7 +236,7 @@ impl Account {
             Some(those.count() as u32)
         };
         let next = self.operations.last_key_value().map_or(0, |(seq, _)| seq + 1);
-        let updates = self.operations.values().filter(|operation| operation.kind == OpKind::Update).count() as u32;
+        let updates = self.operations.values().filter(|operation| operation.is_whole).count() as u32;
         hold!(said.operations == Some(next), "I6: {name}: {:?} operations, but the last is {next}", said.operations);
         hold!(said.rejected == count("rejected"), "I6: {name}: {:?} were refused", said.rejected);
         hold!(said.unknown == count("unknown"), "I6: {name}: {:?} are unknown", said.unknown);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::world::Fleet;
 use crate::ably::wire::Encoding;
-use crate::engine::{Limits, Pipelining, ReconcileSettings, ReconcileWhen, Settings, Verify};
+use crate::engine::{Batch, Limits, Pattern, Pipelining, ReconcileSettings, ReconcileWhen, Settings, Verify};
 use crate::sim::fault::{Fault, Odds};
 use crate::sim::link::Terms;
 use crate::sim::plan::{VERIFY_TIMEOUT, channel_rules, overhead};
@@ -89,6 +89,8 @@ pub(super) struct Plan {
     pub(super) text_max: usize,
     /// Off: operations are requests of their own.
     pub(super) pipelining: Pipelining,
+    pub(super) pattern: Pattern,
+    pub(super) batch: Batch,
 }
 
 impl Plan {
@@ -123,6 +125,8 @@ impl Plan {
             hostile: [0, 0, 10][rng.usize(..3)],
             text_max: [4_096, 4_096, 4_096, 30, 12][rng.usize(..5)],
             pipelining: if rng.u8(..5) == 0 { Pipelining::Off } else { Pipelining::On },
+            pattern: if seed % 5 == 3 { Pattern::MessagePerToken } else { Pattern::MessagePerResponse },
+            batch: if rng.bool() { Batch::Array } else { Batch::Joined },
         }
     }
 
@@ -140,6 +144,7 @@ impl Plan {
             processes: 1,
             acts: Vec::new(),
             pipelining: Pipelining::On,
+            pattern: Pattern::MessagePerResponse,
             ..Self::draw(seed)
         }
     }
@@ -169,6 +174,8 @@ impl Plan {
             },
             refused_hold: Duration::from_secs(600),
             append_rollup: Duration::from_millis(self.rollup_ms),
+            pattern: self.pattern,
+            batch: self.batch,
         }
     }
 

@@ -3,6 +3,7 @@
 use super::tokens::Truth;
 use super::world::Fleet;
 use crate::engine::Status;
+use crate::sim::frames::Token;
 use crate::sim::scene::{Broken, Kept, hold};
 
 impl Fleet {
@@ -34,6 +35,16 @@ impl Fleet {
     /// What the messages of a response say together.
     fn reads(&self, truth: &Truth) -> Kept {
         let name = truth.name();
+        let tokens = self.net.server.published.iter().filter(|token| *token.create_id == *truth.create_id(0));
+        if tokens.clone().next().is_some() {
+            if !self.audit.is_meddled(truth.partition) {
+                once(&name, tokens.clone())?;
+            }
+            let (text, status) = crate::sim::tokens::read(tokens);
+            hold!(text == truth.text, "I1: {name} reads {text:?}, but is {:?}", truth.text);
+            hold!(status == Some(truth.status), "I1: {name} ends with {status:?}, not {:?}", truth.status);
+            return Ok(());
+        }
         let all = (0..).map_while(|segment| self.net.server.made(&truth.create_id(segment)));
         let shown: Vec<_> = all.filter(|message| message.status != Status::Superseded).collect();
         let text: String = shown.iter().map(|message| message.text.as_str()).collect();
@@ -46,4 +57,16 @@ impl Fleet {
         hold!(goes_on, "I1: {name} has messages in the middle that do not go on");
         Ok(())
     }
+}
+
+/// No token is published in two publishes: what one owner may have sent, the next one sends with the full text.
+fn once<'a>(name: &str, published: impl Iterator<Item = &'a Token>) -> Kept {
+    let mut tokens: Vec<&Token> = published.filter(|token| *token.name == *"token").collect();
+    tokens.sort_by_key(|token| (token.seq, token.round));
+    for pair in tokens.windows(2) {
+        let (one, other) = (pair[0], pair[1]);
+        let is_same = (one.seq, one.n, one.round) == (other.seq, other.n, other.round);
+        hold!(is_same || one.seq + one.n <= other.seq, "R16: {name}: token {} is published again", other.seq);
+    }
+    Ok(())
 }

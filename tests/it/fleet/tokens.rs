@@ -154,8 +154,15 @@ fn produce(plan: &Plan, index: usize, drafts: &mut Vec<Draft>) {
     let (partition, id) = (rng.usize(..plan.partitions), vocabulary().ids[index]);
     let mut now = START + rng.u64(..later);
     let mut write = |now: u64, decodable: bool, events: Vec<(u32, EventKind<'static>)>| {
-        let event =
-            |(part, kind)| Event { response_id: Cow::Borrowed(id), part, kind, seq: None, begins: None, channel: None };
+        let event = |(part, kind)| Event {
+            response_id: Cow::Borrowed(id),
+            part,
+            kind,
+            seq: None,
+            begins: None,
+            channel: None,
+            pattern: None,
+        };
         let events = events.into_iter().map(event).collect();
         drafts.push(Draft { partition, record: Record { offset: 0, written: now, key: id, decodable, events } });
     };

@@ -328,4 +328,28 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "if !response.in_flight.is_empty() && !carrying.contains(&connection) {",
         "if false {",
     ),
+    mutant(
+        "a stop does not wait for the answers to tokens",
+        "engine/per_token.rs",
+        "PublishName::ResponseComplete | PublishName::Stop if !quiet => return Next::Nothing,",
+        "PublishName::ResponseComplete if !quiet => return Next::Nothing,",
+    ),
+    mutant(
+        "no full text follows a token that may be lost",
+        "engine/per_token/answers.rs",
+        "                tokens.failed(now, wait);\n                self.repair.taint(now, wait);",
+        "",
+    ),
+    mutant(
+        "a takeover publishes tokens that may be there",
+        "engine/response.rs",
+        "let in_doubt = self.takeover.is_some_and(|takeover| offset < takeover.before && self.per_token.is_some());",
+        "let in_doubt = false;",
+    ),
+    rarer(
+        "a full text that was written again is believed to be there",
+        "engine/per_token/answers.rs",
+        "PublishName::ResponseComplete | PublishName::Stop if resent => {",
+        "PublishName::ResponseComplete | PublishName::Stop if false => {",
+    ),
 ];

@@ -9,8 +9,9 @@ use super::budgets::Budgets;
 use super::plan::Plan;
 use super::records::Recorded;
 use super::scene::{Kept, Scene, hold};
+use super::tokens::Tokens;
 use super::topic::Logged;
-use crate::engine::{EventKind, OpKind, Operation, Serial, Status};
+use crate::engine::{EventKind, OpKind, Operation, Pattern, Serial, Status};
 
 /// The books.
 pub(super) struct Checks {
@@ -105,6 +106,8 @@ pub(super) struct Instance {
     pub(super) kinds: Vec<OpKind>,
     pub(super) outcomes: Vec<Option<&'static str>>,
     pub(super) records: Vec<Recorded>,
+    /// Its tokens are messages of their own.
+    pub(super) tokens: Option<Tokens>,
 }
 
 /// A message of a response besides the present one.
@@ -187,7 +190,7 @@ impl Checks {
             instance.reopened += 1;
             instance.connection = None;
             instance.go_on();
-            instance.tainted = true;
+            instance.tainted |= instance.tokens.is_none();
             return Some(i);
         }
         if channel.is_some_and(|channel| !channel.starts_with("ai:") || channel.contains('\n')) {
@@ -195,7 +198,8 @@ impl Checks {
         }
         partition.held.push(record.offset);
         self.current.insert(key, self.instances.len());
-        self.instances.push(Instance::new(p, record, part, begins == Some(false)));
+        let tokens = (self.plan.pattern == Pattern::MessagePerToken).then(Tokens::default);
+        self.instances.push(Instance { tokens, ..Instance::new(p, record, part, begins == Some(false)) });
         Some(self.instances.len() - 1)
     }
 
@@ -336,6 +340,7 @@ impl Instance {
             kinds: Vec::new(),
             outcomes: Vec::new(),
             records: Vec::new(),
+            tokens: None,
         }
     }
 
@@ -349,6 +354,7 @@ impl Instance {
             EventKind::Token(text) => {
                 self.text.push_str(text);
                 self.token_offsets.push(record.offset);
+                self.tokens.iter_mut().for_each(|tokens| tokens.token(text));
             }
             EventKind::End { final_text } => {
                 self.ended = Some(Status::Complete);
@@ -359,7 +365,8 @@ impl Instance {
                     let is_first = self.create.as_ref().is_some_and(|create| create.head.segment == 0);
                     self.recut = !self.others.is_empty() && !is_first;
                     self.outdated = self.create.is_some();
-                    self.tainted |= self.create.is_some();
+                    self.tainted |= self.create.is_some() || self.tokens.is_some();
+                    self.tokens.iter_mut().for_each(Tokens::replace);
                 }
             }
             EventKind::Cancel => self.ended = Some(Status::Cancelled),
@@ -369,6 +376,10 @@ impl Instance {
 
     fn go_on(&mut self) {
         self.ended = None;
+        if let Some(tokens) = &mut self.tokens {
+            self.tainted |= tokens.go_on();
+            return;
+        }
         self.recut |= self.closed == Some(Status::Superseded);
         if self.closed == Some(Status::Continued) {
             return;
@@ -383,6 +394,11 @@ impl Instance {
         let mut creates: Vec<_> = self.create.iter().chain(self.others.iter().map(|other| &other.create)).collect();
         creates.sort_by_key(|create| create.head.segment);
         creates
+    }
+
+    /// The offset that its messages are named by.
+    pub(super) const fn hold_first(&self) -> i64 {
+        self.first
     }
 
     /// For messages.

@@ -75,11 +75,13 @@ pub(super) enum Fault {
     InputLost,
     /// Records that cannot be decoded, or that name a channel that is not allowed.
     Hostile,
+    /// A publish that comes again is not recognised by its id.
+    IdsForgotten,
 }
 
 impl Fault {
     /// Every kind.
-    pub(super) const ALL: [Self; 36] = [
+    pub(super) const ALL: [Self; 37] = [
         Self::Rate,
         Self::Transient,
         Self::UpdatesRefused,
@@ -116,6 +118,7 @@ impl Fault {
         Self::StaleRead,
         Self::InputLost,
         Self::Hostile,
+        Self::IdsForgotten,
     ];
 }
 

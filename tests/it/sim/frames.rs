@@ -25,6 +25,24 @@ pub(super) struct Frame {
     pub(super) segment: u32,
     /// It was written before the connection was resumed.
     pub(super) resent: bool,
+    /// What a publish makes.
+    pub(super) tokens: Vec<Token>,
+}
+
+/// A message that nothing is added to, as readers see it.
+#[derive(Debug, Clone)]
+pub(super) struct Token {
+    pub(super) name: Box<str>,
+    pub(super) text: Box<str>,
+    pub(super) create_id: Box<str>,
+    pub(super) seq: u64,
+    pub(super) n: u64,
+    /// The owner's number, and that of a full text or an end.
+    pub(super) round: (u64, u64),
+    pub(super) segment: u64,
+    pub(super) segments: u64,
+    pub(super) length: u64,
+    pub(super) status: Status,
 }
 
 #[derive(Deserialize)]
@@ -35,7 +53,7 @@ struct Written<'a> {
     #[serde(borrow)]
     channel: Cow<'a, str>,
     #[serde(borrow)]
-    messages: [Message<'a>; 1],
+    messages: Vec<Message<'a>>,
 }
 
 #[derive(Deserialize)]
@@ -65,12 +83,24 @@ struct Headers<'a> {
     create_id: &'a str,
     status: &'a str,
     segment: &'a str,
+    seq: Option<&'a str>,
+    n: Option<&'a str>,
+    epoch: Option<&'a str>,
+    round: Option<&'a str>,
+    segments: Option<&'a str>,
+    length: Option<&'a str>,
 }
 
 /// Reads a frame of the client.
 pub(super) fn read(encoding: Encoding, bytes: &[u8]) -> Kept<Frame> {
     let frame: Written<'_> = encoding.decode(bytes).map_err(|error| Broken(format!("a frame: {error}")))?;
-    let [message] = frame.messages;
+    hold!(frame.action == action::MESSAGE, "R18: it is no MESSAGE");
+    if frame.messages.first().is_some_and(|message| message.name != MESSAGE_NAME) {
+        return publish(frame);
+    }
+    let Ok([message]) = <[Message<'_>; 1]>::try_from(frame.messages) else {
+        return Err(Broken("a mutation is alone in its frame".to_owned()));
+    };
     let kind = match message.action {
         0 => OpKind::Create,
         1 => OpKind::Update,
@@ -79,7 +109,6 @@ pub(super) fn read(encoding: Encoding, bytes: &[u8]) -> Kept<Frame> {
     };
     let headers = &message.extras.headers;
     let named = message.id.as_deref().and_then(|id| id.strip_suffix(":0"));
-    hold!(frame.action == action::MESSAGE && message.name == MESSAGE_NAME, "R18: a frame without its name");
     hold!(named == (kind == OpKind::Create).then_some(headers.create_id), "R3: the id of a create is {named:?}");
     Ok(Frame {
         number: frame.msg_serial,
@@ -89,19 +118,64 @@ pub(super) fn read(encoding: Encoding, bytes: &[u8]) -> Kept<Frame> {
         channel: frame.channel.into(),
         serial: message.serial.as_deref().map(Into::into),
         text: message.data.into(),
-        status: match headers.status {
-            "streaming" => Status::Streaming,
-            "complete" => Status::Complete,
-            "cancelled" => Status::Cancelled,
-            "error" => Status::Error,
-            "abandoned" => Status::Abandoned,
-            "failed" => Status::Failed,
-            "continued" => Status::Continued,
-            "superseded" => Status::Superseded,
-            other => return Err(Broken(format!("R18: status {other:?}"))),
-        },
+        status: status(headers.status)?,
         segment: headers.segment.parse().map_err(|_| Broken(format!("R18: segment {:?}", headers.segment)))?,
         resent: false,
+        tokens: Vec::new(),
+    })
+}
+
+fn status(word: &str) -> Kept<Status> {
+    Ok(match word {
+        "streaming" => Status::Streaming,
+        "complete" => Status::Complete,
+        "cancelled" => Status::Cancelled,
+        "error" => Status::Error,
+        "abandoned" => Status::Abandoned,
+        "failed" => Status::Failed,
+        "continued" => Status::Continued,
+        "superseded" => Status::Superseded,
+        other => return Err(Broken(format!("R18: status {other:?}"))),
+    })
+}
+
+/// Reads a frame of messages that nothing is added to.
+fn publish(frame: Written<'_>) -> Kept<Frame> {
+    let Some(first) = frame.messages.first() else { return Err(Broken("a publish of nothing".to_owned())) };
+    let id: Box<str> = first.id.as_deref().and_then(|id| id.strip_suffix(":0")).unwrap_or_default().into();
+    hold!(!id.is_empty(), "R16: a publish without an id");
+    let mut tokens = Vec::with_capacity(frame.messages.len());
+    for (index, message) in frame.messages.iter().enumerate() {
+        let headers = &message.extras.headers;
+        hold!(message.id.as_deref() == Some(&*format!("{id}:{index}")), "R16: the ids of an array are of one shape");
+        hold!(message.action == 0, "R16: a publish with action {}", message.action);
+        let number = |word: Option<&str>| word.unwrap_or("0").parse().unwrap_or(u64::MAX);
+        hold!(headers.seq.is_some() && headers.n.is_some() && headers.epoch.is_some(), "R16: seq, n, epoch");
+        tokens.push(Token {
+            name: message.name.into(),
+            text: message.data.as_ref().into(),
+            create_id: headers.create_id.into(),
+            seq: number(headers.seq),
+            n: number(headers.n),
+            round: (number(headers.epoch), number(headers.round)),
+            segment: number(Some(headers.segment)),
+            segments: number(headers.segments),
+            length: number(headers.length),
+            status: status(headers.status)?,
+        });
+    }
+    Ok(Frame {
+        number: frame.msg_serial,
+        kind: OpKind::Publish,
+        response_id: first.extras.headers.response_id.into(),
+        create_id: id,
+        channel: frame.channel.into(),
+        serial: None,
+        text: tokens.iter().map(|token| &*token.text).collect::<String>().into(),
+        status: Status::Streaming,
+        segment: 0,
+        resent: false,
+        tokens,
     })
 }
 

@@ -80,6 +80,9 @@ impl Server {
         if frame.kind == OpKind::Create {
             return self.create(scene, frame);
         }
+        if frame.kind == OpKind::Publish {
+            return self.publish_tokens(scene, frame);
+        }
         let Some(m) = known.filter(|m| !self.messages[*m].gone) else { return Verdict::Nack(40_400) };
         // Not when a late append finds that its message has ended: nobody would come to know.
         let is_late = frame.kind == OpKind::Append && self.messages[m].status.is_terminal();
@@ -93,8 +96,18 @@ impl Server {
         }
         match frame.kind {
             OpKind::Append => self.append(scene, c, m, frame),
-            OpKind::Update | OpKind::Create => self.update(scene, c, m, frame),
+            OpKind::Update | OpKind::Create | OpKind::Publish => self.update(scene, c, m, frame),
         }
+    }
+
+    fn publish_tokens(&mut self, scene: &mut Scene, frame: &Frame) -> Verdict {
+        let known = self.published_at.get(&frame.create_id);
+        if known.is_none_or(|at| scene.now >= at + IDEMPOTENCY) || scene.strikes(Fault::IdsForgotten) {
+            self.published_at.insert(frame.create_id.clone(), scene.now);
+            self.published.extend(frame.tokens.iter().cloned());
+        }
+        self.clock += 1;
+        Verdict::Ack(Some(serial(self.clock)))
     }
 
     fn create(&mut self, scene: &mut Scene, frame: &Frame) -> Verdict {

@@ -11,7 +11,9 @@ use super::scene::{MS, SECOND, Trace};
 use super::server::{LANDED, LATE};
 use super::world::World;
 use crate::ably::wire::Encoding;
-use crate::engine::{ChannelRules, Limits, Pipelining, ReconcileSettings, ReconcileWhen, Settings, Template, Verify};
+use crate::engine::{
+    Batch, ChannelRules, Limits, Pattern, Pipelining, ReconcileSettings, ReconcileWhen, Settings, Template, Verify,
+};
 
 /// Longer than any fault: nothing settles unverified.
 pub(super) const VERIFY_TIMEOUT: Duration = Duration::from_secs(86_400);
@@ -58,6 +60,8 @@ pub(super) struct Plan {
     pub(super) silent: u8,
     /// Off: operations are requests of their own.
     pub(super) pipelining: Pipelining,
+    pub(super) pattern: Pattern,
+    pub(super) batch: Batch,
 }
 
 impl Plan {
@@ -98,6 +102,8 @@ impl Plan {
             gap_ms: None,
             silent: [0, 0, 10, 40][rng.usize(..4)],
             pipelining: if rng.u8(..5) == 0 { Pipelining::Off } else { Pipelining::On },
+            pattern: if seed % 5 == 3 { Pattern::MessagePerToken } else { Pattern::MessagePerResponse },
+            batch: if rng.bool() { Batch::Array } else { Batch::Joined },
         }
     }
 
@@ -143,6 +149,7 @@ impl Plan {
             must_deliver: true,
             silent: 0,
             pipelining: Pipelining::On,
+            pattern: Pattern::MessagePerResponse,
             ..Self::draw(seed)
         }
     }
@@ -172,6 +179,8 @@ impl Plan {
             },
             refused_hold: Duration::from_secs(600),
             append_rollup: Duration::from_millis(self.rollup_ms),
+            pattern: self.pattern,
+            batch: self.batch,
         }
     }
 

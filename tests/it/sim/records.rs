@@ -98,8 +98,11 @@ impl Checks {
             let reconciled = said.outcome == "reconciled" && expected == "delivered";
             hold!(said.outcome == expected || reconciled, "{name}: {} should be {expected}", said.outcome);
             hold!(!instance.headless, "O7: {name} began without its beginning and is {}", said.outcome);
-            let done = instance.terminal_sent && instance.sent == instance.text.len() && !instance.tainted;
-            hold!(done && instance.serial.is_some(), "{name}: {} before its text is complete and clean", said.outcome);
+            let done = match &instance.tokens {
+                Some(tokens) => tokens.is_stopped() && !instance.tainted,
+                None => instance.is_done(),
+            };
+            hold!(done, "{name}: {} before its text is complete and clean", said.outcome);
             hold!(said.segments == Some(instance.shows()), "I6: {name}: {:?} segments", said.segments);
             if self.plan.audits {
                 instance.is_covered()?;
@@ -188,6 +191,12 @@ impl Instance {
         });
         hold!(is_hex, "I6: {name}: the hash is not that of its text");
         Ok(())
+    }
+
+    /// Whether its message shows all of its text, and says that it has ended.
+    fn is_done(&self) -> bool {
+        let is_shown = self.terminal_sent && self.sent == self.text.len();
+        is_shown && !self.tainted && self.serial.is_some()
     }
 
     /// I5: ranges of what streamed are disjoint and rising, and every token is covered by something that was taken.

@@ -26,7 +26,12 @@ impl Checks {
                 updates <= self.plan.updates_max,
                 "R4: {name} took {updates} full texts: there is no pause between them"
             );
-            if settled != "failed" {
+            if settled != "failed" && instance.tokens.is_some() {
+                let status = instance.ended.or(Some(Status::Abandoned));
+                let (text, said) = instance.reads_as(server);
+                hold!(text == instance.text, "I1: {name} reads {text:?}, but is {:?}", instance.text);
+                hold!(said == status, "I1: {name} ends with {said:?}, not {status:?}");
+            } else if settled != "failed" {
                 hold!(instance.create.is_some(), "I1: {name} was never created");
                 self.reads(instance, server)?;
             }

@@ -34,11 +34,15 @@ impl Checks {
         hold!(alone, "R1: two operations of {name} are under way, which arrive in no order");
         let (when, rollup) = (self.plan.when, self.plan.rollup());
         let instance = &mut self.instances[i];
-        let counted = instance.publishes(scene.now, operation.kind, rollup);
+        let counted = instance.is_counted(scene.now, operation.kind, rollup);
         self.budgets.sent(scene.now, &self.plan, operation, counted)?;
         let changed = instance.connection.is_some_and(|connection| connection != operation.connection);
         instance.moved |= changed && instance.serial.is_some();
-        instance.sends(scene, operation, when)?;
+        let room = self.plan.text_max();
+        match operation.kind {
+            OpKind::Publish => instance.publishes(scene, operation, when, room)?,
+            OpKind::Create | OpKind::Append | OpKind::Update => instance.sends(scene, operation, when)?,
+        }
         instance.connection = Some(operation.connection);
         instance.operations += 1;
         instance.updates += u32::from(operation.kind == OpKind::Update);
@@ -130,7 +134,7 @@ impl Checks {
 impl Instance {
     /// Whether an operation is published by itself: the first append is at once, those that come within the window after it
     /// together at its end.
-    fn publishes(&mut self, now: u64, kind: OpKind, rollup: u64) -> bool {
+    fn is_counted(&mut self, now: u64, kind: OpKind, rollup: u64) -> bool {
         if kind == OpKind::Append && self.published.is_some_and(|published| now < published) {
             return false;
         }
@@ -144,6 +148,7 @@ impl Instance {
 
     fn sends(&mut self, scene: &Scene, operation: &Operation, when: ReconcileWhen) -> Kept {
         let name = self.name();
+        hold!(self.tokens.is_none(), "{name}: {:?} among tokens", operation.kind);
         hold!(
             operation.id.seq == self.operations,
             "I4: operation {} of {name} has number {}",
@@ -331,6 +336,7 @@ impl Instance {
             (OpKind::Append, "acked") => self.tainted |= resent,
             (OpKind::Update, "acked") if newest && !resent => (self.tainted, self.moved) = (self.outdated, false),
             (OpKind::Append | OpKind::Update, _) => self.tainted = true,
+            (OpKind::Publish, _) => return self.publish_outcome(now, operation, outcome, resent),
         }
         if let Outcome::Rejected(rejection) = outcome {
             match rejection.class {

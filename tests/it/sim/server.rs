@@ -9,7 +9,7 @@ mod messages;
 use std::collections::{HashMap, VecDeque};
 
 use super::fault::Fault;
-use super::frames::Frame;
+use super::frames::{Frame, Token};
 use super::scene::{Due, MS, SECOND, Scene, note};
 use crate::engine::{Found, Latest, LookUp, OpKind, Serial, Status};
 pub(super) use messages::Message;
@@ -59,6 +59,10 @@ pub(super) struct Connection {
 #[derive(Debug)]
 pub(super) struct Server {
     pub(super) messages: Vec<Message>,
+    /// Messages that nothing is added to.
+    pub(super) published: Vec<Token>,
+    /// When an id was first used for them.
+    published_at: HashMap<Box<str>, u64>,
     pub(super) connections: Vec<Connection>,
     by_create: HashMap<Box<str>, usize>,
     by_serial: HashMap<Serial, usize>,
@@ -75,6 +79,8 @@ impl Server {
     pub(super) fn new(rollup: u64, update_code: u32, text_max: usize) -> Self {
         Self {
             messages: Vec::new(),
+            published: Vec::new(),
+            published_at: HashMap::new(),
             connections: Vec::new(),
             by_create: HashMap::new(),
             by_serial: HashMap::new(),

@@ -205,6 +205,7 @@ impl<'a> Producer<'a> {
             seq: self.counts.then_some(self.words as u64),
             begins: *begins,
             channel: self.channel.clone(),
+            pattern: None,
         });
         let record = Logged {
             offset: 0,
