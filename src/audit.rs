@@ -19,6 +19,7 @@ mod judge;
 mod letters;
 mod life;
 mod partition;
+mod tokens;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 use super::difference::{Findings, Kind, Place};
 use super::history::{Found, History};
-use super::{Counts, Error};
+use super::{Counts, Error, tokens};
 
 /// Channels that are read at once.
 const PARALLEL: usize = 16;
@@ -137,6 +137,9 @@ fn problems(topic: &str, in_range: InRange<'_>, expected: &[Expected], found: &[
 
 /// What is wrong with the messages of one response.
 fn problem(expected: &Text, messages: &[(u32, &Found)]) -> Option<(Kind, String)> {
+    if messages.iter().any(|(_, found)| found.numbers.is_some()) {
+        return tokens::problem(expected, &messages.iter().map(|(_, found)| *found).collect::<Vec<_>>());
+    }
     // One that was gone when it was to be changed has a successor.
     let is_newest = |(remade, found): &&(u32, &Found)| {
         messages.iter().all(|(other, message)| message.segment != found.segment || other <= remade)

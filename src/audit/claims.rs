@@ -30,8 +30,6 @@ pub(super) struct Claim {
     pub(super) verdicts: Vec<Verdict>,
     /// When the first of its operations was sent, in milliseconds since the Unix epoch.
     pub(super) since: Option<i64>,
-    /// It is a message for each response.
-    pub(super) is_one_message: bool,
 }
 
 /// The result of an operation.
@@ -105,8 +103,6 @@ struct Line<'a> {
     part: u32,
     #[serde(borrow)]
     channel: Cow<'a, str>,
-    #[serde(borrow, default)]
-    pattern: Cow<'a, str>,
     #[serde(borrow)]
     covered: Covered<'a>,
     epoch: u64,
@@ -126,6 +122,8 @@ struct Covered<'a> {
 struct OperationLine<'a> {
     #[serde(borrow)]
     op: Cow<'a, str>,
+    #[serde(borrow, default)]
+    name: Option<Cow<'a, str>>,
     op_seq: u32,
     #[serde(borrow)]
     cause: Cow<'a, str>,
@@ -194,8 +192,11 @@ impl Claims {
 
     fn operation(&mut self, line: &Line<'_>, more: &OperationLine<'_>) {
         let Covered { first, last, .. } = line.covered;
-        let begins = more.op == "create" && more.op_seq == 0;
-        let claim = self.claim(line, |claim| claim.may_have_operation(last, begins));
+        let begins = (more.op == "create" || more.name.as_deref() == Some("start")) && more.op_seq == 0;
+        let is_full_text = more.name.as_deref() == Some("response-complete") && first <= last;
+        // A start has no offset of its own: the first that it stands before is not of what was over before.
+        let end = if begins { last.max(first) } else { last };
+        let claim = self.claim(line, |claim| claim.may_have_operation(end, begins));
         if first <= last {
             claim.stretch(first, last);
         }
@@ -207,7 +208,7 @@ impl Claims {
             seq: more.op_seq,
             outcome: more.outcome,
             is_stream: matches!(&*more.cause, "stream" | "final"),
-            is_update: more.op == "update",
+            is_update: more.op == "update" || is_full_text,
         });
     }
 
@@ -238,12 +239,7 @@ impl Claims {
         let claims = self.by_id.entry_ref(&*line.response_id).or_default();
         let found = claims.iter().position(|claim| claim.part == line.part && fits(claim));
         let index = found.unwrap_or_else(|| {
-            claims.push(Claim {
-                part: line.part,
-                channel: line.channel.as_ref().into(),
-                is_one_message: matches!(&*line.pattern, "" | "message-per-response"),
-                ..Claim::default()
-            });
+            claims.push(Claim { part: line.part, channel: line.channel.as_ref().into(), ..Claim::default() });
             claims.len() - 1
         });
         let claim = &mut claims[index];

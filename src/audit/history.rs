@@ -8,6 +8,7 @@ use reqwest::header::{ACCEPT, HeaderName, LINK};
 use reqwest::{Client, StatusCode};
 
 use super::Error;
+use super::tokens::Numbers;
 use crate::ably::auth::Auth;
 use crate::ably::endpoint::Hosts;
 use crate::ably::wire::{Data, Encoding, ErrorInfo, Message, VERSION, message_action};
@@ -45,6 +46,9 @@ pub(super) struct Found {
     pub(super) text: String,
     pub(super) version: String,
     pub(super) deleted: bool,
+    pub(super) name: String,
+    /// What it says if it is a token, or frames tokens.
+    pub(super) numbers: Option<Numbers>,
 }
 
 #[derive(serde::Deserialize)]
@@ -181,6 +185,7 @@ fn take(messages: &mut BTreeMap<String, Found>, message: &Message<'_>) {
         message_action::APPEND => found.text.push_str(data),
         _ => data.clone_into(&mut found.text),
     }
+    found.name = message.name.as_deref().unwrap_or_default().to_owned();
     let Some(headers) = message.extras.as_ref().and_then(|extras| extras.get("headers")) else { return };
     let header = |name: &str| match headers.get(name) {
         Some(serde_json::Value::String(text)) => text.clone(),
@@ -192,6 +197,13 @@ fn take(messages: &mut BTreeMap<String, Found>, message: &Message<'_>) {
     found.segment = header("segment").parse().unwrap_or_default();
     found.create_id = header("createId");
     found.status = header("status");
+    let number = |name: &str| header(name).parse().unwrap_or_default();
+    found.numbers = headers.get("seq").map(|_| Numbers {
+        seq: number("seq"),
+        n: number("n"),
+        round: (number("epoch"), number("round")),
+        segments: number("segments"),
+    });
 }
 
 #[cfg(test)]

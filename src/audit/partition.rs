@@ -288,8 +288,7 @@ impl<'a> Partition<'a> {
     /// Notes what should be on its channel; without a status nothing is promised of that.
     fn expect(&mut self, id: &str, life: &Life, status: Option<&'static str>) {
         let Some(expected) = self.expected.as_deref_mut() else { return };
-        let is_one_message = life.claim.is_one_message || life.claim.operations.is_empty();
-        let status = status.filter(|_| !life.partial && is_one_message);
+        let status = status.filter(|_| !life.partial);
         expected.push(Expected {
             channel: life.channel.clone(),
             response_id: id.into(),
