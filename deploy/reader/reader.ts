@@ -11,6 +11,7 @@ export type Status =
 /** A message as ably-js hands it over (`message.append`), or as it travels (5). */
 export interface Incoming {
   serial?: string | null;
+  name?: string | null;
   action?: string | number | null;
   version?: { serial?: string | null } | null;
   data?: unknown;
@@ -40,10 +41,17 @@ interface Headers {
   prev?: string;
   supersedes?: string;
   status?: Status;
+  // Of messages that are tokens, or frame them.
+  seq?: string;
+  n?: string;
+  epoch?: string;
+  round?: string;
+  length?: string;
 }
 
 interface Message {
   serial: string;
+  name: string;
   version: string;
   text: string;
   headers: Headers;
@@ -92,7 +100,7 @@ export class Responses {
   }
 
   /** The message that has changed, if it is news. */
-  #take({ serial, action, version, data, extras }: Incoming): Message | undefined {
+  #take({ serial, name, action, version, data, extras }: Incoming): Message | undefined {
     const kind = ACTIONS[action ?? 0];
     if (!serial || kind === undefined) return undefined;
     const newer = version?.serial ?? serial;
@@ -105,6 +113,7 @@ export class Responses {
     const text = typeof data === 'string' ? data : undefined;
     const message: Message = {
       serial,
+      name: name ?? held?.name ?? '',
       version: newer,
       text: kind === 'append' ? (held?.text ?? '') + (text ?? '') : text ?? held?.text ?? '',
       headers: headersOf(extras) ?? held?.headers ?? {},
@@ -118,6 +127,7 @@ export class Responses {
   /** Joins the messages of a response. */
   #put(responseId: string, part: number, { serials, shown }: { serials: Set<string>; shown: string }): Response {
     const messages = [...serials].map((serial) => this.#messages.get(serial)!).filter((message) => !message.deleted);
+    if (messages.some((message) => message.headers.seq !== undefined)) return ordered(responseId, part, messages, shown);
     const replaced = new Set(messages.map((message) => message.headers.supersedes));
     const current = messages.filter((message) => !replaced.has(message.serial) && message.headers.status !== 'superseded');
     const chain: Message[] = [];
@@ -142,6 +152,59 @@ export class Responses {
       gap,
     };
   }
+}
+
+/**
+ * Puts the tokens of a response in order: by `seq`, what comes twice left out. The newest full text whose parts are all there
+ * stands for those that it holds. A hole is left out until the full text comes, before the `stop` at the latest.
+ */
+function ordered(responseId: string, part: number, messages: Message[], shown: string): Response {
+  const named = (name: string) => messages.filter((message) => message.name === name);
+  const whole = wholes(named('response-complete')).at(-1) ?? [];
+  let text = whole.map((message) => message.text).join('');
+  let next = number(whole[0]?.headers.n);
+  // A stop holds what tokens without text came last.
+  const pieces = [...named('token'), ...named('stop')].sort((a, b) => number(a.headers.seq) - number(b.headers.seq) || number(b.headers.n) - number(a.headers.n));
+  const begins = whole.length > 0 || named('start').length > 0 || number(pieces[0]?.headers.seq) === 0;
+  for (const { headers, text: piece } of pieces) {
+    if (number(headers.seq) < next) continue;
+    text += piece;
+    next = number(headers.seq) + number(headers.n);
+  }
+  const stop = named('stop').sort(byRound).at(-1);
+  const isOver = stop !== undefined && next <= number(stop.headers.seq) + number(stop.headers.n);
+  const isWhole = isOver && number(stop.headers.length) === new TextEncoder().encode(text).length;
+  return {
+    responseId,
+    part,
+    text,
+    status: isOver ? stop.headers.status ?? 'streaming' : 'streaming',
+    complete: isWhole,
+    repaired: !text.startsWith(shown),
+    gap: isOver ? !isWhole : !begins,
+  };
+}
+
+/** The full texts whose parts are all there, each with its parts in order, oldest first. */
+function wholes(parts: Message[]): Message[][] {
+  const rounds = new Map<string, Message[]>();
+  for (const message of parts.sort(byRound)) {
+    const key = `${message.headers.epoch}/${message.headers.round}`;
+    const others = rounds.get(key) ?? [];
+    // A part that was published twice counts once.
+    if (!others.some((other) => other.headers.segment === message.headers.segment)) others.push(message);
+    rounds.set(key, others);
+  }
+  const inOrder = (a: Message, b: Message) => number(a.headers.segment) - number(b.headers.segment);
+  return [...rounds.values()].filter((of) => of.length === number(of[0]!.headers.segments)).map((of) => of.sort(inOrder));
+}
+
+function byRound(a: Message, b: Message): number {
+  return number(a.headers.epoch) - number(b.headers.epoch) || number(a.headers.round) - number(b.headers.round);
+}
+
+function number(header: string | undefined): number {
+  return Number(header ?? 0);
 }
 
 /** The message that follows: the one that says so, if there are several; else the oldest. */

@@ -2,7 +2,7 @@
 //
 // A message is known by its serial and guarded by its version's serial: create sets, update replaces, append adds, delete
 // deletes, and what is not newer than what is held is ignored. After a gap a channel is attached again with a rewind, which
-// gives its messages in their latest versions.
+// gives its messages in their latest versions. Where tokens are messages, the text is put together from them.
 
 const ACTION = { CONNECTED: 4, DISCONNECTED: 6, ERROR: 9, ATTACH: 10, ATTACHED: 11, DETACH: 12, DETACHED: 13, MESSAGE: 15 };
 const CREATE = 0, UPDATE = 1, DELETE = 2, APPEND = 5;
@@ -133,7 +133,34 @@ export class Reader {
         break;
     }
     held.headers = message.extras?.headers ?? held.headers;
+    held.name = message.name ?? held.name;
     channel.messages.set(message.serial, held);
-    this.#onMessage(name, held);
+    const isToken = held.headers.seq !== undefined;
+    this.#onMessage(name, isToken ? { ...held, text: inOrder(channel.messages.values(), held.headers) } : held);
   }
+}
+
+/**
+ * The text of a response whose tokens are messages: in order by `seq`, each once. The newest full text whose parts are all
+ * there stands for the tokens that it holds.
+ */
+function inOrder(messages, { responseId, part }) {
+  const ours = [...messages].filter(({ headers }) => headers.responseId === responseId && headers.part === part);
+  const number = (message, name) => Number(message.headers[name] ?? 0);
+  const rounds = new Map();
+  for (const message of ours.filter(({ name }) => name === 'response-complete')) {
+    const key = `${message.headers.epoch}/${message.headers.round}`;
+    rounds.set(key, (rounds.get(key) ?? new Map()).set(number(message, 'segment'), message));
+  }
+  const first = (parts, name) => number([...parts.values()][0], name);
+  const newest = [...rounds.values()].sort((a, b) => first(b, 'epoch') - first(a, 'epoch') || first(b, 'round') - first(a, 'round'));
+  const whole = newest.find((parts) => parts.size === first(parts, 'segments')) ?? new Map();
+  let text = [...whole].sort(([a], [b]) => a - b).map(([, message]) => message.text).join('');
+  let next = whole.size > 0 ? first(whole, 'n') : 0;
+  for (const message of ours.filter(({ name }) => name === 'token' || name === 'stop').sort((a, b) => number(a, 'seq') - number(b, 'seq'))) {
+    if (number(message, 'seq') < next) continue;
+    text += message.text;
+    next = number(message, 'seq') + number(message, 'n');
+  }
+  return text;
 }
