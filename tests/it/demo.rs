@@ -35,6 +35,15 @@ async fn faults_leave_no_wrong_text_and_no_missing_result() {
 }
 
 #[tokio::test]
+async fn among_tokens_too_faults_leave_no_wrong_text() {
+    let faults = "reject=0.2,lose-ack=0.05,drop=0.01,refuse-resume=0.5";
+    let arguments = ["--responses", "30", "--seed", "3", "--pattern", "message-per-token", "--faults", faults];
+    let (code, summary) = headless(&arguments).await;
+    assert_eq!(code, Some(0), "{summary:#}");
+    assert!(summary["repairs"].as_u64().is_some_and(|repairs| repairs > 0), "{summary:#}");
+}
+
+#[tokio::test]
 async fn without_repairs_the_check_fails() {
     let never = ["--responses", "40", "--seed", "7", "--faults", "reject=0.2", "--set", "reconcile.when=never"];
     let (code, summary) = headless(&never).await;

@@ -18,6 +18,7 @@ mod limits;
 pub(crate) mod member;
 mod offsets;
 mod outage;
+mod per_token;
 mod reader;
 mod rebalance;
 pub(crate) mod relay;

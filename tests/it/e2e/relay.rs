@@ -129,7 +129,7 @@ pub(crate) async fn message(ably: SocketAddr, channel: &str) -> OnChannel {
 }
 
 pub(crate) async fn messages(ably: SocketAddr, channel: &str) -> Vec<serde_json::Value> {
-    get(ably, &format!("{}/messages", utf8_percent_encode(channel, NON_ALPHANUMERIC))).await
+    get(ably, &format!("{}/messages?limit=1000", utf8_percent_encode(channel, NON_ALPHANUMERIC))).await
 }
 
 /// Everything that a message has ever been.
