@@ -33,18 +33,14 @@ struct Broker<'a> {
     source: Cow<'a, str>,
     outbuf_cnt: i64,
     waitresp_cnt: i64,
+    /// Requests sent.
+    tx: u64,
     txerrs: u64,
     req_timeouts: u64,
     disconnects: u64,
-    #[serde(default)]
-    req: Requests,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-struct Requests {
-    heartbeat: u64,
-    consumer_group_heartbeat: u64,
+    /// Of those, by kind.
+    #[serde(borrow)]
+    req: HashMap<Cow<'a, str>, u64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -57,6 +53,15 @@ struct Cgrp<'a> {
 /// The connection to the group's coordinator, as librdkafka calls it.
 const COORDINATOR: &str = "GroupCoordinator";
 
+impl Broker<'_> {
+    /// How many heartbeats were sent. Those of Kafka 4's own group protocol have no line of their own: they are what no other
+    /// kind has counted.
+    fn heartbeats(&self) -> u64 {
+        let classic = self.req.get("Heartbeat").copied().filter(|sent| *sent > 0);
+        classic.unwrap_or_else(|| self.tx.saturating_sub(self.req.values().sum()))
+    }
+}
+
 impl Statistics<'_> {
     /// Where the brokers are known from.
     pub(super) fn sources(&self) -> impl Iterator<Item = &str> {
@@ -66,7 +71,7 @@ impl Statistics<'_> {
     fn sample(&self) -> Option<Sample> {
         let (broker, cgrp) = (self.brokers.get(COORDINATOR)?, self.cgrp.as_ref()?);
         Some(Sample {
-            heartbeats: broker.req.heartbeat + broker.req.consumer_group_heartbeat,
+            heartbeats: broker.heartbeats(),
             waiting: broker.outbuf_cnt > 0 || broker.waitresp_cnt > 0,
             breaks: (broker.txerrs, broker.req_timeouts, broker.disconnects),
             rebalances: cgrp.rebalance_cnt,
@@ -282,11 +287,11 @@ mod tests {
     #[test]
     fn statistics_count_from_before_they_were_taken() {
         let moment = |since_boot, monotonic| Some(Moment { since_boot: at(since_boot), monotonic: at(monotonic) });
-        let base = |ts: u64, asked| {
+        let base = |ts: u64, asked, classic: u64| {
             let json = format!(
                 r#"{{"name":"x","ts":{ts},"brokers":{{"GroupCoordinator":{{"name":"GroupCoordinator","source":"logical",
-                "outbuf_cnt":0,"waitresp_cnt":0,"txerrs":0,"req_timeouts":0,"disconnects":1,"rtt":{{"min":1}},
-                "req":{{"Fetch":0,"Heartbeat":7,"ConsumerGroupHeartbeat":0}}}}}},
+                "outbuf_cnt":0,"waitresp_cnt":0,"tx":19,"txerrs":0,"req_timeouts":0,"disconnects":1,"rtt":{{"min":1}},
+                "req":{{"Fetch":0,"Heartbeat":{classic},"OffsetFetch":12}}}}}},
                 "cgrp":{{"state":"up","join_state":"steady","rebalance_cnt":1}}}}"#
             );
             let mut membership = Membership { asked, ..Membership::new() };
@@ -296,8 +301,8 @@ mod tests {
         let sample = Sample { breaks: (0, 0, 1), ..heartbeats(7) };
         // The machine was suspended for 30 s between two questions: they may have been taken before that.
         let asked = [moment(40_000, 40_000), moment(71_000, 41_000)];
-        assert_eq!(base(41_500_000, asked), Some((at(71_000), sample)));
-        assert_eq!(base(40_500_000, asked), Some((at(40_000), sample)));
-        assert_eq!(base(39_500_000, asked), None, "older than that is no news");
+        assert_eq!(base(41_500_000, asked, 7), Some((at(71_000), sample)));
+        assert_eq!(base(40_500_000, asked, 0), Some((at(40_000), sample)), "of Kafka 4's own kind of group");
+        assert_eq!(base(39_500_000, asked, 7), None, "older than that is no news");
     }
 }
