@@ -96,7 +96,7 @@ async fn among_tokens_too_the_texts_are_right_in_the_end_whatever_fails() {
         let story = Story::new(42, 40);
         story.produce(&world).await;
         let summary = judge(&world, &ably, relay, &story).await;
-        assert!(summary.rejected > 0 && summary.unknown > 0, "the faults did happen: {summary:?}");
+        assert!(summary.unknown > 0, "the faults did happen: {summary:?}");
         assert!(summary.reconciled > 0, "and were mended: {summary:?}");
     }
 }

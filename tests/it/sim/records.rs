@@ -129,7 +129,10 @@ impl Checks {
         hold!(!self.plan.must_deliver || instance.headless, "{name} failed with {reason:?}, and nothing may");
         let allowed = match reason {
             "headless" => instance.headless,
-            "not-reconciled" => self.plan.when == ReconcileWhen::Never && instance.tainted,
+            "not-reconciled" => {
+                let left_out = instance.tokens.as_ref().is_some_and(|tokens| tokens.leaves_out());
+                self.plan.when == ReconcileWhen::Never && (instance.tainted || left_out)
+            }
             "limit" => self.crowded,
             "input-lost" => self.plan.odds.of(super::fault::Fault::InputLost) > 0,
             reason if reason.starts_with("refused-") => instance.refusals >= self.plan.attempts,

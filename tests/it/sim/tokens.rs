@@ -53,7 +53,7 @@ impl Tokens {
     }
 
     /// Whether tokens that came have not been sent.
-    fn leaves_out(&self) -> bool {
+    pub(super) fn leaves_out(&self) -> bool {
         self.words[self.next..].iter().any(|word| *word > 0)
     }
 
