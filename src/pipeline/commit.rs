@@ -13,6 +13,7 @@ use super::relay::Relay;
 use crate::ably::{Lease, Moment};
 use crate::engine::Input;
 use crate::kafka::results::{Lane, Mark};
+use crate::kafka::source::Item;
 
 /// How often it is looked who we are in the group, while a commit is waited for.
 const LOOK: Duration = Duration::from_millis(100);
@@ -111,8 +112,26 @@ impl Relay<'_> {
         Ok(())
     }
 
+    /// Renews the lease if the group has heard from us.
+    pub(super) fn hear(&mut self) {
+        if let Some(proof) = self.intake.proof() {
+            self.committing.prove(Moment::since_boot(proof));
+        }
+    }
+
+    /// Hears from the group though nothing more is read: without that the lease would run out.
+    pub(super) fn listen(&mut self) {
+        while let Some(item) = self.intake.try_next() {
+            if let Item::Lost(partitions) = item {
+                tracing::warn!(?partitions, "partitions lost: this process was not heard from in time");
+                self.forget(&partitions);
+            }
+        }
+    }
+
     /// Says when the group is silent for so long that operations wait, and when that is over.
     pub(super) fn look_at_lease(&mut self) {
+        self.hear();
         let held = self.committing.may_send() || self.partitions.numbers().is_empty();
         if std::mem::replace(&mut self.committing.was_held, held) == held {
             return;

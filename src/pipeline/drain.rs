@@ -17,6 +17,8 @@ use crate::engine::Input;
 const RESERVED: Duration = Duration::from_secs(3);
 /// Of this, how long connections may take to close: the rest is for the results of what they say then.
 const CLOSING_MAX: Duration = Duration::from_secs(1);
+/// How often the group is listened to meanwhile.
+const LISTEN_EVERY: Duration = Duration::from_millis(100);
 /// How long a rebalance waits for answers.
 const LETTING_GO_MAX: Duration = Duration::from_secs(5);
 
@@ -28,6 +30,7 @@ impl Relay<'_> {
         self.health.set("stopping", "draining".to_owned());
         self.partitions.apply_all(self.clock.now(), || Input::Drain, &mut self.out);
         tracing::info!(in_flight = self.partitions.in_flight(), "draining");
+        self.intake.pause()?;
         while self.partitions.in_flight() > 0 && *stop.borrow() != Stop::Now {
             tokio::select! {
                 biased;
@@ -37,6 +40,7 @@ impl Relay<'_> {
                     self.durable();
                 }
                 _ = stop.changed() => {}
+                () = sleep(LISTEN_EVERY) => self.listen(),
                 () = sleep_until(answered_by) => break,
             }
             self.act();

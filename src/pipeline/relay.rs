@@ -15,7 +15,7 @@ use super::notices::Notices;
 use super::partitions::{Outbox, Partitions};
 use super::start::{Rest, TICK};
 use super::{Error, Stop};
-use crate::ably::{Event, Moment, Pool};
+use crate::ably::{Event, Pool};
 use crate::config::Config;
 use crate::decode::{self, Decoder, Raw};
 use crate::engine::{self, Input, Record, Shared};
@@ -150,9 +150,7 @@ impl<'a> Relay<'a> {
         let now = self.clock.now();
         self.partitions.tick_due(now, false, &mut self.out);
         self.open_connections();
-        if let Some(proof) = self.intake.proof() {
-            self.committing.prove(Moment::since_boot(proof));
-        }
+        self.hear();
         if self.committing.may_send() {
             for (connection, operations) in (0..).zip(&mut self.out.operations) {
                 self.pool.send(connection, operations);

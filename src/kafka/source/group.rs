@@ -71,6 +71,9 @@ impl ClientContext for Group {
 impl ConsumerContext for Group {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, event: RDKafkaRespErr, list: &mut TopicPartitionList) {
         let assigned = event == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
+        if assigned {
+            self.membership().assigned();
+        }
         if list.count() == 0 || self.is_closing() {
             // Nothing to decide. (While closing, librdkafka takes an assign for an unassign.)
             let answer = if assigned { give(consumer, list, list) } else { take_back(consumer, list) };
@@ -86,9 +89,6 @@ impl ConsumerContext for Group {
             (false, true) => Rebalanced::Lost(partitions),
         };
         tracing::info!(?event, "kafka: the group rebalances");
-        if assigned {
-            self.membership().assigned();
-        }
         *lock(&self.unanswered) = Some(if assigned { Unanswered::Assign } else { Unanswered::Revoke(list.clone()) });
         lock(&self.events).push_back(event);
     }
