@@ -9,7 +9,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::effect::Found;
 use super::event::{Event, EventKind, Offset, Record};
 use super::flow::ChannelKey;
 use super::ledger::Hold;
@@ -238,42 +237,6 @@ impl Response {
         Some(operation)
     }
 
-    /// Takes in what the channel's history says of a create that was long in doubt.
-    pub(super) fn looked_up(&mut self, now: Time, found: Found, settings: &Settings) {
-        self.looking_up = false;
-        if self.create.search {
-            return self.searched(now, found, settings);
-        }
-        if self.serial.is_some() {
-            return self.looked_behind(now, found);
-        }
-        match found {
-            Found::Message { serial, version } => self.adopt(now, serial, version.as_ref(), settings),
-            Found::Nothing => self.create.sent_at = None,
-            Found::Unreadable | Found::Refused(_) if self.cut_off.is_some() => self.create.sent_at = None,
-            Found::Unreadable => self.repair.failed(now, settings.reconcile.debounce),
-            Found::Refused(rejection) => self.refused(now, &rejection, settings),
-        }
-    }
-
-    /// That is its message.
-    pub(super) fn adopt(&mut self, now: Time, serial: Serial, version: Option<&Serial>, settings: &Settings) {
-        self.raise_version(Some(&serial));
-        self.raise_version(version);
-        self.serial = Some(serial);
-        self.create.found = true;
-        self.repair.taint(now, self.quiet_time(settings));
-        self.segments.doubt_twins(now, &settings.reconcile);
-    }
-
-    /// An owner before us may have created its message, and appended to it.
-    pub(super) fn doubt_create(&mut self) {
-        self.create.doubtful = true;
-        // The first use of its id may have died with an owner that told nobody.
-        let first = self.create.sent_at.map_or(self.started_at, |sent_at| sent_at.min(self.started_at));
-        self.create.sent_at = Some(first);
-    }
-
     /// The connection that carried it was lost and not resumed.
     pub(super) fn moved(&mut self, now: Time, settings: &Settings) {
         if self.serial.is_some() || self.head.segment > 0 {
@@ -404,7 +367,7 @@ impl Response {
 
     /// How long to wait with the full text that a doubtful create is followed by: what an owner before us has appended to its
     /// message may be on its way.
-    fn quiet_time(&self, settings: &Settings) -> Duration {
+    pub(super) fn quiet_time(&self, settings: &Settings) -> Duration {
         let debounce = settings.reconcile.debounce;
         if self.takeover.is_some() { settling_time(debounce, settings.append_rollup) } else { debounce }
     }

@@ -5,6 +5,7 @@
 
 use super::effect::Found;
 use super::next::Next;
+use super::outcome::Serial;
 use super::response::Response;
 use super::settings::Settings;
 use super::time::Time;
@@ -13,6 +14,42 @@ use super::time::Time;
 const SEARCHES: u8 = 5;
 
 impl Response {
+    /// Takes in what the channel's history says of a create that was long in doubt.
+    pub(super) fn looked_up(&mut self, now: Time, found: Found, settings: &Settings) {
+        self.looking_up = false;
+        if self.create.search {
+            return self.searched(now, found, settings);
+        }
+        if self.serial.is_some() {
+            return self.looked_behind(now, found);
+        }
+        match found {
+            Found::Message { serial, version } => self.adopt(now, serial, version.as_ref(), settings),
+            Found::Nothing => self.create.sent_at = None,
+            Found::Unreadable | Found::Refused(_) if self.cut_off.is_some() => self.create.sent_at = None,
+            Found::Unreadable => self.repair.failed(now, settings.reconcile.debounce),
+            Found::Refused(rejection) => self.refused(now, &rejection, settings),
+        }
+    }
+
+    /// That is its message.
+    pub(super) fn adopt(&mut self, now: Time, serial: Serial, version: Option<&Serial>, settings: &Settings) {
+        self.raise_version(Some(&serial));
+        self.raise_version(version);
+        self.serial = Some(serial);
+        self.create.found = true;
+        self.repair.taint(now, self.quiet_time(settings));
+        self.segments.doubt_twins(now, &settings.reconcile);
+    }
+
+    /// An owner before us may have created its message, and appended to it.
+    pub(super) fn doubt_create(&mut self) {
+        self.create.doubtful = true;
+        // The first use of its id may have died with an owner that told nobody.
+        let first = self.create.sent_at.map_or(self.started_at, |sent_at| sent_at.min(self.started_at));
+        self.create.sent_at = Some(first);
+    }
+
     /// Its message is not where an answer has said that it is. True if another one may be it: nobody knows what a create made
     /// that was sent more than once.
     pub(super) fn is_misled(&self) -> bool {

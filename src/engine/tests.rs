@@ -469,20 +469,6 @@ fn refusals_of_the_full_text_are_final_in_the_end() {
 }
 
 #[test]
-fn what_an_owner_before_us_may_have_begun_is_mended_from_the_start() {
-    let mut story = Story::new();
-    story.inherit(1, false, &[]);
-    let create = only(story.says(token("a")));
-    story.ack(&create);
-    let update = only(story.after(Duration::from_secs(1)));
-    assert_eq!((update.kind, &*update.data), (OpKind::Update, "a"), "the message may hold more than that");
-    story.ack(&update);
-    let other = only(story.events(&[Event { response_id: "new".into(), ..event(token("x")) }]));
-    story.ack(&other);
-    assert!(story.after(Duration::from_secs(1)).is_empty(), "nobody before us can have known of this one");
-}
-
-#[test]
 fn a_partition_that_leaves_gives_back_what_it_holds() {
     let mut story = Story::new();
     only(story.says(token("a")));

@@ -446,3 +446,17 @@ fn a_stamp_from_the_future_does_not_keep_beginnings_missing() {
     assert_eq!(plays("stamped next year", Duration::from_secs(365 * 86_400)), true);
     assert_eq!(plays("stamped now", Duration::ZERO), false);
 }
+
+#[test]
+fn what_an_owner_before_us_may_have_begun_is_mended_from_the_start() {
+    let mut story = Story::new();
+    story.inherit(1, false, &[]);
+    let create = only(story.says(token("a")));
+    story.ack(&create);
+    let update = only(story.after(Duration::from_secs(1)));
+    assert_eq!((update.kind, &*update.data), (OpKind::Update, "a"), "the message may hold more than that");
+    story.ack(&update);
+    let other = only(story.events(&[Event { response_id: "new".into(), ..event(token("x")) }]));
+    story.ack(&other);
+    assert!(story.after(Duration::from_secs(1)).is_empty(), "nobody before us can have known of this one");
+}

@@ -288,7 +288,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     rarer(
         "nobody thinks of a create that died untold",
-        "engine/response.rs",
+        "engine/search.rs",
         "map_or(self.started_at, |sent_at| sent_at.min(self.started_at))",
         "unwrap_or(self.started_at)",
     ),
