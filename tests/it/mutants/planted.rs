@@ -38,12 +38,6 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "return self.next_update(now, policy);",
     ),
     mutant(
-        "a serial that is not there is taken for a message that is gone",
-        "engine/response.rs",
-        "self.create.search = self.is_misled();",
-        "self.create.search = false;",
-    ),
-    mutant(
         "nobody looks again when nothing can land any more",
         "engine/verify.rs",
         "if same && asked >= check.late_until {",
@@ -322,7 +316,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "false if quiet && self.terminal_sent => self.next_check(now, policy),",
         "false if self.terminal_sent => self.next_check(now, policy),",
     ),
-    mutant(
+    rarer(
         "a connection that carries what left with its partition is resumed",
         "engine.rs",
         "if !response.in_flight.is_empty() && !carrying.contains(&connection) {",
