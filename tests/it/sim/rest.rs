@@ -81,7 +81,10 @@ impl Checks {
             };
             // Of one that was given up nobody has looked for more.
             let owner = self.instances.iter().find(is_its);
-            let right = owner.is_some_and(|owner| known || owner.settled == Some("failed"));
+            let right = owner.is_some_and(|owner| {
+                let wanted = owner.creates().iter().any(|create| create.head.create_id == message.create_id);
+                (known && wanted) || owner.settled == Some("failed")
+            });
             hold!(right, "I1: {} has a second message", message.response_id);
         }
         Ok(())
