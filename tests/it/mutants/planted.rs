@@ -44,6 +44,12 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "if same {",
     ),
     mutant(
+        "a serial that is not there is taken for a message that is gone",
+        "engine/response.rs",
+        "self.create.search = self.is_misled();",
+        "self.create.search = false;",
+    ),
+    mutant(
         "what differs is believed to be right",
         "engine/verify.rs",
         "let same = is_text &&",
