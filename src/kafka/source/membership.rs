@@ -107,12 +107,17 @@ enum State {
     Between,
 }
 
-/// A moment by two clocks: one that counts time during which the machine was suspended, and the statistics' own.
+/// A moment by the statistics' clock, and by how much the one that counts time during which the machine was suspended was
+/// ahead of it then. That grows whenever it is suspended and never falls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Moment {
-    since_boot: Duration,
     monotonic: Duration,
+    ahead: Duration,
 }
+
+/// How far apart the moments are between which statistics are placed. Far enough: from when they are taken until they are
+/// given out, a busy process asks a hundred times.
+const APART: Duration = Duration::from_secs(1);
 
 impl Moment {
     fn now() -> Self {
@@ -120,9 +125,14 @@ impl Moment {
             let time = clock_gettime(clock);
             Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
         };
-        // In this order: should we be frozen in between, it counts as earlier than it was.
+        // In this order: should we be frozen in between, the other clock counts as less ahead than it was.
         let since_boot = read(ClockId::Boottime);
-        Self { since_boot, monotonic: read(ClockId::Monotonic) }
+        let monotonic = read(ClockId::Monotonic);
+        Self { monotonic, ahead: since_boot.saturating_sub(monotonic) }
+    }
+
+    fn since_boot(self) -> Duration {
+        self.monotonic + self.ahead
     }
 }
 
@@ -130,8 +140,7 @@ impl Moment {
 /// machine was started.
 #[derive(Debug)]
 pub(super) struct Membership {
-    /// When librdkafka was last asked for news, and the time before. Statistics are given at the first time after they were
-    /// taken.
+    /// When librdkafka was asked for news, of late and before that, [`APART`].
     asked: [Option<Moment>; 2],
     /// What heartbeats sent from now on are told from.
     base: Option<(Duration, Sample)>,
@@ -145,18 +154,24 @@ pub(super) struct Membership {
 impl Membership {
     /// Of a consumer that is about to join.
     pub(super) fn new() -> Self {
-        let joining = Some(Moment::now().since_boot);
+        let joining = Some(Moment::now().since_boot());
         Self { asked: [None; 2], base: None, answered: None, joining, proof: None }
     }
 
     /// librdkafka is about to be asked for news.
     pub(super) fn ask(&mut self) {
-        self.asked = [self.asked[1], Some(Moment::now())];
+        self.ask_at(Moment::now());
+    }
+
+    fn ask_at(&mut self, now: Moment) {
+        if self.asked[1].is_none_or(|last| now.monotonic >= last.monotonic + APART) {
+            self.asked = [self.asked[1], Some(now)];
+        }
     }
 
     /// We have let go of partitions, and join anew after this.
     pub(super) fn let_go(&mut self) {
-        self.joining = Some(Moment::now().since_boot);
+        self.joining = Some(Moment::now().since_boot());
     }
 
     /// The coordinator has given us partitions.
@@ -173,7 +188,7 @@ impl Membership {
     pub(super) fn statistics(&mut self, statistics: &Statistics<'_>) {
         let taken = Duration::from_micros(statistics.ts);
         let before = self.asked.iter().flatten().filter(|asked| asked.monotonic <= taken).max_by_key(|a| a.monotonic);
-        match (before.map(|asked| asked.since_boot), statistics.sample()) {
+        match (before.map(|asked| taken + asked.ahead), statistics.sample()) {
             (Some(after), Some(sample)) => self.sample(after, sample),
             _ => (self.base, self.answered) = (None, None),
         }
@@ -284,25 +299,44 @@ mod tests {
         assert!(membership.proof() > Some(at(2_100)));
     }
 
+    fn moment(monotonic: u64, ahead: u64) -> Moment {
+        Moment { monotonic: at(monotonic), ahead: at(ahead) }
+    }
+
+    /// Of a member, taken at that time.
+    fn taken_at(millis: u64, classic: u64) -> String {
+        let ts = 1_000 * millis;
+        format!(
+            r#"{{"name":"x","ts":{ts},"brokers":{{"GroupCoordinator":{{"name":"GroupCoordinator","source":"logical",
+            "outbuf_cnt":0,"waitresp_cnt":0,"tx":19,"txerrs":0,"req_timeouts":0,"disconnects":1,"rtt":{{"min":1}},
+            "req":{{"Fetch":0,"Heartbeat":{classic},"OffsetFetch":12}}}}}},
+            "cgrp":{{"state":"up","join_state":"steady","rebalance_cnt":1}}}}"#
+        )
+    }
+
+    /// What heartbeats are told from after statistics of a member that were taken at that time.
+    fn base(asked: &[Moment], taken: u64, classic: u64) -> Option<(Duration, Sample)> {
+        let mut membership = Membership::new();
+        asked.iter().for_each(|asked| membership.ask_at(*asked));
+        membership.statistics(&serde_json::from_str(&taken_at(taken, classic)).expect("statistics"));
+        membership.base
+    }
+
     #[test]
-    fn statistics_count_from_before_they_were_taken() {
-        let moment = |since_boot, monotonic| Some(Moment { since_boot: at(since_boot), monotonic: at(monotonic) });
-        let base = |ts: u64, asked, classic: u64| {
-            let json = format!(
-                r#"{{"name":"x","ts":{ts},"brokers":{{"GroupCoordinator":{{"name":"GroupCoordinator","source":"logical",
-                "outbuf_cnt":0,"waitresp_cnt":0,"tx":19,"txerrs":0,"req_timeouts":0,"disconnects":1,"rtt":{{"min":1}},
-                "req":{{"Fetch":0,"Heartbeat":{classic},"OffsetFetch":12}}}}}},
-                "cgrp":{{"state":"up","join_state":"steady","rebalance_cnt":1}}}}"#
-            );
-            let mut membership = Membership { asked, ..Membership::new() };
-            membership.statistics(&serde_json::from_str(&json).expect("statistics"));
-            membership.base
-        };
+    fn time_during_which_the_machine_was_suspended_counts() {
         let sample = Sample { breaks: (0, 0, 1), ..heartbeats(7) };
-        // The machine was suspended for 30 s between two questions: they may have been taken before that.
-        let asked = [moment(40_000, 40_000), moment(71_000, 41_000)];
-        assert_eq!(base(41_500_000, asked, 7), Some((at(71_000), sample)));
-        assert_eq!(base(40_500_000, asked, 0), Some((at(40_000), sample)), "of Kafka 4's own kind of group");
-        assert_eq!(base(39_500_000, asked, 7), None, "older than that is no news");
+        // It was suspended for 30 s between two questions: they may have been taken before that.
+        let asked = [moment(40_000, 0), moment(41_000, 30_000)];
+        assert_eq!(base(&asked, 41_500, 7), Some((at(71_500), sample)));
+        assert_eq!(base(&asked, 40_500, 0), Some((at(40_500), sample)), "of Kafka 4's own kind of group");
+        assert_eq!(base(&asked, 39_500, 7), None, "older than that is no news");
+    }
+
+    #[test]
+    fn statistics_count_however_often_it_was_asked_before_they_came() {
+        let asked: Vec<Moment> = (40_000..43_000).map(|millis| moment(millis, 0)).collect();
+        for taken in 42_100..42_999 {
+            assert_eq!(base(&asked, taken, 7).map(|(after, _)| after), Some(at(taken)));
+        }
     }
 }
