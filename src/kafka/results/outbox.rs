@@ -1,7 +1,7 @@
 //! The producer, and what is on its way through it.
 //!
-//! `BaseProducer::poll` handles one event when it is told not to wait and otherwise never returns before its time (seen
-//! in rdkafka 0.39), so a poll of a few milliseconds is the thread's sleep.
+//! `BaseProducer::poll` handles one event when it is told not to wait; otherwise it never returns before its time, and spins
+//! for what is left of it below a millisecond (seen in rdkafka 0.39). So the thread sleeps by itself and looks then.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -126,14 +126,15 @@ impl Outbox {
         self.fatal.take()
     }
 
-    /// Sleeps, and lets librdkafka report meanwhile.
+    /// Sleeps, then lets librdkafka report what has come meanwhile.
     pub(super) fn wait(&self, time: Duration) {
-        self.producer.poll(time);
+        std::thread::sleep(time);
+        self.look();
     }
 
     /// Lets librdkafka report what it has at hand.
     pub(super) fn look(&self) {
-        self.producer.poll(Duration::ZERO);
+        look(&self.producer);
     }
 
     /// Makes our name known to the brokers, and ends what another of that name has left open.
@@ -297,7 +298,19 @@ fn send(producer: &BaseProducer<Deliveries>, mut record: BaseRecord<'_, [u8], [u
             return;
         }
         record = back;
-        producer.poll(Duration::from_millis(5));
+        std::thread::sleep(Duration::from_millis(5));
+        look(producer);
+    }
+}
+
+fn look(producer: &BaseProducer<Deliveries>) {
+    let ended = || lock(&producer.context().done).len();
+    loop {
+        let before = ended();
+        producer.poll(Duration::ZERO);
+        if ended() == before {
+            return;
+        }
     }
 }
 
