@@ -2,9 +2,11 @@
 //! response. Records that were seen before change nothing, so reading too much does no harm.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::hash::BuildHasher;
 
 use foldhash::fast::RandomState;
+use hashbrown::HashTable;
 use jiff::Timestamp;
 use serde::Deserialize;
 
@@ -12,14 +14,14 @@ use super::event::Offset;
 use super::op::{OpKind, Pattern, PublishName, RESPONSE_COMPLETE};
 use super::outcome::Serial;
 use super::record::Cause;
-use super::remember::{self, Key};
 use super::segment::Place;
 use super::time::Time;
 
 /// What a partition's results say of its responses.
 #[derive(Debug, Clone, Default)]
 pub struct History {
-    parts: HashMap<Key, Past, RandomState>,
+    parts: HashTable<Past>,
+    hasher: RandomState,
     epoch: u64,
     unreadable: u64,
 }
@@ -88,6 +90,19 @@ pub(super) struct Settled {
     pub(super) started_at: Time,
 }
 
+/// A text that is borrowed from the record, which serde does not do with one that is optional.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl std::ops::Deref for Text<'_> {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
 /// A record as far as it matters here. Fields of later versions are passed over.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -109,25 +124,25 @@ struct Line<'a> {
     #[serde(borrow)]
     settled_at: Cow<'a, str>,
     #[serde(borrow, default)]
-    serial: Option<Cow<'a, str>>,
+    serial: Option<Text<'a>>,
     #[serde(borrow, default)]
-    cause: Option<Cow<'a, str>>,
+    cause: Option<Text<'a>>,
     op: Option<OpKind>,
     op_seq: Option<u32>,
     #[serde(borrow, default)]
-    version_serial: Option<Cow<'a, str>>,
+    version_serial: Option<Text<'a>>,
     #[serde(borrow, default)]
-    create_id: Option<Cow<'a, str>>,
+    create_id: Option<Text<'a>>,
     #[serde(borrow, default)]
-    sent_at: Option<Cow<'a, str>>,
+    sent_at: Option<Text<'a>>,
     #[serde(borrow, default)]
-    name: Option<Cow<'a, str>>,
+    name: Option<Text<'a>>,
     #[serde(borrow, default)]
     pattern: Cow<'a, str>,
     #[serde(default)]
     resent: bool,
     #[serde(borrow, default)]
-    started_at: Option<Cow<'a, str>>,
+    started_at: Option<Text<'a>>,
     #[serde(default)]
     reopened: u32,
     #[serde(borrow, default)]
@@ -202,21 +217,17 @@ impl History {
         self.parts.is_empty()
     }
 
-    pub(super) fn into_parts(self) -> HashMap<Key, Past, RandomState> {
-        self.parts
+    pub(super) fn into_parts(self) -> impl Iterator<Item = Past> {
+        self.parts.into_iter()
     }
 
     fn line(&mut self, line: &Line<'_>) -> Option<()> {
         self.epoch = self.epoch.max(line.epoch);
-        let past = self.parts.entry(remember::key(&line.response_id, line.part)).or_insert_with(|| Past {
-            response_id: line.response_id.as_ref().into(),
-            part: line.part,
-            pattern: match &*line.pattern {
-                "message-per-token" => Pattern::MessagePerToken,
-                _ => Pattern::MessagePerResponse,
-            },
-            ..Past::default()
-        });
+        let Self { parts, hasher, .. } = self;
+        let hash = hasher.hash_one((&*line.response_id, line.part));
+        let is_it = |past: &Past| past.part == line.part && *past.response_id == *line.response_id;
+        let entry = parts.entry(hash, is_it, |past| hasher.hash_one((&*past.response_id, past.part)));
+        let past = entry.or_insert_with(|| Past::begin(line)).into_mut();
         if *past.channel != *line.channel {
             past.channel = line.channel.as_ref().into();
         }
@@ -229,6 +240,14 @@ impl History {
 }
 
 impl Past {
+    fn begin(line: &Line<'_>) -> Self {
+        let pattern = match &*line.pattern {
+            "message-per-token" => Pattern::MessagePerToken,
+            _ => Pattern::MessagePerResponse,
+        };
+        Self { response_id: line.response_id.as_ref().into(), part: line.part, pattern, ..Self::default() }
+    }
+
     fn operation(&mut self, line: &Line<'_>) -> Option<()> {
         let (op, seq) = (line.op?, line.op_seq?);
         if seq < self.operations {
@@ -309,7 +328,7 @@ impl Past {
             self.through = self.through.max(Some(line.covered.last));
         }
         if let Some(serial) = &line.serial {
-            self.serial = Some(serial.as_ref().into());
+            self.serial = Some((&**serial).into());
         }
         let version = line.version_serial.as_deref().unwrap_or_default();
         let newest = version > self.version.as_str();

@@ -170,7 +170,8 @@ impl Engine {
             open: HashMap::default(),
         };
         let (mut passed, mut over) = (Vec::new(), Vec::new());
-        for (key, past) in left.history.into_parts() {
+        for past in left.history.into_parts() {
+            let key = remember::key(&past.response_id, past.part);
             match (past.settled, past.span) {
                 (Some(settled), _) => over.push((settled.span.1, key, settled.abandoned.then_some(past))),
                 (None, Some((first, _))) if first < next => passed.push(past),

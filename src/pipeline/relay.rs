@@ -192,9 +192,10 @@ impl<'a> Relay<'a> {
     /// Takes a record and those behind it, up to a batch.
     async fn items(&mut self, first: Item<'a>) -> Result<(), Error> {
         let mut next = first;
+        let now = self.clock.now();
         for taken in 1.. {
             match next {
-                Item::Record(message) => self.record(&message),
+                Item::Record(message) => self.record(now, &message),
                 other => return self.rebalance(other).await,
             }
             self.gate();
@@ -210,8 +211,7 @@ impl<'a> Relay<'a> {
         Ok(())
     }
 
-    fn record(&mut self, message: &BorrowedMessage<'_>) {
-        let now = self.clock.now();
+    fn record(&mut self, now: engine::Time, message: &BorrowedMessage<'_>) {
         let (partition, offset) = (message.partition(), message.offset());
         self.records += 1;
         let bare = message.headers().is_none();
@@ -245,7 +245,7 @@ impl<'a> Relay<'a> {
     async fn rebalance(&mut self, item: Item<'a>) -> Result<(), Error> {
         let now = self.clock.now();
         match item {
-            Item::Record(message) => self.record(&message),
+            Item::Record(message) => self.record(now, &message),
             Item::End(partition) => {
                 let open = self.intake_closed.is_none();
                 self.partitions.ended(now, partition, open, &mut self.out);
