@@ -6,10 +6,10 @@ use serde::Serialize;
 
 use super::{Exit, Failure};
 use crate::ably::{self, Error as AblyError};
-use crate::config::Config;
+use crate::config::{Config, Delivery};
 use crate::engine::{ChannelRules, Template};
 use crate::kafka::client::Clients;
-use crate::kafka::{self, topics};
+use crate::kafka::{self, results, topics};
 use crate::pipeline;
 
 /// What `tokenrelay check` can be told.
@@ -92,8 +92,15 @@ async fn kafka(config: &Config) -> Vec<Finding> {
         Ok(clients) => clients,
         Err(error) => return vec![of_kafka(&error)],
     };
-    let asked = clients.clone();
-    let checked = tokio::task::spawn_blocking(move || topics::check(&asked)).await;
+    let (asked, delivery) = (clients.clone(), config.results.clone());
+    let checked = tokio::task::spawn_blocking(move || {
+        let layout = topics::check(&asked)?;
+        match delivery.delivery {
+            Delivery::ExactlyOnce => results::check(&asked, delivery.transaction_timeout).map(|()| layout),
+            Delivery::AtLeastOnce => Ok(layout),
+        }
+    });
+    let checked = checked.await;
     match checked {
         Err(_) => vec![Finding::bad("kafka", Exit::Bug, "the check has panicked".to_owned())],
         Ok(Err(error)) => vec![of_kafka(&error)],

@@ -42,13 +42,15 @@ impl Policy {
     ///
     /// # Errors
     /// [`Error::NoStart`], or that the brokers do not say.
-    pub(super) fn check<C: ConsumerContext>(&self, consumer: &impl Consumer<C>, partitions: i32) -> Result<(), Error> {
-        if self.start != Start::Error {
-            return Ok(());
-        }
+    pub(super) fn check<C: ConsumerContext>(
+        &self,
+        consumer: &impl Consumer<C>,
+        partitions: i32,
+        within: Duration,
+    ) -> Result<(), Error> {
         let all: Vec<i32> = (0..partitions).collect();
-        let committed = committed(consumer, &self.topic, &self.group, &all)?;
-        if committed.iter().all(|(_, offset)| offset.is_none()) {
+        let committed = committed(consumer, &self.topic, &self.group, &all, within)?;
+        if self.start == Start::Error && committed.iter().all(|(_, offset)| offset.is_none()) {
             return Err(Error::NoStart { group: self.group.clone(), topic: self.topic.clone() });
         }
         Ok(())
@@ -123,7 +125,7 @@ impl Policy {
     }
 
     fn facts<C: ConsumerContext>(&self, consumer: &impl Consumer<C>, partitions: &[i32]) -> Result<Vec<Facts>, Error> {
-        let committed = committed(consumer, &self.topic, &self.group, partitions)?;
+        let committed = committed(consumer, &self.topic, &self.group, partitions, QUESTION)?;
         let begins = edges(consumer, &self.topic, partitions, Offset::Beginning)?;
         let ends = edges(consumer, &self.topic, partitions, Offset::End)?;
         let facts = committed.into_iter().zip(begins).zip(ends);
@@ -157,9 +159,10 @@ fn committed<C: ConsumerContext>(
     topic: &str,
     group: &str,
     partitions: &[i32],
+    within: Duration,
 ) -> Result<Vec<(i32, Option<Committed>)>, Error> {
     let list = list(topic, partitions);
-    let list = consumer.committed_offsets(list, QUESTION).map_err(|error| match error.rdkafka_error_code() {
+    let list = consumer.committed_offsets(list, within).map_err(|error| match error.rdkafka_error_code() {
         Some(code) if super::error::is_refusal(code) => {
             Error::GroupForbidden { group: group.to_owned(), reason: code.to_string() }
         }

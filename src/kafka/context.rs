@@ -12,6 +12,8 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
+use super::error::is_refusal;
+
 /// How long one cause is not repeated.
 const QUIET: Duration = Duration::from_secs(60);
 
@@ -25,6 +27,8 @@ const BLIND: Duration = Duration::from_secs(4);
 #[derive(Debug)]
 pub(super) struct Log {
     role: &'static str,
+    /// Whoever has this client ask is told of refusals by the answer.
+    asks: bool,
     said: Mutex<HashMap<String, Said>>,
     trouble: Mutex<Option<Trouble>>,
     stranded: Stranded,
@@ -65,7 +69,12 @@ impl Log {
     /// `role` says in every line which client speaks.
     pub(super) fn new(role: &'static str, stranded: &Stranded) -> Self {
         let (said, trouble, blind) = Default::default();
-        Self { role, said, trouble, stranded: stranded.clone(), blind }
+        Self { role, asks: false, said, trouble, stranded: stranded.clone(), blind }
+    }
+
+    /// Of a client that does nothing but ask.
+    pub(super) fn of_questions(role: &'static str, stranded: &Stranded) -> Self {
+        Self { asks: true, ..Self::new(role, stranded) }
     }
 
     /// Where the client's brokers are known from, as its statistics say. Without any for a while it is stranded: at first, it
@@ -138,6 +147,9 @@ impl Log {
             *trouble = Some(Trouble { code, reason: reason.to_owned() });
         }
         drop(trouble);
+        if self.asks && is_refusal(code) {
+            return;
+        }
         if let Some(suppressed) = self.due(&format!("{code:?}")) {
             tracing::warn!(role = self.role, suppressed, "kafka: {reason}");
         }

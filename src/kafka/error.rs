@@ -109,6 +109,19 @@ pub enum Error {
         /// The broker's words.
         reason: String,
     },
+    /// Transactions under our name are not for us.
+    #[error(
+        "transactional id {name} (kafka.group_id with the instance's name) is not for us: {reason}; grant Write and Describe \
+         on transactional ids that begin with {group}, or set results.delivery to \"at-least-once\""
+    )]
+    TransactionsForbidden {
+        /// The name.
+        name: String,
+        /// The group, with which it begins.
+        group: String,
+        /// The broker's words.
+        reason: String,
+    },
     /// Records that were asked for again are gone.
     #[error("records {first} to {last} of {topic} partition {partition} are gone: the topic begins at {begins}")]
     Gone {
@@ -194,7 +207,10 @@ impl Error {
             | Self::TooFewPartitions { .. }
             | Self::Fenced { .. }
             | Self::NoStart { .. } => Kind::Configuration,
-            Self::Unwelcome { .. } | Self::TopicForbidden { .. } | Self::GroupForbidden { .. } => Kind::Refused,
+            Self::Unwelcome { .. }
+            | Self::TopicForbidden { .. }
+            | Self::GroupForbidden { .. }
+            | Self::TransactionsForbidden { .. } => Kind::Refused,
             Self::Unreachable { .. }
             | Self::Gone { .. }
             | Self::MetadataTooLong { .. }

@@ -30,6 +30,7 @@ mod batch;
 mod lanes;
 mod letter;
 mod outbox;
+mod renamed;
 mod thread;
 mod transaction;
 
@@ -171,6 +172,14 @@ pub struct Writer {
     transactional: bool,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// Whether transactions may be begun under names like ours, before anything begins: with one that no process has. Blocks.
+///
+/// # Errors
+/// When they may not, or no broker says.
+pub fn check(clients: &Clients, timeout: Duration) -> Result<(), Error> {
+    transaction::try_out(&clients.clone().in_transactions("check", timeout))
 }
 
 impl Writer {

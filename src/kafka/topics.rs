@@ -13,6 +13,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::metadata::MetadataTopic;
 use rdkafka::types::RDKafkaRespErr;
 
+use super::assignment::QUESTION;
 use super::client::Clients;
 use super::context::{Log, Plain};
 use super::error::{Error, is_refusal};
@@ -22,6 +23,9 @@ const PATIENCE: Duration = Duration::from_secs(15);
 
 /// How long a topic may be missing: one that was made a moment ago is not known to every broker yet.
 const NEWS: Duration = Duration::from_secs(2);
+
+/// How long an answer takes unless something is wrong.
+const SOON: Duration = Duration::from_secs(2);
 
 /// How many partitions a topic should have when nothing says otherwise.
 const PARTITIONS_SUGGESTED: i32 = 12;
@@ -53,11 +57,16 @@ pub fn check(clients: &Clients) -> Result<Layout, Error> {
 /// # Errors
 /// As [`check`].
 pub fn check_within(clients: &Clients, patience: Duration) -> Result<Layout, Error> {
-    let context = Plain { log: Log::new("check", clients.stranded()) };
-    let client =
-        BaseConsumer::from_config_and_context(&clients.reader(), context).map_err(Error::client("make a client"))?;
+    let client = |isolation: &str| {
+        let context = Plain { log: Log::of_questions("check", clients.stranded()) };
+        let mut config = clients.reader();
+        config.set("isolation.level", isolation);
+        BaseConsumer::from_config_and_context(&config, context).map_err(Error::client("make a client"))
+    };
+    // It does not wait for transactions: those that our predecessor has left open end when ours begin.
+    let asking = client("read_uncommitted")?;
     let now = Instant::now();
-    let topics = Topics { clients, client: &client, deadline: now + patience, news: now + NEWS };
+    let topics = Topics { clients, client: &asking, deadline: now + patience, news: now + NEWS };
     let settings = clients.settings();
     topics.reach()?;
     let tokens = topics.partitions("kafka.tokens_topic", &settings.tokens_topic, PARTITIONS_SUGGESTED)?;
@@ -72,8 +81,12 @@ pub fn check_within(clients: &Clients, patience: Duration) -> Result<Layout, Err
             servers: settings.bootstrap_servers.clone(),
         });
     }
-    clients.policy().check(&client, tokens)?;
-    let cluster_id = client.client().fetch_cluster_id(topics.left().max(Duration::from_secs(1)));
+    match topics.group(tokens) {
+        // The group's first offsets may be in a transaction that is open.
+        Err(Error::NoStart { .. }) => clients.policy().check(&client("read_committed")?, tokens, QUESTION)?,
+        checked => checked?,
+    }
+    let cluster_id = asking.client().fetch_cluster_id(topics.left().max(Duration::from_secs(1)));
     Ok(Layout { tokens, results, dead_letters, cluster_id })
 }
 
@@ -128,13 +141,38 @@ impl Topics<'_> {
         }
     }
 
+    /// Whether the group may begin, and is ours to use. Of a group that is not, librdkafka only says that nobody answers: why
+    /// comes as an event.
+    fn group(&self, partitions: i32) -> Result<(), Error> {
+        let policy = self.clients.policy();
+        for within in [SOON, QUESTION] {
+            let error = match policy.check(self.client, partitions, within) {
+                Err(error @ Error::Client { .. }) => error,
+                checked => return checked,
+            };
+            while self.client.poll(Duration::from_millis(20)).is_some() {}
+            let trouble = self.client.context().log.trouble();
+            match trouble.filter(|trouble| trouble.code == RDKafkaErrorCode::GroupAuthorizationFailed) {
+                Some(trouble) => return Err(Error::GroupForbidden { group: policy.group, reason: trouble.reason }),
+                None if within == QUESTION => return Err(error),
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
     fn missing(&self, key: &'static str, topic: &str, partitions: i32) -> Error {
         let servers = self.clients.settings().bootstrap_servers.clone();
         Error::TopicMissing { key, topic: topic.to_owned(), partitions, servers }
     }
 
     fn forbidden(&self, key: &'static str, topic: &str, code: RDKafkaErrorCode) -> Error {
-        let rights = if key == "kafka.tokens_topic" { "Read and Describe" } else { "Write and Describe" };
+        let rights = match key {
+            "kafka.tokens_topic" => "Read and Describe",
+            // What an owner of a partition has written its next owner reads.
+            "kafka.results_topic" => "Read, Write and Describe",
+            _ => "Write and Describe",
+        };
         Error::TopicForbidden { key, topic: topic.to_owned(), reason: code.to_string(), rights }
     }
 

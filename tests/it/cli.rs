@@ -6,6 +6,7 @@
 mod checks;
 mod program;
 mod refusals;
+mod rights;
 mod secrets;
 mod service;
 

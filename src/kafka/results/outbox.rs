@@ -237,6 +237,16 @@ impl Kept {
         is_too_long(self.code)
     }
 
+    /// Whether it came back because its transaction has failed.
+    pub(super) fn is_purged(&self) -> bool {
+        matches!(self.code, RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight)
+    }
+
+    /// That is why.
+    pub(super) fn explain(&mut self, error: &KafkaError) {
+        self.code = error.rdkafka_error_code().unwrap_or(self.code);
+    }
+
     /// Whether it is a dead letter, or was one that has been taken.
     pub(super) fn is_letter(&self) -> bool {
         matches!(self.sent, Sent::Letter(_) | Sent::Report { lane: NOBODY, .. })

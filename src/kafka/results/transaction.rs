@@ -19,11 +19,12 @@ use rdkafka::{Offset, TopicPartitionList};
 use super::batch::{Batch, Lane};
 use super::letter::{Form, Letter};
 use super::outbox::{Kept, Outbox, Sent};
+use super::renamed::{Patience, Renamed, renaming};
 use super::{Job, Mark, Membership, Shared};
 use crate::engine::ReportSeq;
 use crate::kafka::client::Clients;
 use crate::kafka::context::lock;
-use crate::kafka::error::Error;
+use crate::kafka::error::{Error, Kind, is_refusal};
 
 /// How long the thread sleeps between two looks while something is on its way.
 const LOOK: Duration = Duration::from_millis(1);
@@ -33,12 +34,6 @@ const IDLE: Duration = Duration::from_secs(1);
 const CALL: Duration = Duration::from_secs(5);
 /// How long after a failure it is tried again, at first and at most.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
-/// How long the group may need to say who we are in it: while it rebalances, nobody's offsets are taken.
-const REBALANCE_MAX: Duration = Duration::from_secs(30);
-/// And how long before the process gives itself up, because its member will not come back: longer than any rebalance, which
-/// is max.poll.interval.ms at the most, by default 300 s. (librdkafka 2.12 was once seen not to join again after its broker
-/// had been away.)
-const EXPELLED_MAX: Duration = Duration::from_secs(360);
 /// Bytes that are gathered while nothing can be written.
 const PENDING_BYTES_MAX: usize = 16 << 20;
 
@@ -67,31 +62,6 @@ pub(super) struct Thread {
     closing: bool,
 }
 
-/// For how long the group has not known us under our name, by the pauses between its own answers: while a broker is away,
-/// however long that is, nobody says so.
-#[derive(Debug, Default)]
-struct Renamed(Duration);
-
-/// What to do while that lasts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Patience {
-    Quiet,
-    Trouble,
-    Over,
-}
-
-impl Renamed {
-    /// It has answered so once more, and is asked again after the usual pause.
-    fn again(&mut self) -> Patience {
-        self.0 += RETRY.0;
-        match self.0 {
-            waited if waited >= EXPELLED_MAX => Patience::Over,
-            waited if waited >= REBALANCE_MAX => Patience::Trouble,
-            _ => Patience::Quiet,
-        }
-    }
-}
-
 /// Why a transaction did not come to its end.
 enum Failure {
     /// It was aborted; later, again.
@@ -100,6 +70,8 @@ enum Failure {
     AtOnce,
     /// It was aborted because the group is about to give us another name.
     Renamed(String),
+    /// It was given up, and the producer with it; later, again with another.
+    Broken(String),
     /// A newer producer has our name, or the broker has lost sight of us.
     Fenced(String),
     /// The process must end.
@@ -128,7 +100,10 @@ impl Thread {
 
     pub(super) fn run(mut self, jobs: &Receiver<Job>) {
         let ended = self.work(jobs);
-        if let Err(error) = &ended {
+        // A refusal is the program's last word, and said once.
+        if let Err(error) = &ended
+            && error.kind() != Kind::Refused
+        {
             tracing::error!(%error, "kafka: the writer of results has ended");
         }
         self.shared.end(ended);
@@ -150,6 +125,27 @@ impl Thread {
         }
     }
 
+    fn again_later(&mut self, reason: String) {
+        self.retry_at = Instant::now() + self.backoff;
+        self.backoff = (self.backoff * 2).min(RETRY.1);
+        self.tell_trouble(Some(reason));
+    }
+
+    /// With another producer: the one before is beyond help. At the start of the process a right that is missing is a reason to
+    /// end; by now somebody may mend it.
+    fn begin_anew(&mut self) -> Result<(), Error> {
+        loop {
+            self.outbox = Outbox::new(&self.clients)?;
+            match self.introduce() {
+                Err(error) if error.kind() == Kind::Refused && !self.shared.is_over() => {
+                    std::thread::sleep(self.backoff);
+                    self.again_later(error.to_string());
+                }
+                ended => return ended,
+            }
+        }
+    }
+
     /// Ends what a former process of our name has left open, and fences it.
     fn introduce(&mut self) -> Result<(), Error> {
         loop {
@@ -159,7 +155,7 @@ impl Thread {
                     self.tell_trouble(Some(format!("transactions cannot begin yet: {error}")));
                     std::thread::sleep(self.backoff);
                 }
-                Err(source) => return Err(Error::client("begin with transactions")(source)),
+                Err(source) => return Err(forbidden(&self.clients, source)),
             }
         }
     }
@@ -208,16 +204,16 @@ impl Thread {
             // Part of every rebalance, and nobody's to mend. Then the last commit of a partition that leaves waits for this.
             Err(Failure::Renamed(reason)) => {
                 self.retry_at = Instant::now() + RETRY.0;
-                match self.renamed.again() {
+                match self.renamed.again(RETRY.0) {
                     Patience::Quiet => {}
                     Patience::Trouble => self.tell_trouble(Some(reason)),
                     Patience::Over => return Err(Error::Fatal { role: "tokens", reason }),
                 }
             }
-            Err(Failure::Aborted(reason)) => {
-                self.retry_at = Instant::now() + self.backoff;
-                self.backoff = (self.backoff * 2).min(RETRY.1);
-                self.tell_trouble(Some(reason));
+            Err(Failure::Aborted(reason)) => self.again_later(reason),
+            Err(Failure::Broken(reason)) => {
+                self.again_later(reason);
+                self.begin_anew()?;
             }
             Err(Failure::Fenced(reason)) => {
                 // Brokers fence us off, too, when they end what was open for too long: while they are away, or we are frozen.
@@ -227,8 +223,7 @@ impl Thread {
                     return Err(Error::Fenced { name: self.clients.transactional_id(), reason });
                 }
                 tracing::warn!(reason, "kafka: our transactions were fenced off; beginning anew");
-                self.outbox = Outbox::new(&self.clients)?;
-                self.introduce()?;
+                self.begin_anew()?;
                 self.anew_at = Some(Instant::now());
             }
             Err(Failure::Fatal(error)) => return Err(error),
@@ -314,8 +309,26 @@ impl Thread {
             None => Ok(()),
             // By itself, or with others? A dead letter that is too long by itself is shorter the next time.
             Some(kept) if kept.is_too_long() && (!alone || kept.is_letter()) => Err(self.abort(None)),
-            Some(kept) => Err(self.abort(Some(kept.trouble(&self.outbox)))),
+            Some(kept) => {
+                let kept = self.explain(kept)?;
+                Err(self.abort(Some(kept.trouble(&self.outbox))))
+            }
         }
+    }
+
+    /// A record that comes back because the transaction has failed does not say why that has. The transaction does, when it is
+    /// to be committed.
+    fn explain(&mut self, mut kept: Kept) -> Result<Kept, Failure> {
+        if kept.is_purged() {
+            match self.shared.call(|| self.outbox.commit(CALL)) {
+                Ok(()) => {
+                    let reason = "records came back from a transaction that was committed".to_owned();
+                    return Err(Failure::Fatal(Error::Fatal { role: "results", reason }));
+                }
+                Err(error) => kept.explain(&error),
+            }
+        }
+        Ok(kept)
     }
 
     /// A record was refused: a dead letter that is too long, and was alone, gets shorter.
@@ -378,7 +391,13 @@ impl Thread {
                 Ok(()) => break,
                 Err(KafkaError::Transaction(error)) if error.is_fatal() => {
                     self.recover_letters();
-                    return Failure::Fenced(error.to_string());
+                    return match reason {
+                        // For the broker there is nothing to abort, because it has refused all of it.
+                        Some(reason) if error.code() == RDKafkaErrorCode::InvalidTransactionalState => {
+                            Failure::Broken(reason)
+                        }
+                        _ => Failure::Fenced(error.to_string()),
+                    };
                 }
                 Err(_) if self.shared.is_over() => return Failure::Fatal(self.not_durable()),
                 Err(error) => tracing::debug!(%error, "kafka: a transaction cannot be aborted yet"),
@@ -447,25 +466,21 @@ impl Thread {
     }
 }
 
-/// What it means when the group knows us under another name than the one that we gave, or not at all: it rebalances.
-fn renaming(error: &KafkaError) -> Option<String> {
-    use RDKafkaErrorCode::{IllegalGeneration, RebalanceInProgress, StaleMemberEpoch, UnknownMemberId};
-    let code = error.rdkafka_error_code()?;
-    let is_renaming = matches!(code, IllegalGeneration | RebalanceInProgress | StaleMemberEpoch | UnknownMemberId);
-    is_renaming
-        .then(|| format!("the consumer group does not take our offsets until this member has joined it again: {code}"))
+/// Whether transactions may be begun under a name like ours. Blocks.
+///
+/// # Errors
+/// When they may not, or no broker says.
+pub(super) fn try_out(clients: &Clients) -> Result<(), Error> {
+    Outbox::new(clients)?.introduce(CALL).map_err(|source| forbidden(clients, source))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_member_that_does_not_come_back_is_trouble_and_then_the_end() {
-        let mut renamed = Renamed::default();
-        let said: Vec<Patience> = (0..4_000).map(|_| renamed.again()).collect();
-        let first = |patience| said.iter().position(|said| *said == patience).map(|times| RETRY.0 * (times as u32 + 1));
-        assert_eq!(first(Patience::Trouble), Some(REBALANCE_MAX));
-        assert_eq!(first(Patience::Over), Some(EXPELLED_MAX));
+fn forbidden(clients: &Clients, source: KafkaError) -> Error {
+    match source.rdkafka_error_code() {
+        Some(code) if is_refusal(code) => Error::TransactionsForbidden {
+            name: clients.transactional_id(),
+            group: clients.settings().group_id.clone(),
+            reason: code.to_string(),
+        },
+        _ => Error::client("begin with transactions")(source),
     }
 }
