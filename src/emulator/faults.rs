@@ -128,6 +128,8 @@ pub struct Faults {
     pub foreign_updates: f64,
     /// Share of changes after which somebody else deletes the message.
     pub foreign_deletes: f64,
+    /// What becomes of an append to a message that was deleted.
+    pub deleted: Deleted,
     /// So long after a change, reading gives what was there before it.
     pub read_lag: u64,
     /// So long after it was made, a message is not in history.
@@ -196,6 +198,19 @@ pub enum FatalAs {
     Error,
     /// Without a word.
     Socket,
+}
+
+/// What becomes of an append to a message that was deleted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Deleted {
+    /// It is there again, for those who read it and for those who are given the whole.
+    #[default]
+    ComesBack,
+    /// It has more text and is deleted still.
+    Stays,
+    /// The append is refused.
+    Refuses,
 }
 
 /// What sizes are counted in.
@@ -321,6 +336,7 @@ impl Faults {
             clears: self.clear_omitted,
             bare: self.bare_pieces,
             folds_again: self.fold_again,
+            stays_deleted: self.deleted != Deleted::ComesBack,
             lag_ms: self.read_lag,
         }
     }

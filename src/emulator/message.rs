@@ -35,6 +35,8 @@ pub(super) struct Manner {
     pub(super) bare: bool,
     /// Text of refused appends appears in every later append.
     pub(super) folds_again: bool,
+    /// What was deleted stays so when it is appended to.
+    pub(super) stays_deleted: bool,
     /// How long reading gives what was there before.
     pub(super) lag_ms: u64,
 }
@@ -180,7 +182,12 @@ impl Stored {
         let piece = mutation.data.clone().filter(|_| append && watched);
         latest.data =
             if append { joined(latest.data.take(), mutation.data) } else { mutation.data.or(latest.data.take()) };
-        latest.action = Some(if append { message_action::UPDATE } else { mutation.action });
+        let stays = manner.stays_deleted && latest.action == Some(message_action::DELETE);
+        latest.action = Some(match append {
+            true if stays => message_action::DELETE,
+            true => message_action::UPDATE,
+            false => mutation.action,
+        });
         latest.version =
             Some(MessageVersion { serial: Some(version.into()), timestamp: Some(now_ms), ..mutation.version });
         self.bytes = self.bytes + size(&self.latest, SizeIn::Bytes) - before;
@@ -363,7 +370,8 @@ fn owned_version(version: MessageVersion<'_>) -> MessageVersion<'static> {
 mod tests {
     use super::*;
 
-    const WATCHED: Manner = Manner { watched: true, clears: false, bare: false, folds_again: false, lag_ms: 0 };
+    const WATCHED: Manner =
+        Manner { watched: true, clears: false, bare: false, folds_again: false, stays_deleted: false, lag_ms: 0 };
 
     fn stored(text: &'static str) -> Stored {
         let version = MessageVersion { serial: Some("1".into()), ..MessageVersion::default() };

@@ -14,7 +14,7 @@ use crate::emulator::errors::{
     Failure, account_rate, channel_bandwidth, channel_rate, connection_rate, failure, not_mutable, too_large,
     too_many_channels,
 };
-use crate::emulator::faults::Known;
+use crate::emulator::faults::{Deleted, Known};
 use crate::emulator::limits::MESSAGES_PER_FRAME;
 use crate::emulator::message::{self, Manner, Mutation};
 use crate::emulator::outbox::Outbox;
@@ -166,6 +166,10 @@ impl State {
         let age = now_ms.saturating_sub(stored.latest().timestamp.unwrap_or(now_ms));
         if gone_after > 0 && age > gone_after {
             return Err(failure(gone_code, 404, "The message is too old to be changed"));
+        }
+        let is_deleted = stored.latest().action == Some(message_action::DELETE);
+        if is_deleted && action == message_action::APPEND && self.faults.deleted == Deleted::Refuses {
+            return Err(failure(40400, 404, "The message was deleted"));
         }
         let publisher = stored.latest().client_id.as_deref();
         by.grant.capability.allows_on(operation, name, publisher, by.grant.identity())?;

@@ -266,6 +266,32 @@ async fn somebody_else_changes_messages() {
 }
 
 #[tokio::test]
+async fn what_becomes_of_an_append_to_a_deleted_message_is_open() {
+    let emulator = start("").await;
+    let (mut raw, _) = Raw::connect(&emulator, "appendRollupWindow=0").await;
+    let serial = raw.create("ai:x", 0, "a").await;
+    let by = json!({"metadata": {"phase": "streaming", "instance": "one", "epoch": "3"}});
+    let ours = |data: &str| json!({"serial": serial, "action": 5, "data": data, "version": by});
+    for (nth, (answer, action)) in [("comes-back", 1), ("stays", 2), ("refuses", 2)].into_iter().enumerate() {
+        let number = 2 * nth as u64 + 1;
+        set(&emulator, "");
+        ask(&mut raw, "ai:x", number, json!({"serial": serial, "action": 2})).await;
+        set(&emulator, &format!("deleted={answer}"));
+        let taken = ask(&mut raw, "ai:x", number + 1, ours("b")).await;
+        let expected = if answer == "refuses" { (NACK, number + 1, 1, 40400) } else { (ACK, number + 1, 1, 0) };
+        assert_eq!(taken, expected, "{answer}");
+        let (_, message) = get(&emulator, &message_path(&serial)).await;
+        assert_eq!(message["action"], action, "{answer}");
+        if answer != "refuses" {
+            assert_eq!(message["version"]["metadata"], by["metadata"], "{answer}");
+        }
+        let (_, versions) = get(&emulator, &format!("{}/versions", message_path(&serial))).await;
+        let deletes = versions.as_array().expect("a list").iter().filter(|version| version["action"] == 2).count();
+        assert!(deletes > nth, "{answer}: a deletion stays among the versions: {versions}");
+    }
+}
+
+#[tokio::test]
 async fn what_an_operation_leaves_out_is_open() {
     let emulator = start("clear-omitted=true").await;
     let (mut reader, _) = Raw::connect(&emulator, "").await;
