@@ -224,7 +224,8 @@ pub struct Reconcile {
     pub debounce: Duration,
     /// Refusals of the full text after which the response fails.
     pub attempts: u32,
-    /// When the text is read back: `never`, `after-unknown` or `always`.
+    /// When the text is read back: `never`, `after-unknown` or `always`. Unless it is `never`, messages are looked at before a
+    /// new owner writes them, too.
     pub verify: Verify,
     /// A second read-back comes so long after a takeover, or after a connection was lost without resume: what they left
     /// behind may land until then.
@@ -233,7 +234,7 @@ pub struct Reconcile {
     /// How long reads may fail or be out of date before a response settles with `verified: false`.
     #[serde(with = "humantime_serde")]
     pub verify_timeout: Duration,
-    /// Texts read back in a second, over REST; 0 for no limit of ours.
+    /// Messages read back in a second, over REST, with two requests each; 0 for no limit of ours.
     pub verify_rate: u32,
 }
 

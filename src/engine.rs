@@ -19,6 +19,7 @@ mod inherit;
 mod intake;
 mod ledger;
 mod line;
+mod look;
 mod next;
 mod op;
 mod outcome;
@@ -54,7 +55,8 @@ pub use flow::{Flow, Pipelining};
 pub use history::History;
 pub use inherit::{Beginnings, Inheritance, Stale};
 pub use op::{
-    Batch, ConnectionId, Head, MESSAGE_NAME, OpId, OpKind, Operation, Pattern, Piece, Publish, PublishName, Status, Sum,
+    Batch, ConnectionId, Head, MESSAGE_NAME, OpId, OpKind, Operation, Pattern, Piece, Publish, PublishName, Sender,
+    Status, Sum,
 };
 pub use outcome::{Answer, Class, Doubt, Outcome, Rejection, Serial};
 pub use record::{
@@ -94,8 +96,8 @@ pub struct Engine {
     /// How far the partition's record time has come.
     record_time: Time,
     caught_up_since: Option<Time>,
-    /// The number of this owner of the partition.
-    epoch: u64,
+    /// This owner of the partition.
+    sender: Arc<Sender>,
     legacy: Legacy,
     draining: bool,
     /// Owners after us do not know of us yet.
@@ -110,6 +112,7 @@ impl Engine {
     #[must_use]
     pub fn new(settings: Arc<Settings>, partition: i32, next: Offset) -> Self {
         let remembered = Remembered::new(settings.remember);
+        let sender = Arc::new(Sender { instance: settings.instance.clone(), epoch: 0 });
         Self {
             settings,
             partition,
@@ -123,7 +126,7 @@ impl Engine {
             blocked_until: Vec::new(),
             record_time: Time::default(),
             caught_up_since: None,
-            epoch: 0,
+            sender,
             legacy: Legacy::default(),
             draining: false,
             unannounced: false,

@@ -1,7 +1,7 @@
 //! The way out: an operation becomes the bytes of one frame, or of the body of one request.
 //!
 //! Written by hand because every token takes this way: into one buffer that is used again, without a tree in between. What
-//! it writes, `wire` reads; a test holds the two together. Every operation is complete in itself (name, all headers, phase),
+//! it writes, `wire` reads; a test holds the two together. Every operation is complete in itself (name, all headers, metadata),
 //! since Ably replaces `extras` as a whole and drops operation metadata that is not repeated. Text goes without `encoding`:
 //! only a string can be appended to.
 
@@ -60,7 +60,8 @@ impl Encoder {
 
     fn make_room(&mut self, operation: &Operation) {
         let head = &operation.head;
-        let names = head.response_id.len() + head.create_id.len() * 2 + FRAME_OVERHEAD;
+        let names =
+            head.response_id.len() + head.create_id.len() * 2 + operation.sender.instance.len() + FRAME_OVERHEAD;
         let messages = operation.publish.as_ref().map_or(1, |publish| publish.pieces.len());
         let wanted = operation.data.len() + head.channel.len() + names * messages;
         if self.buffer.capacity() < wanted {
@@ -161,7 +162,11 @@ fn json_message(out: &mut BytesMut, operation: &Operation) {
     if !fields.is_create {
         out.put_slice(b",\"version\":{\"metadata\":{\"phase\":");
         json_str(out, fields.phase);
-        out.put_slice(b"}}");
+        out.put_slice(b",\"instance\":");
+        json_str(out, &operation.sender.instance);
+        out.put_slice(b",\"epoch\":\"");
+        decimal(out, operation.sender.epoch);
+        out.put_slice(b"\"}}");
     }
     out.put_u8(b'}');
 }
@@ -244,9 +249,13 @@ fn msgpack_message(out: &mut BytesMut, operation: &Operation) {
         text(out, "version");
         map(out, 1);
         text(out, "metadata");
-        map(out, 1);
+        map(out, 3);
         text(out, "phase");
         text(out, fields.phase);
+        text(out, "instance");
+        text(out, &operation.sender.instance);
+        text(out, "epoch");
+        decimal_text(out, operation.sender.epoch);
     }
 }
 

@@ -47,6 +47,7 @@ pub(super) fn operation(connection: ConnectionId, seq: u32, kind: OpKind, channe
         id: OpId { partition: 0, slot: connection, generation: 0, seq },
         connection,
         kind,
+        sender: Arc::default(),
         head: Arc::new(head),
         serial: (kind != OpKind::Create).then(|| "S@1".into()),
         data: "text".into(),

@@ -1,5 +1,14 @@
 //! What is on a channel, over REST: where a message is looked for whose create was never answered, and where texts are read
 //! back.
+//!
+//! What is read back says whose it is. A version is a relay's if its metadata carries `instance` and `epoch`, as every
+//! operation of a relay's does that changes a message; which instance, and which epoch, does not matter: partitions move
+//! between processes that need not know of each other, and epochs begin anew when an operator has reset offsets and results.
+//! Earlier relays wrote a `phase` alone: that counts, too, so that an upgrade gives up on nothing. The first version is
+//! the create's, which carries no metadata. Every other version is somebody else's. So is every deletion, for no relay deletes.
+//!
+//! An append of ours can come after somebody's edit and make the latest version; Ably keeps the edit among the versions, and
+//! there it is found.
 
 use std::time::Duration;
 
@@ -13,7 +22,7 @@ use super::endpoint::Hosts;
 use super::fault::{Error, Fate};
 use super::http;
 use super::pool::Settings;
-use super::wire::{self, Data, Encoding, Message};
+use super::wire::{self, Data, Encoding, Message, MessageVersion};
 use crate::engine::{Class, Found, Latest, LookUp, Rejection};
 
 /// Pages that are looked at, of [`PAGE`] messages each, before we say that the message is not there.
@@ -67,29 +76,75 @@ pub async fn read_back(client: &Client, settings: &Settings, channel: &str, seri
             _ => return Err(refused(rejection)),
         },
     };
-    let message: Message<'_> = Encoding::Json.decode(&body)?;
-    Ok(latest(&message, serial))
+    let latest = latest(&Encoding::Json.decode(&body)?, serial);
+    if !matches!(latest, Latest::Message { ours: true, .. }) {
+        return Ok(latest);
+    }
+    // The latest version is ours; without the others that is all that is known.
+    let others = in_versions(client, settings, channel, serial, &path).await;
+    Ok(others
+        .unwrap_or_else(|error| {
+            tracing::debug!(%error, "the versions of a message cannot be read");
+            None
+        })
+        .unwrap_or(latest))
 }
 
-/// What a message says of itself. A version of the relay's carries a phase; the first one is the create's.
+/// The first version of a message that is not ours, if there is one.
+async fn in_versions(
+    client: &Client,
+    settings: &Settings,
+    channel: &str,
+    serial: &str,
+    message: &str,
+) -> Result<Option<Latest>, Error> {
+    let mut path = format!("{message}/versions?limit={PAGE}");
+    for _ in 0..PAGES_MAX {
+        let (body, next) = match get(client, settings, channel, &path).await? {
+            Answer::Body { body, next } => (body, next),
+            Answer::Refusal(rejection) => return Err(refused(rejection)),
+        };
+        let versions: Vec<Message<'_>> = Encoding::Json.decode(&body)?;
+        let mut all = versions.iter().map(|version| latest(version, serial));
+        if let Some(other) = all.find(|version| !matches!(version, Latest::Message { ours: true, .. })) {
+            return Ok(Some(other));
+        }
+        match next {
+            Some(next) => path = format!("{message}/{next}"),
+            None => break,
+        }
+    }
+    Ok(None)
+}
+
+/// What a message says of itself.
 fn latest(message: &Message<'_>, serial: &str) -> Latest {
     if message.action == Some(wire::message_action::DELETE) {
         return Latest::Deleted;
     }
     let version = message.version.as_ref();
     let version_serial = version.and_then(|version| version.serial.as_deref());
-    let has_phase =
-        version.and_then(|version| version.metadata.as_ref()).is_some_and(|data| data.contains_key("phase"));
     let header = |name: &str| message.extras.as_ref()?.get("headers")?.get(name)?.as_str();
     let text = match &message.data {
         Some(Data::Text(text)) => text.as_ref().to_owned(),
         Some(Data::Binary(_)) | None => String::new(),
     };
+    let is_first = version_serial.is_none_or(|version| version == serial);
     Latest::Message {
         version: version_serial.map(Into::into),
         text,
         status: header("status").unwrap_or_default().to_owned(),
-        ours: has_phase || version_serial.is_none_or(|version| version == serial),
+        ours: is_first || version.is_some_and(is_relays),
+    }
+}
+
+/// Whether a relay made a version that is not the first.
+fn is_relays(version: &MessageVersion<'_>) -> bool {
+    let word = |name: &str| version.metadata.as_ref()?.get(name).map(|word| &**word);
+    match (word("instance"), word("epoch")) {
+        (Some(_), Some(epoch)) => epoch.parse::<u64>().is_ok(),
+        (None, None) => matches!(word("phase"), Some("streaming" | "done")),
+        (Some(_), None) | (None, Some(_)) => false,
     }
 }
 
@@ -140,11 +195,15 @@ fn refused(rejection: Rejection) -> Error {
 }
 
 fn is_it(message: &Message<'_>, look_up: &LookUp) -> Option<Found> {
-    let headers = message.extras.as_ref()?.get("headers")?;
-    let (serial, create_id) = (message.serial.as_deref()?, headers.get("createId")?.as_str()?);
-    let status = headers.get("status").and_then(|status| status.as_str()).unwrap_or_default();
-    if !look_up.seeks(serial, create_id, status) {
+    let header = |name: &str| message.extras.as_ref()?.get("headers")?.get(name)?.as_str();
+    // Whoever has changed it may have taken its headers away, but not its id.
+    let by_id = || message.id.as_deref()?.strip_suffix(":0");
+    let (serial, create_id) = (message.serial.as_deref()?, header("createId").or_else(by_id)?);
+    if !look_up.seeks(serial, create_id, header("status").unwrap_or_default()) {
         return None;
+    }
+    if !matches!(latest(message, serial), Latest::Message { ours: true, .. }) {
+        return Some(Found::Others);
     }
     let version = message.version.as_ref().and_then(|version| version.serial.as_deref()).map(Into::into);
     Some(Found::Message { serial: serial.into(), version })
@@ -217,6 +276,23 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_is_found_may_be_somebody_elses() {
+        let found = |message: &str| {
+            let message = serde_json::from_str::<Message<'_>>(message).expect("a message");
+            is_it(&message, &looking("ns.t.0.7.0.0", &[]))
+        };
+        let headers = r#""extras":{"headers":{"createId":"ns.t.0.7.0.0","status":"streaming"}}"#;
+        let ours = format!(r#"{{"serial":"s@1","action":0,{headers},"version":{{"serial":"s@1"}}}}"#);
+        let (serial, version) = ("s@1".into(), Some("s@1".into()));
+        assert_eq!(found(&ours), Some(Found::Message { serial, version }));
+        let deleted = format!(r#"{{"serial":"s@1","action":2,{headers},"version":{{"serial":"s@2"}}}}"#);
+        assert_eq!(found(&deleted), Some(Found::Others));
+        let stripped = r#"{"serial":"s@1","id":"ns.t.0.7.0.0:0","action":1,"extras":{},"version":{"serial":"s@2"}}"#;
+        assert_eq!(found(stripped), Some(Found::Others), "the id stays");
+        assert_eq!(found(r#"{"serial":"s@1","id":"another:0","action":1,"version":{"serial":"s@2"}}"#), None);
+    }
+
     async fn looks_up(listener: &TcpListener) -> Result<Found, Error> {
         let settings = settings(listener);
         look_up(&Client::new(), &settings, &looking("ns.t.0.7.0.0", &[])).await
@@ -258,31 +334,68 @@ mod tests {
         }
     }
 
+    const CREATED: &str = r#"{"data":"t","serial":"s@1","version":{"serial":"s@1"}}"#;
+    const UPDATED: &str = r#"{"data":"t","action":1,"extras":{"headers":{"status":"complete"}},
+        "version":{"serial":"s@2","metadata":{"phase":"done","instance":"one","epoch":"3"}}}"#;
+
+    /// Reads a message that is this, and its versions if those are asked for.
+    async fn read(message: &str, versions: Option<&str>) -> Latest {
+        let server = listener().await;
+        let reads = async {
+            let settings = settings(&server);
+            read_back(&Client::new(), &settings, "ai:x", "s@1").await.expect("it is there")
+        };
+        let given: Vec<_> = [Some(message), versions].into_iter().flatten().map(|body| ("200 OK", body)).collect();
+        tokio::join!(reads, answers(&server, &given)).0
+    }
+
     #[tokio::test]
     async fn a_message_says_whose_it_is() {
-        let read = |body: &'static str| async move {
-            let server = listener().await;
-            let reads = async {
-                let settings = settings(&server);
-                read_back(&Client::new(), &settings, "ai:x", "s@1").await.expect("it is there")
-            };
-            let message = [("200 OK", body)];
-            tokio::join!(reads, answers(&server, &message)).0
-        };
         let message = |version: &str, status: &str, ours| Latest::Message {
             version: Some(version.into()),
             text: "t".to_owned(),
             status: status.to_owned(),
             ours,
         };
-        let created = r#"{"data":"t","serial":"s@1","version":{"serial":"s@1"}}"#;
-        assert_eq!(read(created).await, message("s@1", "", true));
-        let updated = r#"{"data":"t","action":1,"extras":{"headers":{"status":"complete"}},
-            "version":{"serial":"s@2","metadata":{"phase":"done"}}}"#;
-        assert_eq!(read(updated).await, message("s@2", "complete", true));
+        assert_eq!(read(CREATED, Some("[]")).await, message("s@1", "", true));
+        assert_eq!(read(UPDATED, Some("[]")).await, message("s@2", "complete", true));
+        let by = |metadata: &str| {
+            let version = format!(r#"{{"data":"t","action":1,"version":{{"serial":"s@3","metadata":{metadata}}}}}"#);
+            serde_json::from_str::<Message<'_>>(&version).map(|message| latest(&message, "s@1")).expect("a version")
+        };
+        for (metadata, ours) in [
+            (r#"{"phase":"streaming","instance":"another","epoch":"900"}"#, true),
+            (r#"{"instance":"another","epoch":"0"}"#, true),
+            (r#"{"phase":"done"}"#, true),
+            (r#"{"phase":"moderated"}"#, false),
+            (r#"{"phase":"done","instance":"another"}"#, false),
+            (r#"{"phase":"done","epoch":"7"}"#, false),
+            (r#"{"phase":"done","instance":"another","epoch":"soon"}"#, false),
+            ("{}", false),
+        ] {
+            assert_eq!(by(metadata), message("s@3", "", ours), "{metadata}");
+        }
         let foreign = r#"{"data":"t","action":1,"version":{"serial":"s@3"}}"#;
-        assert_eq!(read(foreign).await, message("s@3", "", false));
-        assert_eq!(read(r#"{"action":2,"version":{"serial":"s@4"}}"#).await, Latest::Deleted);
+        assert_eq!(read(foreign, None).await, message("s@3", "", false));
+        assert_eq!(read(r#"{"action":2,"version":{"serial":"s@4"}}"#, None).await, Latest::Deleted);
+    }
+
+    #[tokio::test]
+    async fn what_somebody_else_has_done_is_found_below_what_is_ours() {
+        let deleted = r#"{"data":"t","action":2,"version":{"serial":"s@1a"}}"#;
+        let edited = r#"{"data":"x","action":1,"version":{"serial":"s@1b"}}"#;
+        let first = [CREATED, deleted, edited, UPDATED].join(",");
+        assert_eq!(read(UPDATED, Some(&format!("[{first}]"))).await, Latest::Deleted);
+        let versions = format!("[{CREATED},{edited},{UPDATED}]");
+        assert!(
+            matches!(read(UPDATED, Some(&versions)).await, Latest::Message { ours: false, text, .. } if text == "x")
+        );
+        let ours = format!("[{CREATED},{UPDATED}]");
+        assert!(matches!(read(UPDATED, Some(&ours)).await, Latest::Message { ours: true, .. }));
+        assert!(
+            matches!(read(UPDATED, Some("no list")).await, Latest::Message { ours: true, .. }),
+            "all that is known"
+        );
     }
 
     #[tokio::test]

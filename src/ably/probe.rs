@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use super::fault::Error;
 use super::pool::{Event, Pool, Settings};
 use super::session::Details;
-use crate::engine::{ConnectionId, Head, OpId, OpKind, Operation, Outcome, Serial, Status};
+use crate::engine::{ConnectionId, Head, OpId, OpKind, Operation, Outcome, Sender, Serial, Status};
 
 /// The connection that questions are asked on.
 const CONNECTION: ConnectionId = 0;
@@ -93,9 +93,18 @@ impl Probe {
         };
         let id = OpId { partition: 0, slot: 0, generation: 0, seq: u32::from(serial.is_some()) };
         let data = data.into();
-        let (head_of_it, connection) = (head.clone(), CONNECTION);
-        let operation =
-            Operation { id, connection, kind, head: head_of_it, serial, data, status, segments: None, publish: None };
+        let operation = Operation {
+            id,
+            connection: CONNECTION,
+            kind,
+            sender: Arc::new(Sender { instance: "check".into(), epoch: 0 }),
+            head: head.clone(),
+            serial,
+            data,
+            status,
+            segments: None,
+            publish: None,
+        };
         self.pool.send(CONNECTION, &mut vec![operation]);
         loop {
             match self.events.recv().await {

@@ -18,6 +18,7 @@ use super::{Engine, slot_of};
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 impl Engine {
     /// Does for a response what it wants, until it wants nothing more for now.
@@ -27,7 +28,12 @@ impl Engine {
         loop {
             let Some(response) = self.responses.get_mut(id).filter(|response| !response.waiting) else { return };
             response.look_for_cut();
-            match response.next(now, &policy) {
+            let next = match response.next(now, &policy) {
+                // Who cannot write yet does not look yet: it would not see what is there then.
+                Next::Look if !shared.flow.is_up(response.channel) => Next::Send(OpKind::Update),
+                next => next,
+            };
+            match next {
                 Next::Nothing => break,
                 Next::At(time) => {
                     self.wake_at(time, id);
@@ -41,6 +47,8 @@ impl Engine {
                     self.look_up(id, effects);
                     break;
                 }
+                Next::Look if self.draining => break,
+                Next::Look => self.look(now, id, shared, effects),
                 Next::ReadBack => {
                     self.try_read_back(now, id, shared, effects);
                     break;
@@ -111,10 +119,8 @@ impl Engine {
                 }
                 let seq = response.counts.operations;
                 let op = OpId { partition: self.partition, slot: id.index, generation: id.generation, seq };
-                let operation = match kind {
-                    OpKind::Publish => response.publish(now, op, connection),
-                    OpKind::Create | OpKind::Append | OpKind::Update => Some(response.send(now, kind, op, connection)),
-                };
+                let sender = Arc::clone(&self.sender);
+                let operation = response.operate(now, kind, op, connection, sender);
                 effects.list.extend(operation.map(Effect::Send));
                 self.in_flight += 1;
                 return true;
@@ -146,16 +152,12 @@ impl Engine {
                 effects.list.push(Effect::Notice(Notice::Rejected { channel, rejection }));
             }
         }
-        let reporter = Self::reporter(&self.settings, self.partition, self.epoch, now);
+        let reporter = Self::reporter(&self.settings, self.partition, self.sender.epoch, now);
         reporter.operation(self.ledger.next_report(), response, &operation, &answer, &shared.flow, effects);
         if operation.is_whole() && matches!(answer.outcome, Outcome::Acked { .. }) {
             response.takeover = None;
         }
-        if response.given_up.is_some() {
-            let before = Weight::of(response);
-            response.drop_text();
-            shared.usage.change(before, Weight::of(response));
-        }
+        forget_if_given_up(response, shared);
         self.advance(now, id, shared, effects);
         self.pump(now, answer.connection, shared, effects);
     }
@@ -295,6 +297,7 @@ impl Engine {
         let id = slot_of(op);
         let Some(response) = self.responses.get_mut(id).filter(|response| response.looking_up) else { return };
         response.looked_up(now, found, &self.settings);
+        forget_if_given_up(response, shared);
         self.advance(now, id, shared, effects);
     }
 
@@ -310,6 +313,20 @@ impl Engine {
                 response.asked_back(now, number);
                 let head = response.head.clone();
                 effects.list.push(Effect::ReadBack(Box::new(ReadBack { id: op, head, serial })));
+            }
+        }
+    }
+
+    /// Asks for a message to be looked at, at the pace that is allowed.
+    fn look(&mut self, now: Time, id: SlotId, shared: &mut Shared, effects: &mut Effects) {
+        let Some(response) = self.responses.get_mut(id) else { return };
+        match (shared.flow.take_read_back(now), response.serial.clone()) {
+            (Err(time), _) => response.looks_later(now, time),
+            (Ok(()), None) => {}
+            (Ok(()), Some(serial)) => {
+                let (number, head) = (response.looks(now), response.head.clone());
+                let id = self.op_id(id, number);
+                effects.list.push(Effect::ReadBack(Box::new(ReadBack { id, head, serial })));
             }
         }
     }
@@ -335,6 +352,7 @@ impl Engine {
             let channel = response.head.channel.clone();
             effects.list.push(Effect::Notice(Notice::Unverified { channel, rejection }));
         }
+        forget_if_given_up(response, shared);
         self.advance(now, id, shared, effects);
     }
 
@@ -346,7 +364,7 @@ impl Engine {
         shared.flow.close(now, response.channel);
 
         let (outcome, reason) = verdict(&response, self.settings.reconcile.when);
-        let reporter = Self::reporter(&self.settings, self.partition, self.epoch, now);
+        let reporter = Self::reporter(&self.settings, self.partition, self.sender.epoch, now);
         reporter.response(self.ledger.next_report(), &response, outcome, reason, effects);
         self.ledger.release_with_last_report(response.hold);
         if outcome == ResponseOutcome::Failed {
@@ -364,10 +382,17 @@ impl Engine {
 }
 
 fn give_up(response: &mut Response, reason: &str, shared: &mut Shared) {
-    let before = Weight::of(response);
     response.given_up.get_or_insert(reason.into());
-    response.drop_text();
-    shared.usage.change(before, Weight::of(response));
+    forget_if_given_up(response, shared);
+}
+
+/// Nobody wants the text of what is given up: its end may stand behind a pause that the text is the reason of.
+fn forget_if_given_up(response: &mut Response, shared: &mut Shared) {
+    if response.given_up.is_some() {
+        let before = Weight::of(response);
+        response.drop_text();
+        shared.usage.change(before, Weight::of(response));
+    }
 }
 
 /// How a response ended, and why if that needs a reason.

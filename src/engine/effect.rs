@@ -216,6 +216,8 @@ pub enum Found {
         /// The serial of its latest version.
         version: Option<Serial>,
     },
+    /// It is there, and somebody else has changed it or deleted it.
+    Others,
     /// It is not there.
     Nothing,
     /// The history could not be read; later, again.
@@ -246,7 +248,7 @@ pub enum Latest {
         text: String,
         /// Its header `status`.
         status: String,
-        /// A relay made that version.
+        /// Relays made that version, and all before it that are known.
         ours: bool,
     },
     /// Somebody has deleted it.
@@ -255,6 +257,14 @@ pub enum Latest {
     Unreadable,
     /// The channel refuses that it is read.
     Refused(Rejection),
+}
+
+impl Latest {
+    /// Whether somebody who is no relay has changed it or deleted it.
+    #[must_use]
+    pub(super) const fn is_others(&self) -> bool {
+        matches!(self, Self::Deleted | Self::Message { ours: false, .. })
+    }
 }
 
 /// Why a record went to the dead-letter topic.

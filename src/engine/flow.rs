@@ -235,6 +235,11 @@ impl Flow {
         self.connections[connection as usize].ably_id.as_deref()
     }
 
+    /// Whether the connection that carries a channel is up.
+    pub(super) fn is_up(&self, key: ChannelKey) -> bool {
+        self.connections[self.connection(key) as usize].up
+    }
+
     /// Whether a response on a channel may have several operations under way.
     pub(super) fn pipelining(&self, key: ChannelKey) -> Pipelining {
         self.connections[self.connection(key) as usize].pipelining

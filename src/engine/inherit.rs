@@ -15,7 +15,7 @@ use super::effect::{Effects, Notice, Refusal};
 use super::event::{Event, Offset, Record};
 use super::flow::ChannelKey;
 use super::history::{History, Past, PastCreate, PastMessage, Settled};
-use super::op::{Head, Pattern, Status, remade};
+use super::op::{Head, Pattern, Sender, Status, remade};
 use super::per_token::PerToken;
 use super::reconcile::settling_time;
 use super::remember::{self, Key, Memory};
@@ -155,7 +155,7 @@ impl Engine {
     /// An owner before us has left this. Comes before any record.
     pub(super) fn inherit(&mut self, now: Time, left: Inheritance, shared: &mut Shared, effects: &mut Effects) {
         let next = self.ledger.next();
-        self.epoch = left.epoch;
+        self.sender = Arc::new(Sender { instance: self.settings.instance.clone(), epoch: left.epoch });
         self.unannounced = true;
         self.ledger.inherit_letters(left.letters);
         let clean = left.clean && left.history.unreadable() == 0;
@@ -356,7 +356,7 @@ impl Engine {
     /// What a response has whose tokens are messages of their own; its record says so, or else the settings.
     pub(super) fn per_token(&self, pattern: Option<Pattern>) -> Option<Box<PerToken>> {
         let is_per_token = pattern.unwrap_or(self.settings.pattern) == Pattern::MessagePerToken;
-        is_per_token.then(|| Box::new(PerToken::new(self.settings.batch, self.epoch)))
+        is_per_token.then(|| Box::new(PerToken::new(self.settings.batch, self.sender.epoch)))
     }
 
     pub(super) fn create_id(&self, first: Offset, part: u32, segment: u32) -> Box<str> {
@@ -428,6 +428,7 @@ impl Response {
             return self.repair.taint(now, policy.debounce);
         }
         self.doubt(now, true, policy);
+        self.look_first(now, policy);
         self.segments.doubt(Orphans { before, check: self.check.clone(), reach: 0 });
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use compact_str::CompactString;
 
 use super::event::Offset;
-use super::op::{ConnectionId, OpId, OpKind, Operation, Status};
+use super::op::{ConnectionId, OpId, OpKind, Operation, Sender, Status};
 use super::reconcile::Due;
 use super::record::Cause;
 use super::response::{InFlight, Pending, Response};
@@ -37,6 +37,8 @@ pub(super) enum Next {
     Send(OpKind),
     /// To begin anew: its message is gone.
     Remake,
+    /// To have its message looked at before it is written.
+    Look,
     /// To have its message read back.
     ReadBack,
     /// To go back to its first message: the text is another one.
@@ -63,7 +65,8 @@ impl Response {
             return self.next_search(now);
         }
         if self.gone {
-            return if quiet { Next::Remake } else { Next::Nothing };
+            let remake = || self.next_look(now, now).unwrap_or(Next::Remake);
+            return if quiet { remake() } else { Next::Nothing };
         }
         if self.must_rewind() && (self.serial.is_some() || self.create.bytes.is_none()) {
             return self.next_rewind();
@@ -121,12 +124,12 @@ impl Response {
 
     fn next_update(&self, now: Time, policy: &ReconcileSettings) -> Next {
         match self.repair.due(now, policy.when, self.end.is_some(), self.has_more_to_send()) {
-            Due::At(time) => Next::At(time),
+            Due::At(time) => self.next_look(now, time).unwrap_or(Next::At(time)),
             Due::Later => self.next_after_all_is_said(now, policy),
             Due::Never if self.end.is_some() => Next::Settle,
             Due::Never => Next::Nothing,
             Due::Now if self.lacks_text() => self.next_reload(),
-            Due::Now => Next::Send(OpKind::Update),
+            Due::Now => self.next_look(now, now).unwrap_or(Next::Send(OpKind::Update)),
         }
     }
 
@@ -168,7 +171,21 @@ impl Response {
     }
 
     /// Makes the next operation of that kind and notes it as in flight.
-    pub(super) fn send(&mut self, now: Time, kind: OpKind, id: OpId, connection: ConnectionId) -> Operation {
+    pub(super) fn operate(
+        &mut self,
+        now: Time,
+        kind: OpKind,
+        id: OpId,
+        connection: ConnectionId,
+        sender: Arc<Sender>,
+    ) -> Option<Operation> {
+        match kind {
+            OpKind::Publish => self.publish(now, id, connection, sender),
+            OpKind::Create | OpKind::Append | OpKind::Update => Some(self.send(now, kind, id, connection, sender)),
+        }
+    }
+
+    fn send(&mut self, now: Time, kind: OpKind, id: OpId, connection: ConnectionId, sender: Arc<Sender>) -> Operation {
         let closing = self.closing();
         let status = closing.unwrap_or(Status::Streaming);
         let retry = self.repair.failures();
@@ -200,7 +217,7 @@ impl Response {
         let (head, serial) = (Arc::clone(&self.head), self.serial.clone());
         let is_last = head.segment > 0 && status.is_terminal() && closing == self.end;
         let segments = is_last.then_some(head.segment + 1);
-        Operation { id, connection, kind, head, serial, data, status, segments, publish: None }
+        Operation { id, connection, kind, sender, head, serial, data, status, segments, publish: None }
     }
 
     /// The first create carries what there is; a retry carries what the first did.

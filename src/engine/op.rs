@@ -151,6 +151,16 @@ pub(super) fn remade(create_id: &str) -> u32 {
     split(create_id).2.parse().unwrap_or(0)
 }
 
+/// Who sends operations. It stands in the metadata of every version that they make, so that a version of a relay's is told
+/// from one of somebody else's.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sender {
+    /// Operation metadata `instance`: the process.
+    pub instance: Arc<str>,
+    /// Operation metadata `epoch`: the number of this owner of the partition.
+    pub epoch: u64,
+}
+
 /// The `name` of every message that the relay makes under `message-per-response`.
 pub const MESSAGE_NAME: &str = "response";
 
@@ -163,6 +173,8 @@ pub struct Operation {
     pub connection: ConnectionId,
     /// What it does.
     pub kind: OpKind,
+    /// Who sends it.
+    pub sender: Arc<Sender>,
     /// The message that it is about.
     pub head: Arc<Head>,
     /// The message's serial; none for a create.

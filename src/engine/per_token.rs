@@ -15,7 +15,9 @@ use std::time::Duration;
 
 use super::event::Offset;
 use super::next::{IDEMPOTENCY_WINDOW, Next};
-use super::op::{Batch, ConnectionId, OpId, OpKind, Operation, Pattern, Piece, Publish, PublishName, Status, Sum};
+use super::op::{
+    Batch, ConnectionId, OpId, OpKind, Operation, Pattern, Piece, Publish, PublishName, Sender, Status, Sum,
+};
 use super::reconcile::Due;
 use super::record::Cause;
 use super::response::{InFlight, Pending, Response};
@@ -261,7 +263,13 @@ impl Response {
     }
 
     /// Makes the next publish and notes it as in flight.
-    pub(super) fn publish(&mut self, now: Time, id: OpId, connection: ConnectionId) -> Option<Operation> {
+    pub(super) fn publish(
+        &mut self,
+        now: Time,
+        id: OpId,
+        connection: ConnectionId,
+        sender: Arc<Sender>,
+    ) -> Option<Operation> {
         let plan = self.plan(self.per_token.as_ref()?)?;
         let mut tokens = self.per_token.take()?;
         let (publish, carried) = match plan.name {
@@ -291,7 +299,7 @@ impl Response {
         let (head, data) = (Arc::clone(&self.head), self.text_between(plan.from, plan.to).into());
         let publish = Some(Box::new(publish));
         let (kind, serial, segments) = (OpKind::Publish, None, None);
-        Some(Operation { id, connection, kind, head, serial, data, status, segments, publish })
+        Some(Operation { id, connection, kind, sender, head, serial, data, status, segments, publish })
     }
 
     fn text_between(&self, from: usize, to: usize) -> &str {

@@ -13,6 +13,7 @@ use super::event::{Event, EventKind, Offset, Record};
 use super::flow::ChannelKey;
 use super::ledger::Hold;
 use super::line::Ticket;
+use super::look::Look;
 use super::op::{ConnectionId, Head, OpKind, Status};
 use super::outcome::{Answer, Class, Doubt, Outcome, Rejection, Serial};
 use super::per_token::PerToken;
@@ -74,6 +75,8 @@ pub(super) struct Response {
     pub(super) outdated: bool,
     /// How it stood when it was abandoned, before it was opened again.
     pub(super) reopens: Option<Box<Reopens>>,
+    /// A look at its message before it is written.
+    pub(super) look: Option<Box<Look>>,
     /// What is to be read back before it settles.
     pub(super) check: Option<Box<Check>>,
     /// Whether its text was read back and was right, if it was to be.
@@ -140,6 +143,7 @@ impl Response {
             cut_off: None,
             outdated: false,
             reopens: None,
+            look: None,
             check: None,
             verified: None,
             counts: Counts::default(),
@@ -268,6 +272,8 @@ impl Response {
             started_at: Stamp(self.started_at),
         }));
         self.counts.reopened += 1;
+        // Nobody has had an eye on its message since.
+        self.look_first(now, &settings.reconcile);
         self.go_on(now, settings);
     }
 
@@ -296,6 +302,7 @@ impl Response {
     /// Its message is gone: a new one is to take its place, with the whole text.
     pub(super) fn remake(&mut self) {
         let remade = self.create.remade + 1;
+        self.look_away();
         self.head = Arc::new(self.head.remade(remade, self.serial.take()));
         self.create = Create { remade, ..Create::default() };
         self.version.clear();
@@ -395,6 +402,9 @@ impl Response {
             self.gone = !self.create.search;
         }
         let policy = &settings.reconcile;
+        if matches!(rejection.class, Class::Operation | Class::MessageGone) && self.serial.is_some() {
+            self.look_first(now, policy);
+        }
         match operation.kind {
             OpKind::Append if rejection.class != Class::Channel => self.repair.taint(now, policy.debounce),
             OpKind::Create if rejection.class == Class::Channel && !self.create.doubtful => {

@@ -17,6 +17,9 @@ impl Response {
     /// Takes in what the channel's history says of a create that was long in doubt.
     pub(super) fn looked_up(&mut self, now: Time, found: Found, settings: &Settings) {
         self.looking_up = false;
+        if found == Found::Others {
+            return self.leave_to_others();
+        }
         if self.create.search {
             return self.searched(now, found, settings);
         }
@@ -25,7 +28,7 @@ impl Response {
         }
         match found {
             Found::Message { serial, version } => self.adopt(now, serial, version.as_ref(), settings),
-            Found::Nothing => self.create.sent_at = None,
+            Found::Nothing | Found::Others => self.create.sent_at = None,
             Found::Unreadable | Found::Refused(_) if self.cut_off.is_some() => self.create.sent_at = None,
             Found::Unreadable => self.repair.failed(now, settings.reconcile.debounce),
             Found::Refused(rejection) => self.refused(now, &rejection, settings),
@@ -92,7 +95,7 @@ impl Response {
                 self.repair.failed(now, debounce);
             }
             // It may be in history later: the same create is sent again, and may be told more.
-            Found::Nothing | Found::Refused(_) => self.repair.failed(now, debounce),
+            Found::Nothing | Found::Others | Found::Refused(_) => self.repair.failed(now, debounce),
         }
     }
 }

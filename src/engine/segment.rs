@@ -329,6 +329,7 @@ impl Response {
 
     /// The present message, as one of others.
     fn leave(&mut self) -> Option<Made> {
+        self.look_away();
         let serial = self.serial.take()?;
         let version = std::mem::take(&mut self.version);
         let (head, remade, check) = (Arc::clone(&self.head), self.create.remade, self.check.take().map(Check::left));
@@ -349,7 +350,7 @@ impl Response {
             (self.serial, self.version, self.check) = (Some(made.serial), made.version, made.check);
             self.create = Create::answered(made.remade);
             self.repair.taint(now, Duration::ZERO);
-            return;
+            return self.look_if_in_doubt(now);
         }
         let doubt = others.orphans.clone().filter(|orphans| from <= orphans.reach);
         self.head = Arc::new(self.head.of_segment(segment, prev));
@@ -357,6 +358,7 @@ impl Response {
         if let Some(orphans) = doubt {
             self.doubt_create();
             self.check = orphans.check;
+            self.look_if_in_doubt(now);
         }
     }
 
@@ -392,7 +394,7 @@ impl Response {
                 let times = others.look.1 + 1;
                 others.look = (now + backoff::delay(LOOK_AGAIN, times), times);
             }
-            Found::Nothing | Found::Refused(_) => (others.orphans, others.twins) = (None, false),
+            Found::Nothing | Found::Others | Found::Refused(_) => (others.orphans, others.twins) = (None, false),
         }
     }
 

@@ -6,6 +6,7 @@ use super::*;
 
 mod found;
 mod inherited;
+mod looked;
 mod pacing;
 mod searched;
 mod segments;

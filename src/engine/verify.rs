@@ -19,9 +19,6 @@ const READ_AGAIN: Duration = Duration::from_millis(250);
 /// How often a text may be another than ours before it is somebody's who will not give way.
 const DIFFERED_MAX: u32 = 16;
 
-/// Why a response fails whose message somebody else has changed.
-const CHANGED: &str = "changed-by-other";
-
 /// What is to be read back before a response settles.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Check {
@@ -82,6 +79,13 @@ impl Response {
 
     /// Takes in what its message was when it was read back.
     pub(super) fn read_back(&mut self, now: Time, number: u32, latest: Latest, settings: &Settings) {
+        // Whichever of its messages that was, and whatever was to be known of it.
+        if latest.is_others() {
+            return self.leave_to_others();
+        }
+        if self.looked(now, number, &latest) {
+            return;
+        }
         let said = self.is_said();
         let (is_one, closing) = (self.segments.is_one(), self.closing());
         let shown = (said && !is_one && !self.lacks_text()).then(|| self.message_text().to_owned());
@@ -91,9 +95,6 @@ impl Response {
         match latest {
             Latest::Message { version, .. } if version.as_deref().unwrap_or_default() < &*self.version => {
                 self.read_or_settle(now, policy);
-            }
-            Latest::Message { ours: false, .. } | Latest::Deleted => {
-                self.given_up.get_or_insert(CHANGED.into());
             }
             Latest::Message { version, text, status: said_status, .. } => {
                 let is_text = if is_one { self.text.equals(&text) } else { shown == Some(text) };
@@ -115,11 +116,11 @@ impl Response {
                     self.raise_version(version.as_ref());
                     self.repair.failed(now, policy.debounce);
                     if too_often {
-                        self.given_up.get_or_insert(CHANGED.into());
+                        self.leave_to_others();
                     }
                 }
             }
-            Latest::Unreadable => self.read_or_settle(now, policy),
+            Latest::Unreadable | Latest::Deleted => self.read_or_settle(now, policy),
             Latest::Refused(_) => self.verified_as(false),
         }
     }

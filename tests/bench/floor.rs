@@ -181,6 +181,7 @@ impl Floor<'_> {
             id: OpId { partition: 0, slot: 0, generation: 0, seq: response.seq },
             connection: 0,
             kind,
+            sender: Arc::default(),
             head: response.head.clone(),
             serial: (kind != OpKind::Create).then(serial),
             data: response.waiting.as_str().into(),

@@ -86,6 +86,7 @@ impl Messages {
             id,
             connection,
             kind,
+            sender: Arc::default(),
             head,
             serial,
             data,

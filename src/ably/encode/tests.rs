@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::super::wire::{Data, ProtocolMessage};
 use super::*;
-use crate::engine::{Head, OpId, Piece, Publish, PublishName, Status, Sum};
+use crate::engine::{Head, OpId, Piece, Publish, PublishName, Sender, Status, Sum};
 
 fn operation(kind: OpKind, texts: [&str; 5], supersedes: Option<&str>, status: Status) -> Operation {
     let [channel, response_id, create_id, serial, data] = texts;
@@ -24,6 +24,7 @@ fn operation(kind: OpKind, texts: [&str; 5], supersedes: Option<&str>, status: S
         id: OpId { partition: 0, slot: 0, generation: 0, seq: 0 },
         connection: 0,
         kind,
+        sender: Arc::new(Sender { instance: "relay \"1\"".into(), epoch: 4_097 }),
         head: Arc::new(head),
         serial: (kind != OpKind::Create).then(|| serial.into()),
         data: data.into(),
@@ -65,10 +66,11 @@ fn check(operation: &Operation, encoding: Encoding, msg_serial: u64) {
         headers["segments"] = "121".into();
     }
     assert_eq!(message.extras, Some(serde_json::json!({ "headers": headers })));
-    let phase =
-        message.version.as_ref().and_then(|version| version.metadata.as_ref()?.get("phase")).map(|phase| &**phase);
-    let expected = if operation.status.is_terminal() { "done" } else { "streaming" };
-    assert_eq!(phase, (!is_create).then_some(expected));
+    let metadata = message.version.as_ref().and_then(|version| version.metadata.clone());
+    let phase = if operation.status.is_terminal() { "done" } else { "streaming" };
+    let expected = [("phase", phase), ("instance", "relay \"1\""), ("epoch", "4097")];
+    let expected = expected.map(|(name, value)| (name.into(), value.into())).into();
+    assert_eq!(metadata, (!is_create).then_some(expected), "the first version has none");
 }
 
 #[test]

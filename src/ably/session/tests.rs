@@ -38,6 +38,7 @@ fn operation(kind: OpKind, seq: u32) -> Operation {
         id: OpId { partition: 0, slot: 0, generation: 0, seq },
         connection: 3,
         kind,
+        sender: Arc::default(),
         head: Arc::new(head),
         serial: (kind != OpKind::Create).then(|| "S".into()),
         data: format!("text {seq}").into(),

@@ -11,7 +11,8 @@ impl Story {
             history.add("tokens", report.to_string().as_bytes());
         }
         let epoch = history.epoch() + 1;
-        let former = std::mem::replace(&mut self.engine, Engine::new(settings().into(), 3, from));
+        let anew = Engine::new(self.engine.settings.clone(), 3, from);
+        let former = std::mem::replace(&mut self.engine, anew);
         former.leave(&mut self.shared);
         self.offset = from;
         let left = Inheritance {

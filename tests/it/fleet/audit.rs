@@ -1,13 +1,13 @@
 //! What a reader of committed records sees, checked at every commit: results, dead letters and offsets (I3 to I8).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::broker::{Committed, Mark};
 use super::tokens::{Tokens, Truth};
-use crate::engine::{Offset, OpKind, Status};
+use crate::engine::{Head, Latest, Offset, OpKind, ReadBack, Serial, Status};
 use crate::kafka::Handover;
 use crate::sim::scene::{Broken, Kept, hold};
 
@@ -38,6 +38,7 @@ struct Said<'a> {
     unknown: Option<u32>,
     repairs: Option<u32>,
     text_sha256: Option<&'a str>,
+    reason: Option<&'a str>,
 }
 
 /// What a record says of an operation.
@@ -75,6 +76,9 @@ pub(super) struct Audit {
     wordless: Vec<bool>,
     forgotten: Vec<bool>,
     owners: Vec<((usize, u32), u64)>,
+    /// Messages that were seen to be changed by somebody else, and the responses that they are of.
+    pub(super) others: HashSet<Serial>,
+    changed: HashSet<usize>,
 }
 
 impl Audit {
@@ -89,7 +93,22 @@ impl Audit {
             wordless: vec![false; tokens.logs.len()],
             forgotten: vec![false; tokens.logs.len()],
             owners: vec![((usize::MAX, 0), 0); tokens.logs.len()],
+            others: HashSet::new(),
+            changed: HashSet::new(),
         }
+    }
+
+    /// A message has been read.
+    pub(super) fn read(&mut self, read_back: &ReadBack, latest: &Latest) {
+        if matches!(latest, Latest::Deleted | Latest::Message { ours: false, .. }) {
+            self.others.insert(read_back.serial.clone());
+            self.is_others(&read_back.head);
+        }
+    }
+
+    /// A message of a response was seen to be changed by somebody else.
+    pub(super) fn is_others(&mut self, head: &Head) {
+        self.changed.extend(self.by_name.get(&(head.response_id.clone(), head.part)));
     }
 
     /// Somebody has changed what Kafka holds of a partition. What was said of it may be said again then: what is promised is
@@ -116,7 +135,7 @@ impl Audit {
         }
         for letter in &committed.letters {
             hold!(
-                tokens.letters.contains(letter),
+                tokens.letters.contains(letter) || self.is_after_end(tokens, *letter),
                 "I7: the record at {letter:?} went to the dead letters, but it is good"
             );
             let is_twice = self.letters.contains(letter) && !self.wordless[letter.0];
@@ -124,6 +143,15 @@ impl Audit {
             self.letters.push(*letter);
         }
         committed.marks.iter().try_for_each(|mark| self.mark(tokens, mark))
+    }
+
+    /// What somebody else has changed is over when it fails, whatever was to come.
+    fn is_after_end(&self, tokens: &Tokens, (partition, offset): (usize, Offset)) -> bool {
+        let mut all = tokens.truths.iter().zip(&self.accounts);
+        all.any(|(truth, account)| {
+            let is_left = truth.partition == partition && account.settled.as_deref() == Some("failed");
+            is_left && truth.events.contains(&offset)
+        })
     }
 
     fn result(&mut self, tokens: &Tokens, partition: usize, said: &Said<'_>) -> Kept {
@@ -148,7 +176,7 @@ impl Audit {
         }
         match said.kind {
             "operation" => account.operation(&name, said),
-            _ => account.response(truth, said),
+            _ => account.response(truth, said, self.changed.contains(&i)),
         }
     }
 
@@ -202,12 +230,17 @@ impl Account {
         Ok(())
     }
 
-    fn response(&mut self, truth: &Truth, said: &Said<'_>) -> Kept {
+    fn response(&mut self, truth: &Truth, said: &Said<'_>, is_changed: bool) -> Kept {
         let name = truth.name();
         hold!(self.settled.is_none(), "I6: {name} has two results");
         self.settled = Some(said.outcome.into());
         if said.outcome == "abandoned" && said.covered.last < truth.last {
             (self.opens_again, self.through) = (true, Some(said.covered.last));
+            return self.sums_up(&name, said);
+        }
+        if said.outcome == "failed" || is_changed {
+            let is_left = said.outcome == "failed" && said.reason == Some("changed-by-other") && is_changed;
+            hold!(is_left, "R17: {name} is {}, reason {:?}; changed: {is_changed}", said.outcome, said.reason);
             return self.sums_up(&name, said);
         }
         let expected = match truth.status {

@@ -100,7 +100,8 @@ impl Fleet {
         process.lives += 1;
         let lane = Lane { partition, life: process.lives };
         let (stay, inheritance) = Stay::begin(process.settings.clone(), process.lives, *assigned);
-        process.stays.insert(partition, Owned::new(stay, lane, read));
+        let owned = Owned::new(stay, lane, read, self.scene.now, inheritance.clean);
+        process.stays.insert(partition, owned);
         self.apply(p, partition, Input::Inherited(Box::new(inheritance)));
         self.read_later(p, partition);
         self.commit_now(p, &[partition], false, Then::GoOn);

@@ -251,7 +251,7 @@ impl Act {
     }
 }
 
-/// Faults of Ably that pass: nothing may fail.
+/// Faults of Ably that pass: nothing may fail but what somebody else has changed.
 fn odds(rng: &mut fastrand::Rng) -> Odds {
     const PASSING: [Fault; 15] = [
         Fault::Rate,
@@ -277,6 +277,11 @@ fn odds(rng: &mut fastrand::Rng) -> Odds {
             odds = odds.with(fault, [5, 20, 60][rng.usize(..3)]);
         }
     }
+    odds = match rng.u8(..16) {
+        0 => odds.with(Fault::Edited, 20),
+        1 => odds.with(Fault::Deleted, 20),
+        _ => odds,
+    };
     if rng.bool() { odds.with(Fault::SlowAnswers, 60).with(Fault::Late, 60) } else { odds }
 }
 

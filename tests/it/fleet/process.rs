@@ -1,6 +1,6 @@
 //! A process: its engines, what they ask for, and the loop that does it, in the pipeline's order.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -11,7 +11,8 @@ use super::wait::Wait;
 use super::world::Fleet;
 use super::writer::Writer;
 use crate::engine::{
-    Effect, Effects, EventKind, Input, LookUp, Offset, Operation, ReadBack, Reload, ReportSeq, Settings, Shared, Time,
+    Effect, Effects, EventKind, Found, Input, LookUp, Offset, Operation, ReadBack, Reload, ReportSeq, Serial, Settings,
+    Shared, Time, Verify,
 };
 use crate::pipeline::stay::Stay;
 use crate::sim::link::Event;
@@ -47,6 +48,10 @@ pub(super) struct Owned {
     pub(super) read: usize,
     pub(super) scheduled: bool,
     pub(super) caught_up: bool,
+    /// When it was taken, whether the one before had left in order, and which messages were looked at since.
+    since: u64,
+    clean: bool,
+    looked_at: HashSet<Serial>,
     questions: VecDeque<Question>,
 }
 
@@ -96,8 +101,9 @@ pub(super) struct Process {
 }
 
 impl Owned {
-    pub(super) fn new(stay: Stay, lane: Lane, read: usize) -> Self {
-        Self { stay, lane, read, scheduled: false, caught_up: false, questions: VecDeque::new() }
+    pub(super) fn new(stay: Stay, lane: Lane, read: usize, since: u64, clean: bool) -> Self {
+        let (looked_at, questions) = (HashSet::new(), VecDeque::new());
+        Self { stay, lane, read, scheduled: false, caught_up: false, since, clean, looked_at, questions }
     }
 }
 
@@ -229,6 +235,9 @@ impl Fleet {
         for (partition, question) in std::mem::take(&mut self.processes[p].asked) {
             note!(self.scene, "p{p} asks {question:?}");
             if let Some(owned) = self.processes[p].stays.get_mut(&partition) {
+                if let Question::ReadBack(read_back) = &question {
+                    owned.looked_at.insert(read_back.serial.clone());
+                }
                 owned.questions.push_back(question);
                 let time = self.scene.within(0..200 * MS);
                 self.scene.at(time, Due::Fleet(Deed::Reply(p, partition)));
@@ -252,7 +261,26 @@ impl Fleet {
         let unheard = self.processes[p].unheard_since;
         let is_over = unheard.is_some_and(|since| since + self.plan.session < self.scene.now);
         hold!(!is_over, "I14: p{p} sends after its lease");
+        self.leaves_to_others(p, &operation)?;
         self.net.transmit(&mut self.scene, l, operation)
+    }
+
+    /// What somebody else has changed is not written any more once that was seen, and by a new owner not before it has looked.
+    fn leaves_to_others(&self, p: usize, operation: &Operation) -> Kept {
+        let Some(serial) = &operation.serial else { return Ok(()) };
+        let name = &operation.head.response_id;
+        let was_seen = self.audit.others.contains(serial);
+        hold!(!was_seen, "R17: p{p} writes to {name}, which somebody else was seen to have changed");
+        let message = self.net.server.messages.iter().find(|message| message.serial == *serial);
+        let since = message.and_then(|message| message.others).map(|(since, _)| since);
+        let owned = self.processes[p].stays.get(&(operation.id.partition as usize));
+        let is_blind = |owned: &Owned| {
+            let is_before = !owned.clean && since.is_some_and(|since| since < owned.since);
+            is_before && !owned.looked_at.contains(serial)
+        };
+        let looks = self.plan.verify != Verify::Never;
+        hold!(!looks || !owned.is_some_and(is_blind), "R17: p{p} takes {name} over and does not look");
+        Ok(())
     }
 
     /// An effect is about to happen; whether the process dies before.
@@ -308,11 +336,15 @@ impl Fleet {
             }
             Question::LookUp(look_up) => {
                 let found = self.net.server.look_up(&mut self.scene, &look_up);
+                if found == Found::Others {
+                    self.audit.is_others(&look_up.head);
+                }
                 note!(self.scene, "p{p} looked up {}: {found:?}", look_up.head.response_id);
                 self.apply(p, partition, Input::LookedUp { id: look_up.id, found });
             }
             Question::ReadBack(read_back) => {
                 let latest = self.net.server.read(&mut self.scene, &read_back.serial);
+                self.audit.read(&read_back, &latest);
                 note!(self.scene, "p{p} read back {}: {latest:?}", read_back.head.response_id);
                 self.apply(p, partition, Input::ReadBack { id: read_back.id, latest });
             }

@@ -46,6 +46,12 @@ const SCRIPTS: &[Script] = &[
     ("13: it is 119 s old", |seed| taken_over_after(seed, 119 * SECOND)),
     ("13: it is 121 s old", |seed| taken_over_after(seed, 121 * SECOND)),
     ("13: it is 10 min old", |seed| taken_over_after(seed, 600 * SECOND)),
+    ("25: somebody else has edited a message before it is taken over", |seed| {
+        replaced(seed).with(Fault::Edited, 20).with(Fault::SlowAnswers, 50)
+    }),
+    ("25: somebody else has deleted a message before it is taken over", |seed| {
+        replaced(seed).with(Fault::Deleted, 20).with(Fault::LoseAck, 20)
+    }),
 ];
 
 #[test]

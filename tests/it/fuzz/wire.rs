@@ -93,8 +93,8 @@ fn operation(mut feed: Feed<'_>) {
     let msg_serial = feed.below(u64::MAX);
     let data = String::from_utf8_lossy(feed.rest()).as_ref().into();
     let id = OpId { partition: 0, slot: 0, generation: 0, seq: 0 };
-    let operation =
-        Operation { id, connection: 0, kind, head: Arc::new(head), serial, data, status, segments, publish: None };
+    let (sender, head) = (Arc::default(), Arc::new(head));
+    let operation = Operation { id, connection: 0, kind, sender, head, serial, data, status, segments, publish: None };
     for encoding in ENCODINGS {
         let bytes = Encoder::new(encoding).encode(&operation, msg_serial);
         let decoded: ProtocolMessage<'_> = encoding.decode(&bytes).expect("it decodes");

@@ -328,6 +328,19 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "if !response.in_flight.is_empty() && !carrying.contains(&connection) {",
         "if false {",
     ),
+    mutant("a takeover writes without looking", "engine/inherit.rs", "self.look_first(now, policy);", ""),
+    mutant(
+        "what is seen to be somebody else's is written all the same",
+        "engine/verify.rs",
+        "if latest.is_others() {",
+        "if false {",
+    ),
+    rarer(
+        "what is found to be somebody else's is searched for again",
+        "engine/search.rs",
+        "if found == Found::Others {",
+        "if false {",
+    ),
     mutant(
         "a stop does not wait for the answers to tokens",
         "engine/per_token.rs",

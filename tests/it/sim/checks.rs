@@ -3,7 +3,7 @@
 //! This file keeps the books of what came in: which response every event belongs to, what its text is, what may be
 //! committed. `sends.rs` checks what goes out, `records.rs` what is said of it, `rest.rs` what there is at rest.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::budgets::Budgets;
 use super::plan::Plan;
@@ -24,6 +24,8 @@ pub(super) struct Checks {
     /// Operations and bytes in flight by connection.
     pub(super) in_flight: Vec<(u32, usize)>,
     pub(super) budgets: Budgets,
+    /// Messages that were seen to be changed by somebody else.
+    pub(super) others: HashSet<Serial>,
 }
 
 /// What is known of a partition.
@@ -64,8 +66,11 @@ pub(super) struct Instance {
     /// It had been idle for long enough when we stopped reading.
     was_idle: bool,
     pub(super) reopened: u32,
-    /// How it was settled, while it is.
+    /// How it was settled, while it is, and when.
     pub(super) settled: Option<&'static str>,
+    pub(super) settled_at: u64,
+    /// A message of it was seen to be changed by somebody else.
+    pub(super) is_others: bool,
     /// An event was refused that may have been its own: then it must have been given up on.
     pub(super) suspect: bool,
     // What was sent, and what became of it.
@@ -128,6 +133,7 @@ impl Checks {
             crowded: false,
             in_flight: Vec::new(),
             budgets: Budgets::default(),
+            others: HashSet::new(),
         }
     }
 
@@ -311,6 +317,8 @@ impl Instance {
             was_idle: false,
             reopened: 0,
             settled: None,
+            settled_at: 0,
+            is_others: false,
             suspect: false,
             operations: 0,
             updates: 0,

@@ -59,6 +59,10 @@ pub(super) enum Fault {
     UpdateLost,
     /// An update is acknowledged without a version: somebody else's append superseded it.
     UpdateSuperseded,
+    /// Somebody else writes another text over a message.
+    Edited,
+    /// Somebody else deletes a message.
+    Deleted,
     /// No connection can be made for a long time.
     Outage,
     /// Answers take seconds.
@@ -81,7 +85,7 @@ pub(super) enum Fault {
 
 impl Fault {
     /// Every kind.
-    pub(super) const ALL: [Self; 37] = [
+    pub(super) const ALL: [Self; 39] = [
         Self::Rate,
         Self::Transient,
         Self::UpdatesRefused,
@@ -110,6 +114,8 @@ impl Fault {
         Self::Phantom,
         Self::UpdateLost,
         Self::UpdateSuperseded,
+        Self::Edited,
+        Self::Deleted,
         Self::Outage,
         Self::SlowAnswers,
         Self::SlowResults,

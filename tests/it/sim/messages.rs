@@ -33,6 +33,8 @@ pub(in crate::sim) struct Message {
     before: Option<(u64, String, Status)>,
     /// When its latest version was made.
     changed: u64,
+    /// Since when somebody else has changed it, and whether it was deleted then.
+    pub(in crate::sim) others: Option<(u64, bool)>,
     /// The newest version that the client has been told of.
     pub(super) told: u64,
     rolling: Vec<Rolling>,
@@ -66,12 +68,46 @@ impl Message {
         let now = || (self.version, self.text.clone(), self.status);
         let (version, text, status) = self.before.clone().filter(|_| stale).unwrap_or_else(now);
         let status = status.as_str().to_owned();
-        Latest::Message { version: Some(serial(version)), text, status, ours: true }
+        // What somebody else has done stays among the versions, whatever comes after.
+        match self.others.filter(|(since, _)| !stale || scene.now >= since + STALE) {
+            Some((_, true)) => Latest::Deleted,
+            others => Latest::Message { version: Some(serial(version)), text, status, ours: others.is_none() },
+        }
     }
 }
 
 impl Server {
     pub(super) fn apply(&mut self, scene: &mut Scene, c: usize, frame: &Frame) -> Verdict {
+        let verdict = self.apply_ours(scene, c, frame);
+        if frame.kind != OpKind::Publish && !matches!(verdict, Verdict::Nack(_)) {
+            self.meddle(scene, frame);
+        }
+        verdict
+    }
+
+    /// Somebody else changes a message that we have just changed.
+    fn meddle(&mut self, scene: &mut Scene, frame: &Frame) {
+        let by_serial = frame.serial.as_ref().and_then(|serial| self.by_serial.get(serial));
+        let Some(m) = by_serial.or_else(|| self.by_create.get(&frame.create_id)).copied() else { return };
+        let deletes = scene.strikes(Fault::Deleted);
+        if !deletes && !scene.strikes(Fault::Edited) {
+            return;
+        }
+        note!(scene, "server: somebody else {} message {m}", if deletes { "deletes" } else { "edits" });
+        self.clock += 1;
+        let message = &mut self.messages[m];
+        message.before = Some((message.version, message.text.clone(), message.status));
+        (message.changed, message.version) = (scene.now, self.clock);
+        let (since, deleted) = message.others.unwrap_or((scene.now, false));
+        message.others = Some((since, deleted || deletes));
+        if !deletes {
+            message.text = "not ours".to_owned();
+            message.base.clone_from(&message.text);
+            message.ghosts.clear();
+        }
+    }
+
+    fn apply_ours(&mut self, scene: &mut Scene, c: usize, frame: &Frame) -> Verdict {
         let known = frame.serial.as_ref().and_then(|serial| self.by_serial.get(serial).copied());
         let before = known.filter(|_| frame.kind == OpKind::Append).map_or(0, |m| self.messages[m].bytes());
         if before + frame.text.len() > self.text_max {
@@ -138,6 +174,7 @@ impl Server {
             version: self.clock,
             before: None,
             changed: scene.now,
+            others: None,
             told: 0,
             rolling: Vec::new(),
         });

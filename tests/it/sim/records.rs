@@ -89,6 +89,7 @@ impl Checks {
         if said.outcome == "failed" {
             self.may_fail(scene, instance, said.reason)?;
         } else {
+            hold!(!instance.is_others, "R17: {name} is {} though it was seen to be changed by others", said.outcome);
             let expected = match instance.ended {
                 None | Some(Status::Abandoned) => "abandoned",
                 Some(Status::Cancelled) => "cancelled",
@@ -119,6 +120,7 @@ impl Checks {
             "failed" => "failed",
             _ => "done",
         });
+        instance.settled_at = scene.now;
         self.remember(i, abandoned);
         Ok(())
     }
@@ -134,6 +136,7 @@ impl Checks {
                 self.plan.when == ReconcileWhen::Never && (instance.tainted || left_out)
             }
             "limit" => self.crowded,
+            "changed-by-other" => instance.is_others,
             "input-lost" => self.plan.odds.of(super::fault::Fault::InputLost) > 0,
             reason if reason.starts_with("refused-") => instance.refusals >= self.plan.attempts,
             reason if reason.starts_with("channel-refused-") => {

@@ -1,10 +1,11 @@
 //! What there is at rest: the texts on the channels, and that nothing is left over (I1, I7, I12).
 
 use super::checks::{Checks, Instance};
+use super::fault::Fault;
 use super::scene::{Broken, Kept, hold};
 use super::server::{Message, Server};
 use super::topic::Log;
-use crate::engine::Status;
+use crate::engine::{Status, Verify};
 
 impl Checks {
     /// Faults have ceased and nothing is due.
@@ -31,12 +32,25 @@ impl Checks {
                 let (text, said) = instance.reads_as(server);
                 hold!(text == instance.text, "I1: {name} reads {text:?}, but is {:?}", instance.text);
                 hold!(said == status, "I1: {name} ends with {said:?}, not {status:?}");
-            } else if settled != "failed" {
+            } else if settled != "failed" && !self.is_changed(instance, server)? {
                 hold!(instance.create.is_some(), "I1: {name} was never created");
                 self.reads(instance, server)?;
             }
         }
         self.no_message_is_left_over(server)
+    }
+
+    /// Whether somebody else has changed a message of a response without being seen. Who always reads, and reads what is
+    /// there, sees what was done before the end.
+    fn is_changed(&self, instance: &Instance, server: &Server) -> Kept<bool> {
+        let creates = instance.creates().into_iter();
+        let all = creates.filter_map(|create| server.made(&create.head.create_id)).filter(|message| !message.gone);
+        let changed = all.filter_map(|message| message.others).map(|(since, _)| since).min();
+        let Some(since) = changed else { return Ok(false) };
+        let sees = self.plan.verify == Verify::Always && self.plan.odds.of(Fault::StaleRead) == 0;
+        let name = instance.name();
+        hold!(!sees || since >= instance.settled_at, "R17: {name} did not see what somebody else has changed");
+        Ok(true)
     }
 
     /// What the messages of a response say together.

@@ -4,6 +4,7 @@
 use super::fault::Fault;
 use super::plan::Plan;
 use super::run;
+use crate::engine::Verify;
 
 /// Seeds of one script.
 const SEEDS: u64 = if cfg!(debug_assertions) { 60 } else { 1_000 };
@@ -30,6 +31,11 @@ fn refused(seed: u64, update_code: u32) -> Plan {
 /// Every third operation is refused, and what it carried may appear all the same.
 fn rejected(seed: u64) -> Plan {
     Plan::quiet(seed).with(Fault::Transient, 15).with(Fault::Rate, 10)
+}
+
+/// Who always reads sees all that others have done.
+fn others_too(seed: u64) -> Plan {
+    Plan { verify: Verify::Always, must_deliver: false, ..Plan::quiet(seed) }
 }
 
 pub(super) const SCRIPTS: &[Script] = &[
@@ -136,6 +142,24 @@ pub(super) const SCRIPTS: &[Script] = &[
         plan: |seed| {
             let plan = Plan { rollup_ms: 100, gap_ms: Some((0, 60)), ..Plan::quiet(seed) };
             plan.with(Fault::NackGroup, 50).with(Fault::FoldLater, 50)
+        },
+    },
+    Script {
+        name: "25: somebody else edits messages while they are written",
+        strikes: &[Fault::Edited],
+        plan: |seed| others_too(seed).with(Fault::Edited, 10),
+    },
+    Script {
+        name: "25: somebody else deletes messages while they are written",
+        strikes: &[Fault::Deleted],
+        plan: |seed| others_too(seed).with(Fault::Deleted, 10),
+    },
+    Script {
+        name: "25: somebody else edits and deletes what refuses to be written",
+        strikes: &[Fault::Edited, Fault::Deleted, Fault::Permanent],
+        plan: |seed| {
+            let plan = others_too(seed).with(Fault::Permanent, 30).with(Fault::Transient, 30);
+            plan.with(Fault::Edited, 10).with(Fault::Deleted, 10)
         },
     },
 ];

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::checks::{Checks, Instance, Other};
 use super::scene::{Kept, Scene, hold};
 use crate::engine::{
-    Class, Doubt, Head, LookUp, OpKind, Operation, Outcome, Pipelining, ReconcileWhen, Rejection, Serial, Status,
+    Class, Doubt, Head, Latest, LookUp, OpKind, Operation, Outcome, Pipelining, ReadBack, ReconcileWhen, Rejection,
+    Serial, Status,
 };
 
 impl Checks {
@@ -32,6 +33,8 @@ impl Checks {
         self.take_permit(operation)?;
         let alone = self.plan.pipelining == Pipelining::On || self.instances[i].in_flight.is_empty();
         hold!(alone, "R1: two operations of {name} are under way, which arrive in no order");
+        let written = operation.serial.iter().chain(&head.supersedes).find(|serial| self.others.contains(*serial));
+        hold!(written.is_none(), "R17: {name} writes to {written:?}, which somebody else was seen to have changed");
         let (when, rollup) = (self.plan.when, self.plan.rollup());
         let instance = &mut self.instances[i];
         let counted = instance.is_counted(scene.now, operation.kind, rollup);
@@ -101,6 +104,25 @@ impl Checks {
                 instance.quiet_until = quiet_until;
             }
         }
+    }
+
+    /// A message has been read.
+    pub(super) fn read(&mut self, read_back: &ReadBack, latest: &Latest) {
+        if !matches!(latest, Latest::Deleted | Latest::Message { ours: false, .. }) {
+            return;
+        }
+        self.others.insert(read_back.serial.clone());
+        self.is_others(&read_back.head);
+    }
+
+    /// A message of a response was seen to be changed by somebody else.
+    pub(super) fn is_others(&mut self, head: &Head) {
+        let i = self.current.iter().find(|((id, part), _)| **id == *head.response_id && *part == head.part);
+        let Some(instance) = i.map(|(_, i)| &mut self.instances[*i]) else { return };
+        // It may have been one of that name before.
+        let first = |create_id: &str| create_id.split('~').next().map(str::to_owned);
+        let is_its = |create: &&Operation| first(&create.head.create_id) == first(&head.create_id);
+        instance.is_others |= instance.settled.is_none() && instance.creates().iter().any(is_its);
     }
 
     /// The message of a create that was long in doubt has been found, or one that should not be there.

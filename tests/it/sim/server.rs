@@ -321,6 +321,9 @@ impl Server {
         let mut messages = self.messages.iter().filter(is_there);
         let sought = messages.find(|m| look_up.seeks(&m.serial, &m.create_id, m.status.as_str()));
         sought.map_or(Found::Nothing, |message| {
+            if message.others.is_some() {
+                return Found::Others;
+            }
             let version = if look_up.known.is_empty() { message.serial.clone() } else { message.latest() };
             Found::Message { version: Some(version), serial: message.serial.clone() }
         })

@@ -217,11 +217,15 @@ impl World {
                 if let Found::Message { serial, version } = &found {
                     self.checks.found(&look_up, serial, version.as_ref());
                 }
+                if found == Found::Others {
+                    self.checks.is_others(&look_up.head);
+                }
                 note!(self.scene, "looked up {}: {found:?}", look_up.head.response_id);
                 self.apply(p, Input::LookedUp { id: look_up.id, found })
             }
             Some(Question::ReadBack(read_back)) => {
                 let latest = self.net.server.read(&mut self.scene, &read_back.serial);
+                self.checks.read(&read_back, &latest);
                 note!(self.scene, "read back {}: {latest:?}", read_back.head.response_id);
                 self.apply(p, Input::ReadBack { id: read_back.id, latest })
             }
