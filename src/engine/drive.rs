@@ -144,10 +144,11 @@ impl Engine {
         self.in_flight -= 1;
         shared.flow.answered(answer.connection, response.channel, operation.bytes + FRAME_OVERHEAD);
         match &answer.outcome {
-            Outcome::Acked { .. } if operation.kind != OpKind::Create => shared.flow.accepted(response.channel),
-            Outcome::Acked { .. } | Outcome::Unknown(_) => {}
+            Outcome::Acked { .. } => shared.flow.accepted(response.channel, operation.kind),
+            Outcome::Unknown(_) => {}
             Outcome::Rejected(rejection) => {
-                shared.flow.refused(now, answer.connection, response.channel, operation.sent_at, rejection);
+                let sent = (operation.kind, operation.sent_at);
+                shared.flow.refused(now, answer.connection, response.channel, sent, rejection);
                 let (channel, rejection) = (response.head.channel.clone(), rejection.clone());
                 effects.list.push(Effect::Notice(Notice::Rejected { channel, rejection }));
             }

@@ -87,12 +87,21 @@ struct Channel {
     /// Bytes of full texts, from the first one on.
     bandwidth: Option<Box<Bucket>>,
     line: Line,
-    /// It refuses everything until somebody changes a rule; one probe may leave at that time.
-    refused_until: Option<Time>,
+    /// It refuses everything until somebody changes a rule.
+    refuses: Option<Refuses>,
     /// Its connection has too many channels: it goes to another as soon as nothing of it is in flight.
     unwelcome: bool,
     /// When it is forgotten, if no response of it is open then.
     rests_until: Time,
+}
+
+/// What a channel refuses.
+#[derive(Debug, Clone, Copy)]
+struct Refuses {
+    /// One probe may leave at that time.
+    until: Time,
+    /// It has refused to change messages, or to take any for good, not only to make them.
+    changes: bool,
 }
 
 /// What all connections share.

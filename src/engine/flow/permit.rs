@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{BYTES_LEAST, ChannelKey, Flow, PROBE_EVERY, Pipelining};
+use super::{BYTES_LEAST, ChannelKey, Flow, PROBE_EVERY, Pipelining, Refuses};
 use crate::engine::bucket::Bucket;
 use crate::engine::line::Ticket;
 use crate::engine::op::{ConnectionId, OpKind};
@@ -14,6 +14,9 @@ pub(in crate::engine) const TURN: Duration = Duration::from_millis(5);
 
 /// Share of what is allowed below which a refusal cannot mean what we count.
 const FAR_BELOW: f64 = 0.9;
+
+/// The channel has no rule for changing messages.
+const NO_RULE: u32 = 93002;
 
 /// Why an operation may not leave now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,8 +101,8 @@ impl Flow {
         if !connection.up || !room {
             return Err(Place::Connection(None));
         }
-        if let Some(until) = channel.refused_until.filter(|until| now < *until) {
-            return Err(Place::Probe(until));
+        if let Some(refuses) = channel.refuses.filter(|refuses| now < refuses.until) {
+            return Err(Place::Probe(refuses.until));
         }
         let pipelined = connection.pipelining == Pipelining::On;
         if let Some(time) = connection.frames.wait(now, 1.0, 0).filter(|_| pipelined) {
@@ -154,8 +157,8 @@ impl Flow {
             channel.bandwidth.iter_mut().for_each(|bandwidth| bandwidth.take(now, bytes as f64));
             self.account.bandwidth.take(now, bytes as f64);
         }
-        if channel.refused_until.is_some() {
-            channel.refused_until = Some(now + PROBE_EVERY);
+        if let Some(refuses) = &mut channel.refuses {
+            refuses.until = now + PROBE_EVERY;
         }
         channel.operations += 1;
         connection.operations += 1;
@@ -172,9 +175,11 @@ impl Flow {
         connection.bytes -= bytes;
     }
 
-    /// A mutation was taken on the channel: whatever it refused, it does not now.
-    pub(in crate::engine) fn accepted(&mut self, key: ChannelKey) {
-        self.channels[key.0 as usize].refused_until = None;
+    /// An operation was taken on the channel: whatever it refused, it does not now. Only that a message could be made says
+    /// nothing of changing one.
+    pub(in crate::engine) fn accepted(&mut self, key: ChannelKey, kind: OpKind) {
+        let refuses = &mut self.channels[key.0 as usize].refuses;
+        *refuses = refuses.filter(|refuses| kind == OpKind::Create && refuses.changes);
     }
 
     /// An operation that was sent at `sent_at` was refused; whoever is to blame goes slower.
@@ -183,7 +188,7 @@ impl Flow {
         now: Time,
         connection: ConnectionId,
         key: ChannelKey,
-        sent_at: Time,
+        (kind, sent_at): (OpKind, Time),
         rejection: &Rejection,
     ) {
         let channel = &mut self.channels[key.0 as usize];
@@ -191,7 +196,11 @@ impl Flow {
         let named = rejection.permitted_rate();
         let ours = named.map(|named| named * account.share);
         match (rejection.class, rejection.code) {
-            (Class::Channel, _) => channel.refused_until = Some(now + PROBE_EVERY),
+            (Class::Channel, code) => {
+                let before = channel.refuses.is_some_and(|refuses| refuses.changes);
+                let changes = before || kind != OpKind::Create || code == NO_RULE;
+                channel.refuses = Some(Refuses { until: now + PROBE_EVERY, changes });
+            }
             (Class::RateLimited, 42913) => channel.rate.refused(now, sent_at, named),
             (Class::RateLimited, 42914) => match &mut channel.bandwidth {
                 Some(bandwidth) => bandwidth.refused(now, sent_at, named),

@@ -40,7 +40,7 @@ impl Flow {
             rate: Bucket::new(u64::from(self.limits.channel_rate), OPERATIONS_LEAST, self.limits.refused_rate_hold),
             bandwidth: None,
             line: Line::default(),
-            refused_until: None,
+            refuses: None,
             unwelcome: false,
             rests_until: Time::default(),
         };

@@ -131,6 +131,24 @@ fn a_create_that_is_refused_for_long_is_given_up() {
 }
 
 #[test]
+fn a_channel_that_takes_a_message_again_takes_the_rest_of_it_at_once() {
+    for (code, is_free) in [(40160, true), (93002, false)] {
+        let mut story = Story::new();
+        let create = only(story.says(token("a")));
+        assert!(story.reject(&create, Class::Channel, code).is_empty());
+        assert!(story.says(token("b")).is_empty());
+        let probe = only(story.after(Duration::from_secs(30)));
+        let mut sent = story.ack(&probe);
+        sent.extend(story.after(Duration::from_secs(1)));
+        assert_eq!(
+            sent.len(),
+            usize::from(is_free),
+            "without the rule only a change shows that there is one: {sent:?}"
+        );
+    }
+}
+
+#[test]
 fn a_channel_that_refuses_to_be_looked_at_for_long_is_given_up() {
     let mut story = Story::new();
     let create = only(story.says(token("a")));
