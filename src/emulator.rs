@@ -134,7 +134,7 @@ impl Shared {
     }
 
     fn switch(&self, faults: Faults) {
-        let hangs_up = faults.hang_up.is_some();
+        let hangs_up = faults.hang_up.is_some() || !faults.revoked_keys.is_empty();
         self.silent.send_replace(faults.silent);
         self.state().set_faults(faults);
         if hangs_up {

@@ -30,6 +30,8 @@ pub(super) struct Grant {
     /// Its identity, if it has one; `*` when it may assume any.
     pub(super) client_id: Option<String>,
     pub(super) capability: Capability,
+    /// The name of the key that it is from.
+    pub(super) key_name: String,
     /// When it ends, in milliseconds.
     pub(super) expires: Option<u64>,
 }
@@ -37,7 +39,8 @@ pub(super) struct Grant {
 impl Grant {
     /// Of somebody who may do everything.
     pub(super) fn everything(client_id: &str) -> Self {
-        Self { client_id: Some(client_id.to_owned()), capability: Capability::everything(), expires: None }
+        let (client_id, key_name) = (Some(client_id.to_owned()), String::new());
+        Self { client_id, capability: Capability::everything(), key_name, expires: None }
     }
 
     /// Its identity, if it is somebody in particular.
@@ -104,7 +107,8 @@ impl Auth {
             Some(known) if known != secret => Err(failure(40101, 401, "Invalid credentials")),
             Some(_) => {
                 let client_id = Some("*".to_owned());
-                Ok(Grant { client_id, capability: Capability::everything(), expires: None })
+                let key_name = name.to_owned();
+                Ok(Grant { client_id, capability: Capability::everything(), key_name, expires: None })
             }
         }
     }
@@ -120,7 +124,8 @@ impl Auth {
         let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| bad())?;
         mac(secret, signed.as_bytes()).verify_slice(&signature).map_err(|_| bad())?;
         let capability = Capability::parse(claims.capability.as_deref()).ok_or_else(bad)?;
-        Ok(Grant { client_id: claims.client_id, capability, expires: Some(claims.exp.saturating_mul(1_000)) })
+        let expires = Some(claims.exp.saturating_mul(1_000));
+        Ok(Grant { client_id: claims.client_id, capability, key_name: header.kid, expires })
     }
 
     /// Gives a token for a signed request, or for an unsigned one that shows the key.
@@ -154,7 +159,8 @@ impl Auth {
         }
         let token: String = std::iter::repeat_with(|| random.alphanumeric()).take(32).collect();
         let expires = now_ms.saturating_add(ttl);
-        let grant = Grant { client_id: request.client_id.clone(), capability, expires: Some(expires) };
+        let (client_id, key_name) = (request.client_id.clone(), name.to_owned());
+        let grant = Grant { client_id, capability, key_name, expires: Some(expires) };
         self.tokens.insert(token.clone(), grant);
         Ok(TokenDetails {
             token,
@@ -334,6 +340,7 @@ mod tests {
         let grant = |id: Option<&str>| Grant {
             client_id: id.map(str::to_owned),
             capability: Capability::everything(),
+            key_name: String::new(),
             expires: None,
         };
         let named =

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::auth::Grant;
+use super::errors::{Failure, failure};
 use super::message::Manner;
 
 /// How the emulator fails. Shares are between 0 and 1, times are milliseconds; everything is off by default.
@@ -80,6 +82,8 @@ pub struct Faults {
     pub token_life: u64,
     /// New tokens on a connection that is up are refused with this code.
     pub refuse_tokens: Option<u32>,
+    /// Keys of these names are revoked: whoever shows one, or a token of one, is refused with 40131, and is hung up on.
+    pub revoked_keys: Vec<String>,
     /// Whoever does not name this among its agents is refused with 40168; empty for nobody.
     pub require_agent: String,
 
@@ -321,6 +325,14 @@ impl Faults {
         match shares.into_iter().find(|(_, share)| !(0.0..=1.0).contains(share)) {
             Some((name, _)) => Err(Error::Share { name }),
             None => Ok(self),
+        }
+    }
+
+    /// Refuses what a revoked key has given.
+    pub(super) fn check_key(&self, grant: &Grant) -> Result<(), Failure> {
+        match self.revoked_keys.contains(&grant.key_name) {
+            true => Err(failure(40131, 401, "Key revoked")),
+            false => Ok(()),
         }
     }
 

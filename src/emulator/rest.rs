@@ -343,7 +343,7 @@ impl<'a> Call<'a> {
         let agent = self.headers.get("ably-agent").and_then(|value| value.to_str().ok());
         let state = self.shared.state();
         state.check_agent(agent)?;
-        let grant = state.auth.check(&shown, now_ms())?.named(said)?;
+        let grant = state.let_in(&shown, now_ms())?.named(said)?;
         Ok(Arc::new(Publisher { connection: 0, connection_id: String::new(), grant }))
     }
 

@@ -12,6 +12,8 @@ pub struct Stats {
     pub connections: u64,
     /// Connections that were opened.
     pub connected: u64,
+    /// Newer tokens that were shown on connections that were up.
+    pub authorised: u64,
     /// Resumes that gave the state back.
     pub resumed: u64,
     /// Resumes that did not.

@@ -181,10 +181,15 @@ impl Transport {
         }
     }
 
-    /// All connections are to drop.
+    /// All connections are to drop, or those whose key is revoked.
     pub(super) async fn hang_up_with_all(&mut self) -> Option<End> {
-        let way = self.shared.state().faults().hang_up;
-        self.hang_up(way.unwrap_or(DropAs::Socket)).await
+        let faults = self.shared.state().faults().clone();
+        match (faults.check_key(&self.who.grant), faults.hang_up) {
+            (Err(error), _) => self.fail(error).await,
+            (Ok(()), Some(way)) => self.hang_up(way).await,
+            (Ok(()), None) if faults.revoked_keys.is_empty() => self.hang_up(DropAs::Socket).await,
+            (Ok(()), None) => None,
+        }
     }
 
     /// Drops the connection as a fault wants it.

@@ -47,7 +47,7 @@ impl State {
             return Err(injected(self.faults.refuse_code.unwrap_or(80003)));
         }
         self.check_agent(connect.agent.as_deref())?;
-        let grant = self.auth.check(&connect.credentials, now_ms)?.named(connect.client_id)?;
+        let grant = self.let_in(&connect.credentials, now_ms)?.named(connect.client_id)?;
         let resumed = connect.resume.as_deref().map(|key| self.resume(key));
         let error = match resumed {
             Some(None) => {
@@ -119,12 +119,20 @@ impl State {
         if let Some(code) = self.faults.refuse_tokens {
             return Err(injected(code));
         }
-        let grant = self.auth.check(&Credentials::Token(token.to_owned()), now_ms)?;
+        let grant = self.let_in(&Credentials::Token(token.to_owned()), now_ms)?;
         if let Some(connection) = self.connections.get_mut(&number) {
             let own = connection.who.grant.identity().map(str::to_owned);
             connection.grant(grant.named(own)?);
         }
+        self.stats.authorised += 1;
         self.connected(number, None).ok_or_else(|| failure(80022, 410, "Connection not found"))
+    }
+
+    /// What somebody may do who shows these.
+    pub(in crate::emulator) fn let_in(&self, credentials: &Credentials, now_ms: u64) -> Result<Grant, Failure> {
+        let grant = self.auth.check(credentials, now_ms)?;
+        self.faults.check_key(&grant)?;
+        Ok(grant)
     }
 
     /// Whoever does not say what the account wants to hear is refused.
