@@ -119,7 +119,8 @@ impl Error {
                 kafka::Kind::Refused => Exit::Refused,
                 kafka::Kind::Unavailable => Exit::Unavailable,
             },
-            Self::Ably(error) if error.is_fatal() => Exit::Refused,
+            // Newer credentials were asked for, and refused as well.
+            Self::Ably(error) if error.is_fatal() || error.asks_for_newer() => Exit::Refused,
             Self::Ably(_) => Exit::Unavailable,
             Self::Channels(_) | Self::NoChannels => Exit::Configuration,
             Self::Undrained { .. } | Self::Uncommitted | Self::TopicAnew { .. } | Self::Stranded { .. } => {

@@ -102,6 +102,12 @@ impl Error {
         }
     }
 
+    /// Whether newer credentials may help.
+    #[must_use]
+    pub fn asks_for_newer(&self) -> bool {
+        matches!(self, Self::Refused { code, status_code, .. } if Fate::of(*code, *status_code) == Fate::Renew)
+    }
+
     /// Whether only a person can mend it.
     #[must_use]
     pub fn is_fatal(&self) -> bool {
@@ -217,7 +223,9 @@ pub fn remedy(code: u32) -> Option<&'static str> {
         40112 => "the account's messages are used up: raise its limit in the ably dashboard",
         40114 => "close channels, or raise the account's limit of channels",
         40131 | 40132 => "the key was revoked or has expired: put a new one into ably.key_file",
-        40141..=40144 | 40171 => "the token is no longer good: put a new one into ably.token_file, or give a key",
+        40141..=40144 | 40171 => {
+            "ably does not take the token: give another (ably.token_file), or mend what makes it (ably.jwt.key_file, ably.auth_url)"
+        }
         40160 => {
             "give the key the capabilities publish and message-update-any on this channel (or -own, and a client_id)"
         }

@@ -57,8 +57,10 @@ impl Probe {
             Some(Event::Up { resumed, ably_id, max_message_size, max_inbound_rate, client_id, .. }) => {
                 Ok(Details { resumed, ably_id, max_message_size, max_inbound_rate, client_id })
             }
+            // It tries once more with whatever there is by now, and says whether that was refused, too.
+            Some(Event::Down { reason, .. }) if reason.asks_for_newer() => Box::pin(self.connected()).await,
             Some(Event::Down { reason: error, .. } | Event::Fatal { error, .. }) => Err(error),
-            Some(Event::Lost { .. } | Event::Closed { .. } | Event::Answers(_)) | None => Err(ended()),
+            Some(_) | None => Err(ended()),
         }
     }
 
@@ -118,7 +120,7 @@ impl Probe {
                     Some(Outcome::Unknown(_)) | None => return Err(ended()),
                 },
                 Some(Event::Fatal { error, .. } | Event::Down { reason: error, .. }) => return Err(error),
-                Some(Event::Up { .. } | Event::Lost { .. } | Event::Closed { .. }) => {}
+                Some(_) => {}
                 None => return Err(ended()),
             }
         }

@@ -152,9 +152,8 @@ fn of_ably(check: &'static str, error: &AblyError) -> Finding {
     let exit = match error {
         AblyError::Channel { code: 93002, .. } => Exit::Configuration,
         AblyError::Channel { .. } => Exit::Refused,
-        error if error.is_fatal() => Exit::Refused,
-        // The service renews its token and goes on. Here it was renewed, or cannot be.
-        error if error.code().is_some_and(|code| matches!(code, 40140..=40149)) => Exit::Refused,
+        // Newer credentials were asked for, and refused as well.
+        error if error.is_fatal() || error.asks_for_newer() => Exit::Refused,
         _ => Exit::Unavailable,
     };
     Finding::bad(check, exit, error.to_string())

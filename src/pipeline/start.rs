@@ -122,7 +122,7 @@ fn say_worst_freeze(config: &Config) {
 async fn check_credentials(settings: &ably::Settings, health: &Health) -> Result<(), Error> {
     match ably::probe(settings.clone()).await {
         Ok(_) => Ok(()),
-        Err(error) if error.is_fatal() => Err(error.into()),
+        Err(error) if error.is_fatal() || error.asks_for_newer() => Err(error.into()),
         Err(error) => {
             health.set("ably", error.to_string());
             Ok(())

@@ -2,12 +2,15 @@
 
 use std::net::TcpListener;
 
+use serde_json::json;
 use tempfile::NamedTempFile;
 use tokenrelay::config::Kafka;
 
 use super::checks::world;
 use super::program::{Setup, run};
 use super::{NOWHERE, ably};
+use crate::e2e::KEY;
+use crate::e2e::tokens::{Giver, Gives, token};
 use crate::world::World;
 
 const USAGE: i32 = 64;
@@ -138,6 +141,57 @@ async fn a_key_that_ably_does_not_know_is_refused() {
     }
     let setup = Setup::new(&world.settings, ably.local_addr());
     setup.run("run", &["ably.key_file="], &[]).await.with(REFUSED, &["none given", "ably.key_file"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_ably_does_not_take_is_refused() {
+    let (ably, world, giver) = (ably().await, world().await, Giver::start(KEY).await);
+    let expired = token(ably.local_addr(), KEY, &json!({ "ttl": 0 })).await;
+    let files = ["hunter2.token", &*expired, "app.key:hunter2"].map(|secret| {
+        let file = NamedTempFile::new().expect("a file");
+        std::fs::write(&file, secret).expect("written");
+        file
+    });
+    let [other, old, key] = files.each_ref().map(|file| file.path().display().to_string());
+    let url = giver.url().replace("ADDRESS", &ably.local_addr().to_string());
+    let remedy = "ably.token_file";
+    for (setting, gives, says) in [
+        ("ably.token=hunter2.token".to_owned(), None, &["40143", remedy][..]),
+        (format!("ably.token={expired}"), None, &["40142", remedy]),
+        (format!("ably.token_file={other}"), None, &["40143", remedy]),
+        (format!("ably.token_file={old}"), None, &["40142", remedy]),
+        (format!("ably.jwt.key_file={key}"), None, &["40144", "ably.jwt.key_file"]),
+        (format!("ably.auth_url={url}"), Some(Gives::Forbidden), &["ably.auth_url", "403"]),
+        (format!("ably.auth_url={url}"), Some(Gives::Another), &["40143", "ably.auth_url"]),
+    ] {
+        for transport in ["ably.transport=realtime", "ably.transport=rest"] {
+            let setup = Setup::new(&world.settings, ably.local_addr());
+            let settings = ["ably.key_file=", &setting, transport];
+            giver.always(gives.clone());
+            setup.run("run", &settings, &[]).await.with(REFUSED, says);
+            setup.run("check", &settings, &[]).await.fails(REFUSED, says);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_gives_out_tokens_and_is_away_is_waited_for() {
+    let (ably, world, giver) = (ably().await, world().await, Giver::start(KEY).await);
+    let url = giver.url().replace("ADDRESS", &ably.local_addr().to_string());
+    for transport in ["ably.transport=realtime", "ably.transport=rest"] {
+        giver.always(Some(Gives::Busy));
+        let setup = Setup::new(&world.settings, ably.local_addr());
+        let settings = ["ably.key_file=", &format!("ably.auth_url={url}"), transport];
+        let mut service = setup.serve(&settings).await;
+        service.logged("fetch a token for ably from ably.auth_url").await;
+        assert!(service.get("/readyz").await.1.contains("ably.auth_url"));
+        giver.always(None);
+        while service.get("/readyz").await.0 != 200 {
+            service.logged("not a reason to be unready any more").await;
+        }
+        service.signal("TERM").await;
+        assert_eq!(service.ended().await.code, Some(0));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

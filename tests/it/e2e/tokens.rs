@@ -27,12 +27,17 @@ pub(crate) enum Gives {
     Token(Value),
     /// Nothing, for now.
     Busy,
+    /// Nothing, to those who ask so.
+    Forbidden,
+    /// What is no token of the emulator's.
+    Another,
 }
 
 /// A server that gives out tokens of the emulator that a request names: `/HOST:PORT/…`.
 pub(crate) struct Giver {
     address: SocketAddr,
     next: Arc<Mutex<VecDeque<Gives>>>,
+    always: Arc<Mutex<Option<Gives>>>,
     given: Arc<Mutex<usize>>,
 }
 
@@ -41,11 +46,12 @@ impl Giver {
     pub(crate) async fn start(key: &'static str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let address = listener.local_addr().expect("an address");
-        let giver = Self { address, next: Arc::default(), given: Arc::default() };
-        let (next, given) = (giver.next.clone(), giver.given.clone());
+        let giver = Self { address, next: Arc::default(), always: Arc::default(), given: Arc::default() };
+        let (next, always, given) = (giver.next.clone(), giver.always.clone(), giver.given.clone());
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let gives = next.lock().expect("not poisoned").pop_front();
+                let gives = gives.or_else(|| always.lock().expect("not poisoned").clone());
                 *given.lock().expect("not poisoned") += 1;
                 tokio::spawn(answer(stream, key, gives.unwrap_or_else(|| Gives::Token(json!({})))));
             }
@@ -61,6 +67,11 @@ impl Giver {
     /// What it answers next, before it gives tokens for everything again.
     pub(crate) fn then(&self, gives: impl IntoIterator<Item = Gives>) {
         self.next.lock().expect("not poisoned").extend(gives);
+    }
+
+    /// What it answers whenever it is not told otherwise; tokens for everything if that is nothing.
+    pub(crate) fn always(&self, gives: Option<Gives>) {
+        *self.always.lock().expect("not poisoned") = gives;
     }
 
     /// How often it was asked.
@@ -81,6 +92,8 @@ async fn answer(mut stream: TcpStream, key: &str, gives: Gives) {
     let (status, body) = match gives {
         Gives::Token(asked) => ("200 OK", token(ably, key, &asked).await),
         Gives::Busy => ("503 Busy", String::new()),
+        Gives::Forbidden => ("403 Forbidden", String::new()),
+        Gives::Another => ("200 OK", "another.token".to_owned()),
     };
     let head = format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
     let _gone = stream.write_all(format!("{head}{body}").as_bytes()).await;
