@@ -1,7 +1,8 @@
 //! Who we are: a key, a token, tokens of our own making (JWTs signed with a key), or tokens that somebody gives out.
 //!
-//! A secret that came from a file is read again before whatever is opened with it, and when the server wants newer credentials:
-//! so a corrected file, or a key that was rolled, is enough, without a restart.
+//! A secret that came from a file is read again before whatever is opened with it, when the server wants newer credentials, and
+//! every few seconds while there is nothing to be opened: so a corrected file, or a key that was rolled, is enough, without a
+//! restart.
 
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -17,6 +18,12 @@ use crate::config::{self, Secret};
 use url::Tokens;
 
 mod url;
+
+/// How often the file of a secret is looked at while what it held is in use.
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// How long what was found there and refused is not tried again.
+pub(super) const REFUSED_KEPT: Duration = Duration::from_secs(60);
 
 /// What a connection identifies itself with.
 #[derive(Debug, Clone)]
@@ -129,6 +136,28 @@ impl Auth {
     /// Whether there is anything to show.
     fn is_ready(&self) -> bool {
         !self.secret.expose().is_empty()
+    }
+
+    /// Whether what is shown is a token.
+    pub(super) const fn shows_token(&self) -> bool {
+        !matches!(self.kind, Kind::Key)
+    }
+
+    /// Whether the secret may change without anybody saying so.
+    pub(super) const fn is_from_file(&self) -> bool {
+        self.file.is_some()
+    }
+
+    pub(super) fn is_same_as(&self, other: &Self) -> bool {
+        self.secret == other.secret
+    }
+
+    /// What its file holds now, if that can be used and is another secret.
+    pub(super) async fn changed(&self) -> Option<Self> {
+        let mut newer = self.clone();
+        newer.file.as_ref()?;
+        newer.renew().await.ok()?;
+        (!newer.is_same_as(self)).then_some(newer)
     }
 
     /// Makes ready for an attempt: the file may hold another secret by now. One that cannot be read is no reason to show

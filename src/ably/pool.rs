@@ -126,6 +126,17 @@ pub enum Event {
         /// Which.
         connection: ConnectionId,
     },
+    /// A connection is about to be replaced by the next one, which is up: to be given nothing more, and to be
+    /// [told](Pool::leave) when nothing more will come.
+    Leaving {
+        /// Which.
+        connection: ConnectionId,
+    },
+    /// A connection has ended in order, all on it answered, and the next one has taken over under its number.
+    Replaced {
+        /// Which.
+        connection: ConnectionId,
+    },
     /// A connection that was to be closed is; nothing more is said of it.
     Closed {
         /// Which.
@@ -168,6 +179,8 @@ pub(super) enum Command {
     Send(Vec<Operation>),
     /// Give the connection up, if anything on it is unanswered.
     Abandon,
+    /// Nothing more will be sent: the next one may take over.
+    Leave,
     /// End within this time.
     Close {
         /// How long it may take.
@@ -198,8 +211,8 @@ impl Pool {
         if self.connections[index].is_some() {
             return;
         }
-        // As many batches as there are permits, and the commands to give up and to close.
-        let capacity = self.settings.in_flight_operations as usize + 2;
+        // As many batches as there are permits, and the commands to give up, to leave and to close.
+        let capacity = self.settings.in_flight_operations as usize + 3;
         let (commands, receiver) = mpsc::channel(capacity);
         let (settings, events) = (&self.settings, self.events.clone());
         let task = match settings.transport {
@@ -232,6 +245,13 @@ impl Pool {
         let Some(Some(handle)) = self.connections.get(connection as usize) else { return };
         // If there is no room, the same command waits already.
         let _ = handle.commands.try_send(Command::Abandon);
+    }
+
+    /// Nothing more is sent on a connection that is leaving.
+    pub fn leave(&self, connection: ConnectionId) {
+        let Some(Some(handle)) = self.connections.get(connection as usize) else { return };
+        // Whose task has ended is not replaced any more.
+        let _ = handle.commands.try_send(Command::Leave);
     }
 
     /// Closes one connection that carries nothing any more. It may be opened again when it says that it is closed.

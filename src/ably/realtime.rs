@@ -27,8 +27,12 @@ use super::transport::{self, Socket, Target};
 use super::wire::Encoding;
 use crate::engine::{Answer, ConnectionId, Time};
 use relief::Relief;
+use succession::{Found, Succession};
 
 mod relief;
+mod succession;
+
+pub(super) use succession::Secrets;
 
 /// Frames and batches that are taken at once before anything is done about them.
 const TAKE_MAX: usize = 256;
@@ -51,6 +55,8 @@ pub(super) struct Connection {
     started: Instant,
     /// What goes by request while there is no connection.
     relief: Relief,
+    /// What takes its place when its key is rolled.
+    succession: Succession,
     timer: Pin<Box<Sleep>>,
     /// What the timer is set to, if it has not gone off.
     armed: Option<Time>,
@@ -88,6 +94,8 @@ enum Woken {
     Due,
     /// What happened to what goes by request; none at its end.
     Relief(Option<Event>),
+    /// The file of its secret was looked at.
+    Looked(Found),
     /// Nobody holds the pool any more.
     Forsaken,
 }
@@ -121,6 +129,7 @@ impl Connection {
             transport: Transport::None,
             renewing: None,
             relief: Relief::new(id, settings.clone()),
+            succession: Succession::new(id, session, &settings.auth, started),
             started,
             timer: Box::pin(tokio::time::sleep_until(started)),
             armed: None,
@@ -143,7 +152,14 @@ impl Connection {
                 Woken::Due => {
                     let now = self.now();
                     self.relief.tick(now);
+                    let is_up = self.session.is_up() && !self.relief.is_serving();
+                    self.succession.tick(now, is_up, &self.auth, &self.target);
                     self.session.tick(now, &mut self.actions);
+                }
+                Woken::Looked(found) => {
+                    if self.looked(found).await.is_none() {
+                        return;
+                    }
                 }
                 Woken::Relief(event) => {
                     if self.relieved(event).await.is_none() {
@@ -161,7 +177,8 @@ impl Connection {
 
     /// Waits for anything. Operations last: they wait for permits, and permits come with answers.
     async fn woken(&mut self) -> Woken {
-        let Self { transport, messages, timer, armed, commands, batches, lease, renewing, relief, .. } = self;
+        let Self { transport, messages, timer, armed, commands, batches, lease, renewing, relief, succession, .. } =
+            self;
         tokio::select! {
             biased;
             woken = poll_fn(|context| transport.poll(lease, messages, context)) => woken,
@@ -171,6 +188,7 @@ impl Connection {
             }
             renewed = poll_fn(|context| poll_renewing(renewing, context)) => Woken::Renewed(renewed),
             event = relief.next() => Woken::Relief(event),
+            found = succession.next() => Woken::Looked(found),
             taken = commands.recv_many(batches, TAKE_MAX) => if taken == 0 { Woken::Forsaken } else { Woken::Told },
         }
     }
@@ -239,7 +257,13 @@ impl Connection {
                     let _ = self.relief.tell(Command::Abandon);
                     self.session.abandon(now, &mut self.actions);
                 }
+                // What is sent behind this would be refused, and nothing is.
+                Command::Leave if self.succession.is_held() => {
+                    self.session.close(now + self.patience, &mut self.actions);
+                }
+                Command::Leave => {}
                 Command::Close { deadline } => {
+                    self.succession.take();
                     let _ = self.relief.tell(Command::Close { deadline });
                     self.session.close(now + deadline, &mut self.actions);
                 }
@@ -331,8 +355,11 @@ impl Connection {
                         transport::close_softly(socket);
                     }
                     self.transport = Transport::None;
-                    self.tell(Event::Closed { connection: self.id }).await?;
-                    return None;
+                    let Some(heir) = self.succession.take() else {
+                        self.tell(Event::Closed { connection: self.id }).await?;
+                        return None;
+                    };
+                    self.succeed(*heir).await?;
                 }
             }
         }
@@ -359,6 +386,7 @@ impl Connection {
         let (target, mut auth, id) = (self.target.clone(), self.auth.clone(), self.id);
         self.transport = Transport::Opening(Box::pin(async move {
             let renewed = if renew { auth.renew().await } else { auth.refresh().await };
+            auth = if renew { auth } else { target.secrets().usable(auth) };
             let socket = match renewed {
                 Ok(()) => target.open(&auth, resume.as_deref(), failures, id).await.map(Box::new),
                 Err(error) => Err(error),
@@ -389,7 +417,7 @@ impl Connection {
 
     /// Sets the timer, unless it will go off soon enough anyway: deadlines move with every answer, and mostly later.
     fn arm(&mut self) {
-        let deadlines = [self.session.next_deadline(), self.relief.deadline()];
+        let deadlines = [self.session.next_deadline(), self.relief.deadline(), self.succession.deadline()];
         let Some(deadline) = deadlines.into_iter().flatten().min() else { return };
         if self.armed.is_none_or(|armed| deadline < armed) {
             self.timer.as_mut().reset(self.started + deadline.since(Time::default()));

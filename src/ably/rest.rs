@@ -16,7 +16,7 @@ use futures_util::{FutureExt, StreamExt};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use super::auth::Auth;
+use super::auth::{Auth, LOOK_EVERY, REFUSED_KEPT};
 use super::encode::Encoder;
 use super::endpoint::Hosts;
 use super::fault::{self, Error, Fate};
@@ -58,6 +58,9 @@ pub(super) struct Rest {
     /// Which host's turn it is, and since when.
     turn: (u32, Instant),
     asked_at: Option<Instant>,
+    /// When the file of the secret is looked at, and a look that is under way.
+    look_at: Instant,
+    looking: Option<Boxed<Result<Option<Auth>, Error>>>,
     /// In a row.
     failures: u32,
     closing: Option<Instant>,
@@ -76,6 +79,8 @@ enum State {
 enum Woken {
     Done(Done),
     Asked(Auth, Result<Api, Error>),
+    Looked(Result<Option<Auth>, Error>),
+    Look,
     Due,
     Told(Vec<Command>),
 }
@@ -102,6 +107,8 @@ impl Rest {
             answers: Vec::new(),
             turn: (0, now),
             asked_at: None,
+            look_at: now + LOOK_EVERY,
+            looking: None,
             failures: 0,
             closing: None,
             random: fastrand::Rng::new(),
@@ -119,7 +126,7 @@ impl Rest {
 
     /// Waits for anything. `None` when nobody holds the pool any more.
     async fn woken(&mut self) -> Option<Woken> {
-        let Self { requests, state, commands, closing, .. } = self;
+        let Self { requests, state, commands, closing, looking, look_at, .. } = self;
         let asked = async {
             match state {
                 State::Waiting { until } => {
@@ -133,6 +140,15 @@ impl Rest {
                 State::Up(_) => std::future::pending().await,
             }
         };
+        let looked = async {
+            match looking {
+                Some(looking) => Woken::Looked(looking.await),
+                None => {
+                    sleep_until(*look_at).await;
+                    Woken::Look
+                }
+            }
+        };
         let end = async {
             match closing {
                 Some(deadline) => sleep_until(*deadline).await,
@@ -144,6 +160,7 @@ impl Rest {
             biased;
             Some(done) = requests.next(), if !requests.is_empty() => Some(Woken::Done(done)),
             woken = asked => Some(woken),
+            woken = looked => Some(woken),
             taken = commands.recv_many(&mut told, TAKE_MAX) => (taken > 0).then_some(Woken::Told(told)),
             () = end => Some(Woken::Due),
         }
@@ -165,6 +182,8 @@ impl Rest {
                     Err(error) => self.down(error, None).await?,
                 }
             }
+            Woken::Look => self.look(),
+            Woken::Looked(found) => self.looked(found),
             Woken::Due => self.ask(),
             Woken::Told(commands) => commands.into_iter().for_each(|command| self.obey(command)),
         }
@@ -184,6 +203,8 @@ impl Rest {
             Command::Send(operations) => operations.iter().for_each(|operation| self.send(operation)),
             // Nobody may write to these messages on another way while a request of ours may still arrive.
             Command::Abandon => self.give_up(Doubt::NoAnswer),
+            // Each request shows its own credentials: there is nothing to be replaced.
+            Command::Leave => {}
             Command::Close { deadline } => self.closing = Some(Instant::now() + deadline),
         }
     }
@@ -246,6 +267,32 @@ impl Rest {
         let host = self.hosts.choose(self.turn.0, self.id).to_owned();
         let (settings, auth) = (self.settings.clone(), self.auth.clone());
         self.state = State::Asking(Box::pin(exchange::ask(settings, auth, host)));
+    }
+
+    /// Looks whether there are other credentials. While nothing gets through they are read again anyway.
+    fn look(&mut self) {
+        self.look_at = Instant::now() + LOOK_EVERY;
+        if let State::Up(api) = &self.state
+            && self.auth.is_from_file()
+        {
+            self.looking = Some(Box::pin(api.clone().look(self.auth.clone())));
+        }
+    }
+
+    /// What is refused is not used: what served until now goes on serving.
+    fn looked(&mut self, found: Result<Option<Auth>, Error>) {
+        self.looking = None;
+        match found {
+            Ok(None) => {}
+            Ok(Some(auth)) => {
+                tracing::info!(connection = self.id, "requests show the new key or token from now on");
+                self.auth = auth;
+            }
+            Err(error) => {
+                tracing::warn!(connection = self.id, %error, "a new key or token is not used: the former one still is");
+                self.look_at = Instant::now() + REFUSED_KEPT;
+            }
+        }
     }
 
     async fn up(&mut self, api: Api) -> Option<()> {

@@ -138,6 +138,12 @@ impl Session {
         self.unanswered.size()
     }
 
+    /// Whether it is connected, and nobody has asked it to close.
+    #[must_use]
+    pub const fn is_up(&self) -> bool {
+        matches!(self.link, Link::Up { .. }) && self.closing.is_none()
+    }
+
     /// Sends an operation. While the connection may still be resumed it waits for that; when it is lost, it is refused.
     pub fn send(&mut self, now: Time, operation: &Operation, actions: &mut Vec<Action>) {
         if self.closing.is_some() || self.lost || self.link == Link::Closed {
@@ -244,7 +250,8 @@ impl Session {
     pub fn close(&mut self, deadline: Time, actions: &mut Vec<Action>) {
         match self.link {
             Link::Up { .. } => {
-                self.closing.get_or_insert(Closing { deadline, asked: false });
+                let closing = self.closing.get_or_insert(Closing { deadline, asked: false });
+                closing.deadline = closing.deadline.min(deadline);
                 self.close_when_answered(actions);
             }
             Link::Waiting { .. } | Link::Opening { .. } => self.stop(actions),

@@ -18,6 +18,7 @@ use super::endpoint::Hosts;
 use super::fault::Error;
 use super::gate::Gate;
 use super::pool::Settings;
+use super::realtime::Secrets;
 use super::wire;
 
 /// How long the kernel tries to bring bytes to a peer that is silent: the bound on how late a frame can land.
@@ -39,6 +40,7 @@ pub(super) struct Target {
     /// What all connections say of themselves, credentials aside.
     parameters: String,
     tls_config: OnceLock<Result<Arc<ClientConfig>, String>>,
+    secrets: Secrets,
 }
 
 impl Target {
@@ -61,7 +63,12 @@ impl Target {
         }
         let hosts = Hosts::of(&settings.endpoint);
         let (port, tls, gate) = (settings.port, settings.tls, Gate::new(settings.openings));
-        Self { hosts, port, tls, gate, parameters, tls_config: OnceLock::new() }
+        Self { hosts, port, tls, gate, parameters, tls_config: OnceLock::new(), secrets: Secrets::default() }
+    }
+
+    /// What its connections know of their secrets.
+    pub(super) const fn secrets(&self) -> &Secrets {
+        &self.secrets
     }
 
     /// Opens a transport to the host whose turn it is.

@@ -23,6 +23,18 @@ impl Relay<'_> {
         }
     }
 
+    /// Connections that are to be replaced are told so behind the last that is sent on them.
+    pub(super) fn leave_connections(&mut self) {
+        let Self { leaving, pool, out, .. } = self;
+        leaving.retain(|connection| {
+            let waits = out.operations.get(*connection as usize).is_some_and(|operations| !operations.is_empty());
+            if !waits {
+                pool.leave(*connection);
+            }
+            waits
+        });
+    }
+
     /// Relays of one group share what the account may do, each by the partitions that it has.
     pub(super) fn share_account(&mut self) {
         let numbers = self.partitions.numbers();
@@ -59,6 +71,13 @@ impl Relay<'_> {
                 }
                 Event::Lost { connection } => {
                     self.metrics.connection_lost();
+                    self.partitions.apply_all(now, || Input::Moved(connection), &mut self.out);
+                }
+                Event::Leaving { connection } => {
+                    self.partitions.shared.flow.down(connection);
+                    self.leaving.push(connection);
+                }
+                Event::Replaced { connection } => {
                     self.partitions.apply_all(now, || Input::Moved(connection), &mut self.out);
                 }
                 Event::Closed { connection } => self.partitions.shared.flow.closed(connection),

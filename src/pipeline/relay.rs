@@ -55,6 +55,8 @@ pub(super) struct Relay<'a> {
     notices: Notices,
     decoded: Vec<engine::Event<'static>>,
     pub(super) opened: u64,
+    /// Connections that are to be replaced.
+    pub(super) leaving: Vec<engine::ConnectionId>,
     /// Of the tokens topic, at the least.
     pub(super) all_partitions: usize,
     intake_closed: Option<Instant>,
@@ -87,6 +89,7 @@ impl<'a> Relay<'a> {
             notices: Notices::new(health.clone()),
             decoded: Vec::new(),
             opened: 0,
+            leaving: Vec::new(),
             all_partitions: rest.all_partitions,
             intake_closed: None,
             next_commit: now,
@@ -156,6 +159,7 @@ impl<'a> Relay<'a> {
                 self.pool.send(connection, operations);
             }
         }
+        self.leave_connections();
         for (partition, reload) in self.out.reloads.drain(..) {
             self.again.reload(partition, reload);
         }

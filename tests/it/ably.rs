@@ -135,7 +135,9 @@ async fn play(emulator: &Emulator, encoding: Encoding) -> Messages {
                 answers.iter().for_each(|answer| messages.answer(answer.op, &answer.outcome));
             }
             Event::Lost { connection } => assert!(!up.contains(&connection), "down before it is lost"),
-            Event::Closed { connection } => panic!("connection {connection} was not to be closed"),
+            Event::Closed { connection } | Event::Leaving { connection } | Event::Replaced { connection } => {
+                panic!("connection {connection} was to stay")
+            }
             Event::Fatal { error, .. } => panic!("{error}"),
         }
         in_flight += messages.send(&mut pool, &up);

@@ -24,6 +24,7 @@ mod rebalance;
 pub(crate) mod relay;
 mod restart;
 mod results;
+mod rolled;
 mod segments;
 pub(crate) mod story;
 pub(crate) mod tokens;

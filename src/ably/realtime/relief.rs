@@ -90,7 +90,7 @@ impl Relief {
         if self.deadline().is_none_or(|until| now < until) {
             return;
         }
-        let (commands, receiver) = mpsc::channel(self.settings.in_flight_operations as usize + 2);
+        let (commands, receiver) = mpsc::channel(self.settings.in_flight_operations as usize + 3);
         let (sender, events) = mpsc::channel(EVENTS);
         tokio::spawn(Rest::new(self.id, &self.settings, receiver, sender).run());
         self.state = State::Trying(Lane { commands, events });

@@ -75,8 +75,9 @@ impl Parcel {
     }
 }
 
-/// Whether a host answers and takes our credentials; whatever else it says of a question that needs none of what we can do.
-pub(super) async fn ask(settings: Settings, mut auth: Auth, host: String) -> (Auth, Result<Api, Error>) {
+/// Whether a host answers and takes our credentials, read again before; those that we had when it does not take other ones.
+pub(super) async fn ask(settings: Settings, former: Auth, host: String) -> (Auth, Result<Api, Error>) {
+    let mut auth = former.clone();
     let api = match http::client() {
         Ok(client) => Api { client, settings: Arc::new(settings), host: host.into() },
         Err(error) => return (auth, Err(error)),
@@ -84,31 +85,46 @@ pub(super) async fn ask(settings: Settings, mut auth: Auth, host: String) -> (Au
     if let Err(error) = auth.renew().await {
         return (auth, Err(error));
     }
-    let question = api.request(&auth, Method::GET, "stats?limit=1").timeout(ASK_TIMEOUT);
-    let answer = match api.exchange(question).await {
-        Answer::NotSent(error) | Answer::Unknown(error, _) => Err(error),
-        Answer::Refused(rejection, _) => match rejection.class {
-            Class::Account | Class::Token | Class::RateLimited => Err(refused(rejection)),
-            Class::Operation | Class::Channel | Class::MessageGone | Class::Transient | Class::Connection => Ok(api),
-        },
-        Answer::Taken(_) => Ok(api),
-    };
-    (auth, answer)
+    match api.ask_as(&auth).await {
+        Ok(()) => (auth, Ok(api)),
+        Err(Error::Refused { .. })
+            if auth.is_from_file() && !auth.is_same_as(&former) && api.ask_as(&former).await.is_ok() =>
+        {
+            (former, Ok(api))
+        }
+        Err(error) => (auth, Err(error)),
+    }
 }
 
 impl Api {
-    /// Sends an operation once; a second time only if it was refused for credentials that have aged.
+    /// Other credentials, if their file holds some and they are taken.
+    pub(super) async fn look(self, auth: Auth) -> Result<Option<Auth>, Error> {
+        let Some(newer) = auth.changed().await else { return Ok(None) };
+        self.ask_as(&newer).await.map(|()| Some(newer))
+    }
+
+    /// Asks something that needs none of what we may do; whatever else is said of it.
+    async fn ask_as(&self, auth: &Auth) -> Result<(), Error> {
+        let question = self.request(auth, Method::GET, "stats?limit=1").timeout(ASK_TIMEOUT);
+        match self.exchange(question).await {
+            Answer::NotSent(error) | Answer::Unknown(error, _) => Err(error),
+            Answer::Refused(rejection, _) => match rejection.class {
+                Class::Account | Class::Token | Class::RateLimited => Err(refused(rejection)),
+                Class::Operation | Class::Channel | Class::MessageGone | Class::Transient | Class::Connection => Ok(()),
+            },
+            Answer::Taken(_) => Ok(()),
+        }
+    }
+
+    /// Sends an operation once; a second time only if it was refused for credentials that have aged, or were rolled.
     pub(super) async fn perform(self, auth: Auth, parcel: Parcel) -> Done {
         let mut renewed = None;
         let mut answer = self.send(&auth, &parcel).await;
         if let Answer::Refused(rejection, _) = &answer
-            && Fate::of(rejection.code, rejection.status_code) == Fate::Renew
+            && let Some(newer) = newer(auth, rejection).await
         {
-            let mut newer = auth;
-            if newer.renew().await.is_ok() {
-                answer = self.send(&newer, &parcel).await;
-                renewed = Some(newer);
-            }
+            answer = self.send(&newer, &parcel).await;
+            renewed = Some(newer);
         }
         let op = parcel.op;
         let done = |outcome, trouble, wait| Done { op, outcome, renewed, trouble, wait };
@@ -182,6 +198,15 @@ impl Api {
     fn unreachable(&self, error: reqwest::Error) -> Error {
         let reason = innermost(&error.without_url());
         Error::Unreachable { host: self.host.to_string(), port: self.settings.port, reason }
+    }
+}
+
+/// Credentials that may be taken where these were refused, if that is what the refusal is about.
+async fn newer(mut auth: Auth, rejection: &Rejection) -> Option<Auth> {
+    match Fate::of(rejection.code, rejection.status_code) {
+        Fate::Renew => auth.renew().await.is_ok().then_some(auth),
+        Fate::Fatal if rejection.class == Class::Account => auth.changed().await,
+        Fate::Fatal | Fate::Again | Fate::Slowly => None,
     }
 }
 

@@ -21,6 +21,10 @@ impl Session {
         }
         actions.push(Action::Hangup);
         match fate {
+            Fate::Fatal if self.may_be_rolled(error.map(|error| error.code)) => {
+                self.credentials = Credentials::Stale;
+                self.down_until(now, now, reason, actions);
+            }
             Fate::Renew if self.credentials == Credentials::Renewed => self.fatal(now, reason, actions),
             Fate::Fatal if for_good => self.fatal(now, reason, actions),
             Fate::Again | Fate::Fatal => self.down(now, reason, actions),
@@ -33,6 +37,11 @@ impl Session {
                 self.down_until(now, now + wait, reason, actions);
             }
         }
+    }
+
+    /// Whether a key that has served until now was taken back: another one may have taken its place already.
+    fn may_be_rolled(&self, code: Option<u32>) -> bool {
+        self.kept.is_some() && self.credentials == Credentials::Good && matches!(code, Some(40131 | 40132))
     }
 
     /// The transport is gone: connect again at once if it had worked, else after a wait.
@@ -102,8 +111,11 @@ impl Session {
 
     /// What is unanswered must not be written again, whatever became of it: the connection is forgotten, and another begun.
     pub fn abandon(&mut self, now: Time, actions: &mut Vec<Action>) {
-        if self.closing.is_some() || self.unanswered.size().0 == 0 {
+        if self.unanswered.size().0 == 0 {
             return;
+        }
+        if self.closing.is_some() {
+            return self.stop(actions);
         }
         if matches!(self.link, Link::Opening { .. } | Link::Up { .. }) {
             actions.push(Action::Hangup);

@@ -30,7 +30,7 @@ fn short() -> Gives {
 }
 
 /// Waits until it is so.
-async fn until(is_so: impl Fn() -> bool) {
+pub(super) async fn until(is_so: impl Fn() -> bool) {
     let so = async {
         while !is_so() {
             tokio::time::sleep(Duration::from_millis(20)).await;
