@@ -24,6 +24,18 @@ impl Hosts {
         Self { primary: format!("{id}.{domain}"), fallbacks: fallbacks.to_vec() }
     }
 
+    /// How many there are besides the first.
+    #[must_use]
+    pub fn fallbacks(&self) -> u32 {
+        u32::try_from(self.fallbacks.len()).unwrap_or(u32::MAX)
+    }
+
+    #[cfg(test)]
+    pub(super) fn with(primary: &str, fallbacks: &[&str]) -> Self {
+        let fallbacks = fallbacks.iter().map(|&host| host.to_owned()).collect();
+        Self { primary: primary.to_owned(), fallbacks }
+    }
+
     /// The host to try after `failures` failures in a row. `spread` makes different connections try different fallbacks.
     #[must_use]
     pub fn choose(&self, failures: u32, spread: u32) -> &str {

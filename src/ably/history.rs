@@ -31,6 +31,9 @@ const PAGE: usize = 100;
 /// The server's clock and ours may differ.
 const CLOCKS_DIFFER_MS: u64 = 60_000;
 
+/// Hosts that are asked besides the first [Ably: `httpMaxRetryCount`].
+const FALLBACKS_MAX: u32 = 3;
+
 /// How long one request may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 
@@ -154,24 +157,42 @@ enum Answer {
     Refusal(Rejection),
 }
 
-/// Reads a resource of a channel; with newer credentials when those that we have are too old.
+/// Reads a resource of a channel; with newer credentials when those that we have are too old, with those of the start when
+/// what is in their file by now is not taken.
 async fn get(client: &Client, settings: &Settings, channel: &str, path: &str) -> Result<Answer, Error> {
+    let hosts = Hosts::of(&settings.endpoint);
+    let path = format!("channels/{}/{path}", utf8_percent_encode(channel, NON_ALPHANUMERIC));
     let mut auth = settings.auth.clone();
     auth.refresh().await?;
-    match get_as(client, settings, &auth, channel, path).await? {
+    match get_as(client, settings, &hosts, &auth, &path).await? {
         Answer::Refusal(rejection) if Fate::of(rejection.code, rejection.status_code) == Fate::Renew => {
             auth.renew().await?;
-            get_as(client, settings, &auth, channel, path).await
+            get_as(client, settings, &hosts, &auth, &path).await
+        }
+        Answer::Refusal(rejection) if rejection.class == Class::Account && !auth.is_same_as(&settings.auth) => {
+            get_as(client, settings, &hosts, &settings.auth, &path).await
         }
         answer => Ok(answer),
     }
 }
 
-async fn get_as(client: &Client, settings: &Settings, auth: &Auth, channel: &str, path: &str) -> Result<Answer, Error> {
-    let hosts = Hosts::of(&settings.endpoint);
-    let (host, port) = (hosts.choose(0, 0), settings.port);
-    let path = format!("channels/{}/{path}", utf8_percent_encode(channel, NON_ALPHANUMERIC));
-    let request = http::request(client, settings, auth, Method::GET, host, &path)
+/// Asks one host after the other until one can say.
+async fn get_as(client: &Client, settings: &Settings, hosts: &Hosts, auth: &Auth, path: &str) -> Result<Answer, Error> {
+    let mut answer = get_at(client, settings, hosts.choose(0, 0), auth, path).await;
+    for turn in 1..=hosts.fallbacks().min(FALLBACKS_MAX) {
+        match &answer {
+            Ok(Answer::Refusal(rejection)) if rejection.status_code >= 500 => {}
+            Ok(_) => break,
+            Err(_) => {}
+        }
+        answer = get_at(client, settings, hosts.choose(turn, 0), auth, path).await;
+    }
+    answer
+}
+
+async fn get_at(client: &Client, settings: &Settings, host: &str, auth: &Auth, path: &str) -> Result<Answer, Error> {
+    let port = settings.port;
+    let request = http::request(client, settings, auth, Method::GET, host, path)
         .timeout(ANSWER_WITHIN)
         .header(ACCEPT, http::media_type(Encoding::Json));
     let unreachable = |error: reqwest::Error| Error::Unreachable {
@@ -413,6 +434,36 @@ mod tests {
         let ((first, second), ()) = tokio::join!(reads, answers(&server, &given));
         assert_eq!(first.expect("read"), Latest::Unreadable);
         assert!(matches!(second, Ok(Latest::Refused(Rejection { code: 40160, .. }))));
+    }
+
+    #[tokio::test]
+    async fn another_host_is_asked_where_the_first_cannot_say() {
+        let server = listener().await;
+        let settings = settings(&server);
+        let down = ("503 Service Unavailable", "");
+        let ask = async |primary: &str, given: &[(&str, &str)]| {
+            let hosts = Hosts::with(primary, &["127.0.0.1", "127.0.0.1"]);
+            let (client, auth) = (Client::new(), &settings.auth);
+            let asked = get_as(&client, &settings, &hosts, auth, "channels/x/messages");
+            tokio::join!(asked, answers(&server, given)).0
+        };
+        // Nobody listens at the first.
+        assert!(matches!(ask("127.0.0.2", &[("200 OK", "[]")]).await, Ok(Answer::Body { .. })));
+        assert!(matches!(ask("127.0.0.1", &[down, ("200 OK", "[]")]).await, Ok(Answer::Body { .. })));
+        assert!(matches!(ask("127.0.0.1", &[down, down, down]).await, Ok(Answer::Refusal(_))));
+    }
+
+    #[tokio::test]
+    async fn a_new_key_that_is_not_taken_does_not_blind() {
+        let (server, file) = (listener().await, tempfile::NamedTempFile::new().expect("a file"));
+        std::fs::write(&file, "app.none:other").expect("written");
+        let (key, key_file) = (Some(Secret::new("app.key:secret".to_owned())), file.path().to_owned());
+        let auth = Auth::from_config(&config::Ably { key, key_file, ..config::Ably::default() }).expect("a key");
+        let settings = Settings { auth, ..settings(&server) };
+        let refusal = ("401 Unauthorized", r#"{"error":{"code":40101,"statusCode":401,"message":"none"}}"#);
+        let (client, given) = (Client::new(), [refusal, ("200 OK", "[]")]);
+        let (read, ()) = tokio::join!(get(&client, &settings, "ai:x", "messages"), answers(&server, &given));
+        assert!(matches!(read, Ok(Answer::Body { .. })));
     }
 
     #[tokio::test]
