@@ -7,6 +7,7 @@ use axum::extract::ws;
 use crate::ably::wire::{Encoding, Message, ProtocolMessage, action, message_action};
 
 use super::connection::Rate;
+use super::errors::failure;
 use super::limits::{BACKLOG, IDEMPOTENCY};
 use super::message::Stored;
 use super::outbox::Outbox;
@@ -26,6 +27,19 @@ pub(super) struct Attachment {
     pub(super) full: bool,
     /// The messages that it has the whole of.
     pub(super) seen: HashSet<u64>,
+    /// What comes once more after the next delivery.
+    pub(super) again: Option<ws::Message>,
+}
+
+/// What is odd about a delivery.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Oddity {
+    /// It is the whole message.
+    pub(super) whole: bool,
+    /// It is missed.
+    pub(super) lost: bool,
+    /// It comes twice.
+    pub(super) again: bool,
 }
 
 /// A channel.
@@ -123,7 +137,7 @@ impl Channel {
 
     /// Sends what happened to a message to everyone attached: `piece` to those who have the message, the whole to others.
     /// Gives how many got it, and the connections that were too slow.
-    pub(super) fn deliver(&mut self, frame: &Frame<'_>, piece: &Message<'static>) -> (u64, Vec<u64>) {
+    pub(super) fn deliver(&mut self, frame: &Frame<'_>, piece: &Message<'static>, odd: Oddity) -> (u64, Vec<u64>) {
         let serial = piece.serial.as_deref().unwrap_or_default();
         let Some(stored) = self.messages.get(serial) else { return (0, Vec::new()) };
         let mut encoded: Vec<(Encoding, bool, ws::Message)> = Vec::new();
@@ -133,8 +147,14 @@ impl Channel {
                 attachment.seen.insert(stored.number);
                 continue;
             }
+            if odd.lost {
+                if attachment.outbox.send(frame.encode_gap(attachment.encoding, &attachment.name)).is_err() {
+                    slow.push(attachment.connection);
+                }
+                continue;
+            }
             let unseen = attachment.seen.insert(stored.number);
-            let whole = piece.action == Some(message_action::APPEND) && (unseen || attachment.full);
+            let whole = piece.action == Some(message_action::APPEND) && (unseen || attachment.full || odd.whole);
             let named = attachment.name == frame.channel;
             let known = encoded.iter().find(|(encoding, w, _)| *encoding == attachment.encoding && *w == whole);
             let bytes = match known.filter(|_| named) {
@@ -148,7 +168,8 @@ impl Channel {
                     bytes
                 }
             };
-            match attachment.outbox.send(bytes) {
+            let again = std::mem::replace(&mut attachment.again, odd.again.then(|| bytes.clone()));
+            match [Some(bytes), again].into_iter().flatten().try_for_each(|bytes| attachment.outbox.send(bytes)) {
                 Ok(()) => delivered += 1,
                 Err(_) => slow.push(attachment.connection),
             }
@@ -180,6 +201,19 @@ impl Frame<'_> {
             channel_serial: Some(self.position.into()),
             timestamp: Some(self.now_ms),
             messages: Some(vec![message.clone()]),
+            ..ProtocolMessage::default()
+        };
+        super::codec::encode(encoding, &frame)
+    }
+
+    /// What whoever attached by that name is told in its place.
+    fn encode_gap(&self, encoding: Encoding, name: &str) -> ws::Message {
+        let frame = ProtocolMessage {
+            action: action::ATTACHED,
+            channel: Some(name.into()),
+            channel_serial: Some(self.position.into()),
+            flags: Some(0),
+            error: Some(failure(80020, 400, "Continuity was lost, as the faults say")),
             ..ProtocolMessage::default()
         };
         super::codec::encode(encoding, &frame)

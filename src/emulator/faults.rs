@@ -142,6 +142,14 @@ pub struct Faults {
     pub fail_reads: f64,
     /// With this code instead of 50003.
     pub fail_reads_code: Option<u32>,
+    /// Histories up to the point where their reader attached are refused with 40024.
+    pub refuse_until_attach: bool,
+    /// Share of pieces in the place of which subscribers get the whole message.
+    pub whole_pieces: f64,
+    /// Share of deliveries that subscribers miss; they are told so, with 80020.
+    pub lose_deliveries: f64,
+    /// Share of deliveries that come once more, after the next one.
+    pub repeat_deliveries: f64,
     /// Makes chance repeatable.
     pub seed: u64,
 }
@@ -321,6 +329,9 @@ impl Faults {
             ("null-creates", self.null_creates),
             ("null-updates", self.null_updates),
             ("stale-updates", self.stale_updates),
+            ("whole-pieces", self.whole_pieces),
+            ("lose-deliveries", self.lose_deliveries),
+            ("repeat-deliveries", self.repeat_deliveries),
         ];
         match shares.into_iter().find(|(_, share)| !(0.0..=1.0).contains(share)) {
             Some((name, _)) => Err(Error::Share { name }),

@@ -235,7 +235,11 @@ impl<'a> Call<'a> {
 
     fn history(&self, channel: &str) -> Result<Response, Failure> {
         self.may_read(channel)?;
-        let page = self.shared.state().history(channel, &self.query("backwards")?, now_ms());
+        let query = self.query("backwards")?;
+        if query.until.is_some() && self.shared.state().faults().refuse_until_attach {
+            return Err(failure(40024, 400, "The point of attachment is unknown here, as the faults say"));
+        }
+        let page = self.shared.state().history(channel, &query, now_ms());
         Ok(self.page(page, "messages"))
     }
 

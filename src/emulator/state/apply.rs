@@ -8,7 +8,7 @@ use crate::ably::wire::{Data, Message, MessageVersion, message_action};
 
 use super::{State, unqualified, valid_name};
 use crate::emulator::auth::Grant;
-use crate::emulator::channel::Frame;
+use crate::emulator::channel::{Frame, Oddity};
 use crate::emulator::connection::Publisher;
 use crate::emulator::errors::{
     Failure, account_rate, channel_bandwidth, channel_rate, connection_rate, failure, not_mutable, too_large,
@@ -276,6 +276,11 @@ impl State {
     }
 
     fn deliver(&mut self, at: &Happened<'_>, piece: &Message<'static>) {
+        let odd = Oddity {
+            whole: self.strikes(self.faults.whole_pieces),
+            lost: self.strikes(self.faults.lose_deliveries),
+            again: self.strikes(self.faults.repeat_deliveries),
+        };
         let Some(channel) = self.store.get_mut(at.channel) else { return };
         let frame = Frame {
             channel: at.channel,
@@ -285,7 +290,7 @@ impl State {
             position: at.position,
             now_ms: at.now_ms,
         };
-        let (delivered, slow) = channel.deliver(&frame, piece);
+        let (delivered, slow) = channel.deliver(&frame, piece, odd);
         self.stats.delivered += delivered;
         for number in slow {
             self.stats.slow += 1;

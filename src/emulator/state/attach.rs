@@ -58,6 +58,7 @@ impl State {
             echo: connection.echo && params.get("echo").is_none_or(|echo| echo != "false"),
             full: params.get("appendMode").is_some_and(|mode| mode == "full"),
             seen: HashSet::new(),
+            again: None,
         };
         let serials = &mut self.serials;
         let channel = self.store.channel(name, || serials.next(now_ms))?;

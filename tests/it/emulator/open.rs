@@ -387,3 +387,35 @@ async fn refusals_come_in_runs_and_their_texts_again_and_again() {
     let other = raw.create("ai:y", 8, "").await;
     assert_eq!(ask(&mut raw, "ai:y", 9, append(&other, "x")).await, (ACK, 9, 1, 0), "another message is not concerned");
 }
+
+#[tokio::test]
+async fn subscribers_get_what_the_faults_make_of_it() {
+    let emulator = start("").await;
+    let (mut reader, _) = Raw::connect(&emulator, "").await;
+    reader.send(json!({"action": 10, "channel": "ai:x"})).await;
+    reader.frame().await.expect("attached");
+    let (mut raw, _) = Raw::connect(&emulator, "appendRollupWindow=0").await;
+    let serial = raw.create("ai:x", 0, "a").await;
+    let mut heard = async || {
+        let frame = reader.frame().await.expect("a frame");
+        let message = &frame["messages"][0];
+        (message["action"].as_u64(), message["data"].as_str().map(str::to_owned), frame["error"]["code"].as_u64())
+    };
+    let piece = |action, data: &str| (Some(action), Some(data.to_owned()), None);
+    assert_eq!(heard().await, piece(0, "a"));
+    for (number, (faults, data)) in
+        (1..).zip([("whole-pieces=1", "b"), ("lose-deliveries=1", "c"), ("repeat-deliveries=1", "d"), ("", "e")])
+    {
+        set(&emulator, faults);
+        ask(&mut raw, "ai:x", number, append(&serial, data)).await;
+    }
+    assert_eq!(heard().await, piece(1, "ab"));
+    assert_eq!(heard().await, (None, None, Some(80020)));
+    for data in ["d", "e", "d"] {
+        assert_eq!(heard().await, piece(5, data));
+    }
+    set(&emulator, "refuse-until-attach=true");
+    let (status, refused) = get(&emulator, "/channels/ai%3Ax/messages?from_serial=1").await;
+    assert_eq!((status, &refused["error"]["code"]), (400, &json!(40024)));
+    assert_eq!(get(&emulator, "/channels/ai%3Ax/messages").await.1[0]["data"], "abcde");
+}
