@@ -18,37 +18,48 @@ export async function follow(
 ): Promise<() => void> {
   const responses = new Responses();
   let stopped = false;
+  let wanted = false;
   let reading: Promise<void> | undefined;
 
   const take = (message: InboundMessage) => {
-    if (stopped) return;
-    const response = responses.apply(message);
-    if (response === undefined) return;
-    changed(response);
-    if (response.gap) catchUp().catch(failed);
+    const response = stopped ? undefined : responses.apply(message);
+    if (response !== undefined) changed(response);
+    return response;
   };
-  // One at a time: what came meanwhile is asked for by the next message that shows a gap.
+  const takeLive = (message: InboundMessage) => {
+    if (take(message)?.gap) catchUp().catch(failed);
+  };
+  // One at a time. What shows a gap while the history is being read may be newer than what is read.
   const catchUp = () => {
-    reading ??= readAll(channel, take).finally(() => (reading = undefined));
+    wanted = true;
+    reading ??= readAllWanted().finally(() => (reading = undefined));
     return reading;
   };
+  const readAllWanted = async () => {
+    while (wanted && !stopped) {
+      wanted = false;
+      await readAll(channel, take);
+    }
+  };
   const continuity = ({ resumed }: { resumed: boolean }) => {
-    if (!resumed) catchUp().catch(failed);
+    if (resumed) return;
+    responses.missed();
+    catchUp().catch(failed);
   };
 
-  await channel.subscribe(take);
+  await channel.subscribe(takeLive);
   channel.on('update', continuity);
   channel.on('attached', continuity);
   await catchUp();
   return () => {
     stopped = true;
-    channel.unsubscribe(take);
+    channel.unsubscribe(takeLive);
     channel.off(continuity);
   };
 }
 
 /** Everything that the channel keeps, the latest version of each message. */
-async function readAll(channel: RealtimeChannel, take: (message: InboundMessage) => void): Promise<void> {
+async function readAll(channel: RealtimeChannel, take: (message: InboundMessage) => unknown): Promise<void> {
   const read = async (untilAttach: boolean) => {
     let page = await channel.history({ untilAttach });
     for (;;) {

@@ -1,7 +1,7 @@
 // Puts responses together from the messages that tokenrelay writes to an Ably channel. No dependencies: copy this file.
 //
 // Give it every message that comes, live, rewound or from history, in any order and as often as they come: a message is known
-// by its serial and guarded by its version, so repeats and overlaps do no harm.
+// by its serial and guarded by its version, so repeats and overlaps do no harm. Tell it when continuity is lost.
 
 /** What the header `status` says. All but the first two are final; only `abandoned` may open again. */
 export type Status =
@@ -55,9 +55,14 @@ interface Message {
   version: string;
   text: string;
   headers: Headers;
-  /** Appends came, but not what they were appended to. */
-  partial: boolean;
+  /** What was appended since something may be missing, each with its version; nothing is missing if there is none. */
+  loose?: readonly Piece[];
   deleted: boolean;
+}
+
+interface Piece {
+  version: string;
+  text: string;
 }
 
 const ACTIONS: Record<string | number, 'create' | 'update' | 'delete' | 'append'> = {
@@ -86,6 +91,13 @@ export class Responses {
     return response;
   }
 
+  /** Messages have been missed: what is still being written may lack something until the history is read. */
+  missed(): void {
+    for (const message of this.#messages.values()) {
+      if (OPEN.has(message.headers.status ?? 'streaming')) message.loose = [];
+    }
+  }
+
   /** A response as it is now. */
   get(responseId: string, part = 0): Response | undefined {
     const known = this.#responses.get(keyOf(responseId, part));
@@ -105,23 +117,34 @@ export class Responses {
     if (!serial || kind === undefined) return undefined;
     const newer = version?.serial ?? serial;
     const held = this.#messages.get(serial);
-    if (held !== undefined) {
-      // A full text of the same version says what appends without their beginning could not.
-      const completes = held.partial && kind !== 'append' && newer === held.version;
-      if (newer <= held.version && !completes) return undefined;
-    }
-    const text = typeof data === 'string' ? data : undefined;
+    const said = typeof data === 'string' ? data : undefined;
+    if (held !== undefined && newer <= held.version) return kind === 'append' ? undefined : this.#complete(held, newer, said, extras);
+    const isAppend = kind === 'append';
     const message: Message = {
       serial,
       name: name ?? held?.name ?? '',
       version: newer,
-      text: kind === 'append' ? (held?.text ?? '') + (text ?? '') : text ?? held?.text ?? '',
+      text: isAppend ? (held?.text ?? '') + (said ?? '') : said ?? held?.text ?? '',
       headers: headersOf(extras) ?? held?.headers ?? {},
-      partial: kind === 'append' && (held === undefined || held.partial),
       deleted: kind === 'delete',
     };
+    const before = held === undefined ? [] : held.loose;
+    if (isAppend && before !== undefined) message.loose = [...before, { version: newer, text: said ?? '' }];
     this.#messages.set(serial, message);
     return message;
+  }
+
+  /**
+   * A full text that is not newer: it brings what was missed if it is no older than the first piece that came since. What it
+   * does not have yet of those pieces is added.
+   */
+  #complete(held: Message, version: string, text: string | undefined, extras: unknown): Message | undefined {
+    const { loose } = held;
+    if (loose === undefined || text === undefined || version < (loose[0]?.version ?? held.version)) return undefined;
+    held.text = text + loose.filter((piece) => piece.version > version).map((piece) => piece.text).join('');
+    if (held.headers.responseId === undefined) held.headers = headersOf(extras) ?? held.headers;
+    delete held.loose;
+    return held;
   }
 
   /** Joins the messages of a response. */
@@ -140,7 +163,7 @@ export class Responses {
     const text = chain.map((message) => message.text).join('');
     const status = last === undefined || last.headers.status === 'continued' ? 'streaming' : last.headers.status ?? 'streaming';
     const beyond = current.some((message) => Number(message.headers.segment ?? 0) > chain.length);
-    const gap = beyond || chain.length === 0 || chain.some((message) => message.partial);
+    const gap = beyond || chain.length === 0 || chain.some((message) => message.loose !== undefined);
     const count = Number(last?.headers.segments ?? chain.length);
     return {
       responseId,

@@ -115,7 +115,7 @@ async fn the_reader_for_front_ends_reads() {
         node.env("READER", folder.join("out")).env("VECTORS", ours.join("vectors.json"));
         place(&mut node, &emulator, format);
         let said = run(node, PATIENCE).await;
-        assert_eq!(said.lines().filter(|line| line.starts_with("ok: ")).count(), 6, "{said}");
+        assert_eq!(said.lines().filter(|line| line.starts_with("ok: ")).count(), 9, "{said}");
     }
 }
 

@@ -14,7 +14,8 @@ const { useResponse } = await load('react.js');
 
 for (const { name, steps } of JSON.parse(readFileSync(process.env.VECTORS))) {
   const responses = new Responses();
-  steps.forEach(({ message, response }, step) => {
+  steps.forEach(({ message, missed, response }, step) => {
+    if (missed) return responses.missed();
     assert.deepEqual(responses.apply(message) ?? null, response, `${name}, step ${step}`);
     if (response) assert.deepEqual({ ...responses.get(response.responseId, response.part), repaired: response.repaired }, response);
   });
@@ -27,8 +28,9 @@ const headers = (responseId, more) => ({ headers: { responseId, part: '0', segme
 
 /** A response as the relay writes it. */
 class Stream {
-  constructor(name, responseId) {
-    this.channel = relay.channels.get(name);
+  constructor(name, responseId, client = relay) {
+    this.client = client;
+    this.channel = client.channels.get(name);
     this.responseId = responseId;
   }
 
@@ -119,6 +121,64 @@ async function losesContinuity() {
   say('a reader that missed something');
 }
 
+async function rewinds() {
+  const name = 'ai:rewound';
+  const stream = new Stream(name, 'f');
+  await stream.create('There was ');
+  await stream.append('something');
+  const late = await connected(where);
+  const responses = new Responses();
+  const { changed, until } = latest();
+  const channel = late.channels.get(name, { params: { rewind: '2m' } });
+  await channel.subscribe((message) => {
+    const response = responses.apply(message);
+    if (response) changed(response);
+  });
+  await stream.append('.', { status: 'complete' });
+  const { text, gap } = await until('f', ({ complete }) => complete);
+  assert.deepEqual({ text, gap }, { text: 'There was something.', gap: false });
+  late.close();
+  say('a response that was rewound');
+}
+
+/** Subscribers miss things and are told, get old things again, whole messages for pieces; history knows no attachment. */
+const LOSSY = { 'whole-pieces': 0.1, 'lose-deliveries': 0.1, 'repeat-deliveries': 0.2, 'refuse-until-attach': true };
+const NUMBERS = Array.from({ length: 300 }, (_, number) => ` ${number}`);
+
+async function missesPieces() {
+  for (const seed of [1, 2, 3]) {
+    const id = `g${seed}`;
+    await emulator(where, 'faults', { ...LOSSY, seed });
+    const { changed, until } = latest();
+    const stop = await follow(reader.channels.get('ai:lossy'), changed);
+    const stream = new Stream('ai:lossy', id, await connected(where, { transportParams: { appendRollupWindow: '0' } }));
+    await stream.create('0');
+    for (const piece of NUMBERS) await stream.append(piece);
+    await stream.append('.', { status: 'complete' });
+    assert.equal((await until(id, ({ complete }) => complete)).text, `0${NUMBERS.join('')}.`);
+    stop();
+    stream.client.close();
+  }
+  say('a text of which pieces were missed');
+}
+
+async function missesTokens() {
+  const id = 'h';
+  await emulator(where, 'faults', { ...LOSSY, seed: 4 });
+  const { changed, until } = latest();
+  const stop = await follow(reader.channels.get('ai:tokens'), changed);
+  const publish = (name, data, status, more) =>
+    relay.channels.get('ai:tokens').publish({ name, data, extras: headers(id, { status, epoch: '1', ...more }) });
+  await publish('start', '', 'streaming', { seq: '0', n: '0' });
+  for (const [seq, piece] of NUMBERS.entries()) await publish('token', piece, 'streaming', { seq: `${seq}`, n: '1' });
+  const text = NUMBERS.join('');
+  await publish('stop', '', 'complete', { seq: `${NUMBERS.length}`, n: '0', round: '1', tokens: `${NUMBERS.length}`, length: `${text.length}` });
+  assert.equal((await until(id, ({ complete }) => complete)).text, text);
+  stop();
+  await emulator(where, 'faults', {});
+  say('tokens of which some were missed');
+}
+
 async function goesOn() {
   const name = 'ai:long';
   const { changed, until } = latest();
@@ -165,6 +225,9 @@ async function renders() {
 await follows();
 await comesLate();
 await losesContinuity();
+await rewinds();
+await missesPieces();
+await missesTokens();
 await goesOn();
 await renders();
 reader.close();
