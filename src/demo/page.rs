@@ -59,6 +59,10 @@ pub(super) async fn serve(
         .route("/", get(|state| file(state, "text/html; charset=utf-8", include_str!("page/index.html"))))
         .route("/app.js", get(|state| file(state, "text/javascript; charset=utf-8", include_str!("page/app.js"))))
         .route("/reader.js", get(|state| file(state, "text/javascript; charset=utf-8", include_str!("page/reader.js"))))
+        .route(
+            "/subscriber.js",
+            get(|state| file(state, "text/javascript; charset=utf-8", include_str!("page/subscriber.js"))),
+        )
         .route("/style.css", get(|state| file(state, "text/css; charset=utf-8", include_str!("page/style.css"))))
         .route("/icon.svg", get(|state| file(state, "image/svg+xml", include_str!("page/icon.svg"))))
         .route("/events", get(events))

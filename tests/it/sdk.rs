@@ -86,6 +86,9 @@ async fn ably_python_does_the_same() {
     }
 }
 
+/// The reader in the demo's page, compiled: who builds the demo needs no compiler for it.
+const PAGE_READER: &str = "src/demo/page/reader.js";
+
 /// Compiled as strictly as anybody's project may compile it.
 const TSCONFIG: &str = r#"{
     "compilerOptions": {
@@ -108,6 +111,16 @@ async fn the_reader_for_front_ends_reads() {
     let mut compiler = Command::new("node");
     compiler.current_dir(folder).arg("node_modules/typescript/bin/tsc");
     run(compiler, PATIENCE).await;
+    let compiled = std::fs::read_to_string(folder.join("out/reader.js")).expect("it was compiled");
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join(PAGE_READER);
+    if std::env::var_os("UPDATE_READER").is_some() {
+        std::fs::write(&page, &compiled).expect("written");
+    }
+    let shown = std::fs::read_to_string(page).expect("the page has a reader");
+    assert_eq!(
+        shown, compiled,
+        "{PAGE_READER} is out of date: UPDATE_READER=1 cargo test --test it reader_for_front_ends"
+    );
     for format in ["json", "msgpack"] {
         let emulator = start("").await;
         let mut node = Command::new("node");

@@ -1,6 +1,6 @@
 // The page: cards that show what a subscriber gets, marks from the results topic, and switches for the emulator's faults.
 
-import { Reader } from './reader.js';
+import { Subscriber } from './subscriber.js';
 
 const CARDS_MAX = 24;
 /** A settled card stays at least this long, so that somebody can read it. */
@@ -49,8 +49,8 @@ class Card {
   }
 
   /** The subscriber has a new text; it is drawn with the next frame. */
-  take(message) {
-    this.text = message.text;
+  take({ text }) {
+    this.text = text;
     dirty.add(this);
   }
 
@@ -133,13 +133,13 @@ function begin(about) {
     }
     cards.set(key(about.id, part), card);
   }
-  reader?.attach(about.channel);
+  subscriber?.attach(about.channel);
 }
 
 function forget(card) {
   cards.delete(key(card.about.id, card.part));
   dirty.delete(card);
-  if (![...cards.values()].some((each) => each.about.channel === card.about.channel)) reader?.detach(card.about.channel);
+  if (![...cards.values()].some((each) => each.about.channel === card.about.channel)) subscriber?.detach(card.about.channel);
 }
 
 function draw() {
@@ -151,7 +151,7 @@ requestAnimationFrame(draw);
 
 // ---- what the demo says ----------------------------------------------------------------------------------------------
 
-let reader;
+let subscriber;
 
 function mark({ id, part, mark, outcome, sha256 }) {
   const card = cards.get(key(id, part));
@@ -178,9 +178,7 @@ const events = new EventSource('events');
 events.addEventListener('hello', (event) => {
   const url = new URL(JSON.parse(event.data).subscribe, location.href);
   url.protocol = url.protocol.replace('http', 'ws');
-  reader ??= new Reader(url.href, (_, message) => {
-    cards.get(key(message.headers.responseId, Number(message.headers.part ?? 0)))?.take(message);
-  }, link);
+  subscriber ??= new Subscriber(url.href, (response) => cards.get(key(response.responseId, response.part))?.take(response), link);
 });
 events.addEventListener('begin', (event) => {
   const about = JSON.parse(event.data);

@@ -1,166 +1,178 @@
-// A plain subscriber: Ably's realtime protocol as JSON over a WebSocket, only what a reader needs, no dependencies.
+// Puts responses together from the messages that tokenrelay writes to an Ably channel. No dependencies: copy this file.
 //
-// A message is known by its serial and guarded by its version's serial: create sets, update replaces, append adds, delete
-// deletes, and what is not newer than what is held is ignored. After a gap a channel is attached again with a rewind, which
-// gives its messages in their latest versions. Where tokens are messages, the text is put together from them.
-
-const ACTION = { CONNECTED: 4, DISCONNECTED: 6, ERROR: 9, ATTACH: 10, ATTACHED: 11, DETACH: 12, DETACHED: 13, MESSAGE: 15 };
-const CREATE = 0, UPDATE = 1, DELETE = 2, APPEND = 5;
-const RESUMED = 4;
-const SILENCE_MAX_MS = 25_000;
-
-export class Reader {
-  #url; #socket; #key; #channels = new Map(); #pause = 0; #silence; #onMessage; #onState;
-
-  /**
-   * @param {string} url with everything but `resume`
-   * @param {(channel: string, message: {serial: string, text: string, headers: object}) => void} onMessage after each change
-   * @param {(state: 'connected' | 'waiting') => void} onState
-   */
-  constructor(url, onMessage, onState) {
-    this.#url = url;
-    this.#onMessage = onMessage;
-    this.#onState = onState;
-    this.#connect();
-  }
-
-  attach(name) {
-    if (this.#channels.has(name)) return;
-    const channel = { messages: new Map(), serial: undefined, rewind: true, seen: false };
-    this.#channels.set(name, channel);
-    this.#attach(name, channel);
-  }
-
-  detach(name) {
-    if (this.#channels.delete(name)) this.#send({ action: ACTION.DETACH, channel: name });
-  }
-
-  #connect() {
-    const url = new URL(this.#url);
-    if (this.#key) url.searchParams.set('resume', this.#key);
-    const socket = new WebSocket(url);
-    this.#socket = socket;
-    this.#listen(socket);
-    socket.onmessage = (event) => {
-      if (socket !== this.#socket) return;
-      this.#listen(socket);
-      this.#take(JSON.parse(event.data));
-    };
-    socket.onclose = () => this.#lost(socket);
-  }
-
-  /** A server that says nothing for too long is gone. */
-  #listen(socket) {
-    clearTimeout(this.#silence);
-    this.#silence = setTimeout(() => this.#lost(socket), SILENCE_MAX_MS);
-  }
-
-  #lost(socket) {
-    if (socket !== this.#socket) return;
-    this.#socket = undefined;
-    clearTimeout(this.#silence);
-    socket.close();
-    this.#onState('waiting');
-    this.#pause = Math.min(Math.max(this.#pause * 2, 100), 2_000);
-    setTimeout(() => this.#connect(), this.#pause);
-  }
-
-  #send(frame) {
-    if (this.#socket?.readyState === WebSocket.OPEN) this.#socket.send(JSON.stringify(frame));
-  }
-
-  #attach(name, channel) {
-    const frame = { action: ACTION.ATTACH, channel: name };
-    if (channel.rewind) frame.params = { rewind: '100' };
-    else if (channel.serial) frame.channelSerial = channel.serial;
-    this.#send(frame);
-  }
-
-  #take(frame) {
-    const channel = this.#channels.get(frame.channel);
-    switch (frame.action) {
-      case ACTION.CONNECTED:
-        this.#key = frame.connectionDetails?.connectionKey ?? frame.connectionKey;
-        this.#pause = 0;
-        this.#onState('connected');
-        this.#channels.forEach((each, name) => this.#attach(name, each));
-        break;
-      case ACTION.ATTACHED:
-        if (channel) this.#attached(frame, channel);
-        break;
-      case ACTION.DETACHED:
-        if (channel) this.#attach(frame.channel, channel);
-        break;
-      case ACTION.MESSAGE:
-        if (!channel) break;
-        channel.serial = frame.channelSerial ?? channel.serial;
-        for (const message of frame.messages ?? []) this.#apply(frame.channel, channel, message);
-        break;
-      case ACTION.ERROR:
-        if (frame.channel == null) this.#key = undefined;
-        this.#lost(this.#socket);
-        break;
-      case ACTION.DISCONNECTED:
-        this.#lost(this.#socket);
-        break;
+// Give it every message that comes, live, rewound or from history, in any order and as often as they come: a message is known
+// by its serial and guarded by its version, so repeats and overlaps do no harm. Tell it when continuity is lost.
+const ACTIONS = {
+    0: 'create', 1: 'update', 2: 'delete', 5: 'append',
+    'message.create': 'create', 'message.update': 'update', 'message.delete': 'delete', 'message.append': 'append',
+};
+const OPEN = new Set(['streaming', 'continued']);
+/** The responses on a channel. */
+export class Responses {
+    #messages = new Map();
+    #responses = new Map();
+    /** Takes a message in. Gives the response that has changed by it, if one has. */
+    apply(incoming) {
+        const message = this.#take(incoming);
+        const id = message?.headers.responseId;
+        if (message === undefined || id === undefined)
+            return undefined;
+        const key = keyOf(id, Number(message.headers.part ?? 0));
+        const known = this.#responses.get(key) ?? { serials: new Set(), shown: '' };
+        this.#responses.set(key, known);
+        known.serials.add(message.serial);
+        const response = this.#put(id, Number(message.headers.part ?? 0), known);
+        known.shown = response.text;
+        return response;
     }
-  }
-
-  #attached(frame, channel) {
-    const missed = channel.seen && !channel.rewind && !((frame.flags ?? 0) & RESUMED);
-    channel.seen = true;
-    channel.rewind = missed;
-    channel.serial = missed ? undefined : frame.channelSerial;
-    if (missed) this.#send({ action: ACTION.DETACH, channel: frame.channel });
-  }
-
-  #apply(name, channel, message) {
-    if (!message.serial) return;
-    const held = channel.messages.get(message.serial) ?? { serial: message.serial, version: '', text: '', headers: {} };
-    const version = message.version?.serial ?? message.serial;
-    if (version <= held.version) return;
-    held.version = version;
-    switch (message.action ?? CREATE) {
-      case CREATE:
-      case UPDATE:
-        held.text = message.data ?? held.text;
-        break;
-      case APPEND:
-        held.text += message.data ?? '';
-        break;
-      case DELETE:
-        held.text = '';
-        break;
+    /** Messages have been missed: what is still being written may lack something until the history is read. */
+    missed() {
+        for (const message of this.#messages.values()) {
+            if (OPEN.has(message.headers.status ?? 'streaming'))
+                message.loose = [];
+        }
     }
-    held.headers = message.extras?.headers ?? held.headers;
-    held.name = message.name ?? held.name;
-    channel.messages.set(message.serial, held);
-    const isToken = held.headers.seq !== undefined;
-    this.#onMessage(name, isToken ? { ...held, text: inOrder(channel.messages.values(), held.headers) } : held);
-  }
+    /** A response as it is now. */
+    get(responseId, part = 0) {
+        const known = this.#responses.get(keyOf(responseId, part));
+        return known && this.#put(responseId, part, known);
+    }
+    /** Forgets a response that is not looked at any more. */
+    forget(responseId, part = 0) {
+        const key = keyOf(responseId, part);
+        this.#responses.get(key)?.serials.forEach((serial) => this.#messages.delete(serial));
+        this.#responses.delete(key);
+    }
+    /** The message that has changed, if it is news. */
+    #take({ serial, name, action, version, data, extras }) {
+        const kind = ACTIONS[action ?? 0];
+        if (!serial || kind === undefined)
+            return undefined;
+        const newer = version?.serial ?? serial;
+        const held = this.#messages.get(serial);
+        const said = typeof data === 'string' ? data : undefined;
+        if (held !== undefined && newer <= held.version)
+            return kind === 'append' ? undefined : this.#complete(held, newer, said, extras);
+        const isAppend = kind === 'append';
+        const message = {
+            serial,
+            name: name ?? held?.name ?? '',
+            version: newer,
+            text: isAppend ? (held?.text ?? '') + (said ?? '') : said ?? held?.text ?? '',
+            headers: headersOf(extras) ?? held?.headers ?? {},
+            deleted: kind === 'delete',
+        };
+        const before = held === undefined ? [] : held.loose;
+        if (isAppend && before !== undefined)
+            message.loose = [...before, { version: newer, text: said ?? '' }];
+        this.#messages.set(serial, message);
+        return message;
+    }
+    /**
+     * A full text that is not newer: it brings what was missed if it is no older than the first piece that came since. What it
+     * does not have yet of those pieces is added.
+     */
+    #complete(held, version, text, extras) {
+        const { loose } = held;
+        if (loose === undefined || text === undefined || version < (loose[0]?.version ?? held.version))
+            return undefined;
+        held.text = text + loose.filter((piece) => piece.version > version).map((piece) => piece.text).join('');
+        if (held.headers.responseId === undefined)
+            held.headers = headersOf(extras) ?? held.headers;
+        delete held.loose;
+        return held;
+    }
+    /** Joins the messages of a response. */
+    #put(responseId, part, { serials, shown }) {
+        const messages = [...serials].map((serial) => this.#messages.get(serial)).filter((message) => !message.deleted);
+        if (messages.some((message) => message.headers.seq !== undefined))
+            return ordered(responseId, part, messages, shown);
+        const replaced = new Set(messages.map((message) => message.headers.supersedes));
+        const current = messages.filter((message) => !replaced.has(message.serial) && message.headers.status !== 'superseded');
+        const chain = [];
+        for (let before;; before = chain.at(-1).serial) {
+            const next = pick(current.filter((message) => Number(message.headers.segment ?? 0) === chain.length), before);
+            if (next === undefined)
+                break;
+            chain.push(next);
+        }
+        const last = chain.at(-1);
+        const text = chain.map((message) => message.text).join('');
+        const status = last === undefined || last.headers.status === 'continued' ? 'streaming' : last.headers.status ?? 'streaming';
+        const beyond = current.some((message) => Number(message.headers.segment ?? 0) > chain.length);
+        const gap = beyond || chain.length === 0 || chain.some((message) => message.loose !== undefined);
+        const count = Number(last?.headers.segments ?? chain.length);
+        return {
+            responseId,
+            part,
+            text,
+            status,
+            complete: !OPEN.has(status) && !gap && count === chain.length,
+            repaired: !text.startsWith(shown),
+            gap,
+        };
+    }
 }
-
 /**
- * The text of a response whose tokens are messages: in order by `seq`, each once. The newest full text whose parts are all
- * there stands for the tokens that it holds.
+ * Puts the tokens of a response in order: by `seq`, what comes twice left out. The newest full text whose parts are all there
+ * stands for those that it holds. A hole is left out until the full text comes, before the `stop` at the latest.
  */
-function inOrder(messages, { responseId, part }) {
-  const ours = [...messages].filter(({ headers }) => headers.responseId === responseId && headers.part === part);
-  const number = (message, name) => Number(message.headers[name] ?? 0);
-  const rounds = new Map();
-  for (const message of ours.filter(({ name }) => name === 'response-complete')) {
-    const key = `${message.headers.epoch}/${message.headers.round}`;
-    rounds.set(key, (rounds.get(key) ?? new Map()).set(number(message, 'segment'), message));
-  }
-  const first = (parts, name) => number([...parts.values()][0], name);
-  const newest = [...rounds.values()].sort((a, b) => first(b, 'epoch') - first(a, 'epoch') || first(b, 'round') - first(a, 'round'));
-  const whole = newest.find((parts) => parts.size === first(parts, 'segments')) ?? new Map();
-  let text = [...whole].sort(([a], [b]) => a - b).map(([, message]) => message.text).join('');
-  let next = whole.size > 0 ? first(whole, 'n') : 0;
-  for (const message of ours.filter(({ name }) => name === 'token' || name === 'stop').sort((a, b) => number(a, 'seq') - number(b, 'seq'))) {
-    if (number(message, 'seq') < next) continue;
-    text += message.text;
-    next = number(message, 'seq') + number(message, 'n');
-  }
-  return text;
+function ordered(responseId, part, messages, shown) {
+    const named = (name) => messages.filter((message) => message.name === name);
+    const whole = wholes(named('response-complete')).at(-1) ?? [];
+    let text = whole.map((message) => message.text).join('');
+    let next = number(whole[0]?.headers.n);
+    // A stop holds what tokens without text came last.
+    const pieces = [...named('token'), ...named('stop')].sort((a, b) => number(a.headers.seq) - number(b.headers.seq) || number(b.headers.n) - number(a.headers.n));
+    const begins = whole.length > 0 || named('start').length > 0 || number(pieces[0]?.headers.seq) === 0;
+    for (const { headers, text: piece } of pieces) {
+        if (number(headers.seq) < next)
+            continue;
+        text += piece;
+        next = number(headers.seq) + number(headers.n);
+    }
+    const stop = named('stop').sort(byRound).at(-1);
+    const isOver = stop !== undefined && next <= number(stop.headers.seq) + number(stop.headers.n);
+    const isWhole = isOver && number(stop.headers.length) === new TextEncoder().encode(text).length;
+    return {
+        responseId,
+        part,
+        text,
+        status: isOver ? stop.headers.status ?? 'streaming' : 'streaming',
+        complete: isWhole,
+        repaired: !text.startsWith(shown),
+        gap: isOver ? !isWhole : !begins,
+    };
+}
+/** The full texts whose parts are all there, each with its parts in order, oldest first. */
+function wholes(parts) {
+    const rounds = new Map();
+    for (const message of parts.sort(byRound)) {
+        const key = `${message.headers.epoch}/${message.headers.round}`;
+        const others = rounds.get(key) ?? [];
+        // A part that was published twice counts once.
+        if (!others.some((other) => other.headers.segment === message.headers.segment))
+            others.push(message);
+        rounds.set(key, others);
+    }
+    const inOrder = (a, b) => number(a.headers.segment) - number(b.headers.segment);
+    return [...rounds.values()].filter((of) => of.length === number(of[0].headers.segments)).map((of) => of.sort(inOrder));
+}
+function byRound(a, b) {
+    return number(a.headers.epoch) - number(b.headers.epoch) || number(a.headers.round) - number(b.headers.round);
+}
+function number(header) {
+    return Number(header ?? 0);
+}
+/** The message that follows: the one that says so, if there are several; else the oldest. */
+function pick(candidates, before) {
+    const oldestFirst = candidates.sort((a, b) => (a.serial < b.serial ? -1 : 1));
+    return oldestFirst.find((message) => message.headers.prev === before) ?? oldestFirst[0];
+}
+function headersOf(extras) {
+    const headers = extras?.headers;
+    return headers ?? undefined;
+}
+function keyOf(responseId, part) {
+    return `${part}/${responseId}`;
 }
