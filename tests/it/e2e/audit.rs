@@ -21,7 +21,7 @@ use super::story::Story;
 use super::{KEY, relay, results};
 use crate::world::{PATIENCE, Seen, World, servers};
 
-mod lives;
+pub(super) mod lives;
 
 /// Whatever goes wrong on the way to Ably.
 fn faults() -> Faults {

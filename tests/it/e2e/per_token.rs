@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use serde_json::Value;
+use tokenrelay::config::Delivery;
 use tokenrelay::emulator::{self, Emulator, Faults};
 
+use super::audit::lives::audited;
 use super::relay::{self, Relay};
 use super::story::Story;
 use super::{KEY, results};
@@ -66,6 +68,12 @@ async fn read(ably: SocketAddr, channel: &str) -> (String, String) {
 async fn judge(world: &World, ably: &Emulator, mut relay: Relay, story: &Story) -> results::Summary {
     let results = results::wait(world, &mut relay, story.responses().len()).await;
     let summary = results.check(story.responses());
+    look(world, ably, relay, story).await;
+    summary
+}
+
+/// Looks at the channels and lets the audit look at everything, when all is settled.
+async fn look(world: &World, ably: &Emulator, relay: Relay, story: &Story) {
     ably.set_faults(Faults::default());
     for response in story.responses() {
         let (text, status) = read(ably.local_addr(), &response.channel()).await;
@@ -75,7 +83,9 @@ async fn judge(world: &World, ably: &Emulator, mut relay: Relay, story: &Story) 
     for (partition, committed, end) in world.committed() {
         assert_eq!(committed, end, "partition {partition}");
     }
-    summary
+    let counts = audited(world, ably.local_addr(), Delivery::ExactlyOnce).await.counts;
+    let count = story.responses().len() as u64;
+    assert_eq!((counts.settled, counts.messages, counts.failed), (count, count, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -113,10 +123,5 @@ async fn among_tokens_too_owners_may_die() {
         std::mem::replace(&mut relay, set()).kill().await;
     }
     results::wait(&world, &mut relay, story.responses().len()).await;
-    ably.set_faults(Faults::default());
-    for response in story.responses() {
-        let (text, status) = read(ably.local_addr(), &response.channel()).await;
-        assert_eq!((text, &*status), (response.text(), response.status()), "on {}", response.channel());
-    }
-    relay.stop().await;
+    look(&world, &ably, relay, &story).await;
 }

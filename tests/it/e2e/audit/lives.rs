@@ -20,7 +20,7 @@ async fn ably(faults: Faults) -> Emulator {
 }
 
 /// With everything that can be looked at, of a relay that has nothing left to do.
-async fn audited(world: &World, ably: SocketAddr, delivery: Delivery) -> Report {
+pub(in crate::e2e) async fn audited(world: &World, ably: SocketAddr, delivery: Delivery) -> Report {
     let mut config = config_of(world, ably);
     config.results.delivery = delivery;
     let request = Request { ably: true, at_rest: true, kept_max: 100, ..Request::default() };
