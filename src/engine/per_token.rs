@@ -244,12 +244,17 @@ impl Response {
         })
     }
 
-    /// As many of the tokens that wait as one publish takes.
-    fn plan_tokens(&self, tokens: &PerToken) -> Plan {
-        let further = match tokens.batch {
+    /// What each further token of a publish takes besides its text.
+    fn further(&self, tokens: &PerToken) -> usize {
+        match tokens.batch {
             Batch::Array => PIECE_OVERHEAD + self.head.response_id.len() + self.head.create_id.len(),
             Batch::Joined => 0,
-        };
+        }
+    }
+
+    /// As many of the tokens that wait as one publish takes.
+    fn plan_tokens(&self, tokens: &PerToken) -> Plan {
+        let further = self.further(tokens);
         let count_max = if tokens.batch == Batch::Array { ARRAY_MAX } else { usize::MAX };
         let (mut bytes, mut size, mut count) = (0, 0, 0);
         for (_, token) in tokens.waiting.iter().take(count_max) {

@@ -62,10 +62,12 @@ impl Response {
         rejection: &Rejection,
         settings: &Settings,
     ) {
+        let size = self.published_size(operation);
         let (Some(tokens), Some(published)) = (&mut self.per_token, operation.published) else { return };
         let policy = &settings.reconcile;
         let is_piece = matches!(published.name, PublishName::Start | PublishName::Token);
-        let lower = tokens.room / 4 * 3;
+        // What was told may be many times what is taken: what was refused says more.
+        let lower = tokens.room.min(size) / 4 * 3;
         if rejection.code == TOO_LARGE && operation.bytes > 0 && lower >= LIMIT_MIN {
             // What left before the room was lowered says nothing new.
             if operation.bytes <= tokens.room {
@@ -83,6 +85,14 @@ impl Response {
         if !is_piece || rejection.class == Class::Channel {
             self.refused(now, rejection, settings);
         }
+    }
+
+    /// What it took of its room.
+    fn published_size(&self, operation: &InFlight) -> usize {
+        let is_token = operation.published.is_some_and(|published| published.name == PublishName::Token);
+        let tokens = self.per_token.as_ref().filter(|_| is_token);
+        let further = tokens.map_or(0, |tokens| self.further(tokens));
+        operation.bytes + further * (operation.tokens as usize).saturating_sub(1)
     }
 
     /// Nobody knows what became of a publish.

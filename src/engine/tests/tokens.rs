@@ -162,3 +162,17 @@ fn tokens_without_text_are_counted_once_with_what_comes_next() {
     let stop = only(story.ack(&whole));
     assert_eq!((said(&whole), said(&stop)), (("response-complete", 0, vec![4], "one two"), ("stop", 4, vec![0], "")));
 }
+
+#[test]
+fn a_server_that_takes_a_fraction_of_what_it_said_is_given_that_at_once() {
+    let mut story = story();
+    let sent = story.says(token("x".repeat(100).leak()));
+    story.says(END);
+    story.ack(&sent[0]);
+    story.reject(&sent[1], Class::Operation, 40_009);
+    let first = only(story.after(Duration::from_millis(250)));
+    assert_eq!((said(&first).0, first.data.len()), ("response-complete", 75));
+    let second = only(story.ack(&first));
+    assert_eq!((said(&second).0, second.data.len()), ("response-complete", 25));
+    assert_eq!(said(&only(story.ack(&second))).0, "stop");
+}
