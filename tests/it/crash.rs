@@ -3,12 +3,13 @@
 //! ordinary reader that is there all the time.
 //!
 //! Faults come from a seeded schedule that goes in step with what comes of the load, not by the clock; only what has to last
-//! for longer than a session is timed. The audit judges, from outside, and the reader. The short form is here; the long one
-//! is [`long`], for `tests/run --long`.
+//! for longer than a session is timed. So does the way in which texts are put on channels. The audit judges, from outside,
+//! and the reader. The short form is here; the long one is [`long`], for `tests/run --long`.
 
 use fastrand::Rng;
 use load::Plan;
 use stage::{Fault, Stage};
+use way::Way;
 
 mod ably;
 mod broker;
@@ -17,16 +18,16 @@ mod load;
 mod long;
 mod progress;
 mod stage;
+mod way;
 
 /// Tokens a second.
 const RATE: u64 = 2_000;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn two_relays_that_die_freeze_and_end_leave_nothing_wrong() {
-    const SEED: u64 = 1;
-    let mut stage = Stage::new(None, Plan { seed: SEED, least: 300, rate: RATE }).await;
+/// Two relays, each of what can happen to a process once.
+async fn play(seed: u64, way: Way) {
+    let mut stage = Stage::new(None, Plan { seed, least: 300, rate: RATE }, way).await;
     stage.enter(&[&[], &[]]).await;
-    let mut rng = Rng::with_seed(SEED);
+    let mut rng = Rng::with_seed(seed);
     let mut faults = [Fault::Kill, Fault::Freeze, Fault::Terminate];
     rng.shuffle(&mut faults);
     for fault in faults {
@@ -37,4 +38,14 @@ async fn two_relays_that_die_freeze_and_end_leave_nothing_wrong() {
     assert!(stats["dropped"].as_u64() > Some(0), "connections did drop: {stats}");
     let counts = stage.judge().await;
     eprintln!("{counts}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_relays_that_die_freeze_and_end_leave_nothing_wrong() {
+    play(1, Way::USUAL).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nor_do_they_with_tokens_that_are_messages_by_request() {
+    play(4, Way::of(4)).await;
 }

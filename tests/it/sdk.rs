@@ -143,7 +143,7 @@ async fn a_subscriber_tells_what_it_sees() {
     let event = subscriber.next().await;
     assert_eq!((event["action"].as_str(), event["data"].as_str()), (Some("message.create"), Some("hello")));
     let serial = event["serial"].as_str().expect("a serial").to_owned();
-    let texts = subscriber.finish().await;
+    let texts = subscriber.finish().await.texts;
     assert_eq!(texts["ai:one"][&serial]["text"], "hello");
     assert_eq!(texts["ai:two"], serde_json::json!({}));
 }

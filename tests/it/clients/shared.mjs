@@ -1,5 +1,6 @@
 // What the programs around the official ably-js client share. ABLY_JS names the folder that it was installed in.
 
+import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 
 export const Ably = createRequire(`${process.env.ABLY_JS}/`)('ably');
@@ -68,6 +69,13 @@ export class Reader {
     this.messages.set(serial, { action, name, text, version: version.serial, headers: extras?.headers });
     return true;
   }
+}
+
+/** The module of the reader for front ends, as the demo's page has it. */
+export function readerForFrontEnds() {
+  const code = readFileSync(new URL('../../../src/demo/page/reader.js', import.meta.url));
+  // Not by its path: there it would be a module only for browsers.
+  return import(`data:text/javascript;base64,${code.toString('base64')}`);
 }
 
 /** The error that a promise ends with. */

@@ -1,8 +1,11 @@
 // An ordinary subscriber: node subscriber.mjs ENDPOINT PORT KEY FORMAT CHANNEL...
 // Says {"attached": N} when it has all channels, then each event as one line of JSON. When its stdin ends, it says
-// {"texts": {CHANNEL: {SERIAL: {text, …}}}} and ends.
+// {"texts": {CHANNEL: {SERIAL: {text, …}}}, "responses": {CHANNEL: [{responseId, text, …}]}} and ends: the messages as a plain
+// reader has them, and the responses as the reader for front ends puts them together.
 
-import { Reader, connected, place } from './shared.mjs';
+import { Reader, connected, place, readerForFrontEnds } from './shared.mjs';
+
+const { Responses } = await readerForFrontEnds();
 
 // As many as Ably allows on a connection.
 const CHANNELS_PER_CONNECTION = 200;
@@ -10,13 +13,16 @@ const CHANNELS_PER_CONNECTION = 200;
 const { rest: names, ...where } = place();
 const print = (line) => process.stdout.write(`${JSON.stringify(line)}\n`);
 const readers = new Map(names.map((name) => [name, new Reader()]));
+const fronts = new Map(names.map((name) => [name, { reader: new Responses(), seen: new Map() }]));
 
 async function follow(client, name) {
   const channel = client.channels.get(name);
-  const reader = readers.get(name);
+  const [reader, front] = [readers.get(name), fronts.get(name)];
   const take = (message, from) => {
     const { action, serial, version, data, extras } = message;
     const news = reader.apply(message);
+    const response = front.reader.apply(message);
+    if (response) front.seen.set(`${response.part}/${response.responseId}`, response);
     print({ channel: name, from, action, serial, version: version.serial, name: message.name, data, headers: extras?.headers, news });
   };
   await channel.subscribe((message) => take(message, 'live'));
@@ -38,6 +44,7 @@ print({ attached: names.length });
 process.stdin.resume();
 process.stdin.once('end', () => {
   const texts = [...readers].map(([name, reader]) => [name, Object.fromEntries(reader.messages)]);
-  print({ texts: Object.fromEntries(texts) });
+  const responses = [...fronts].map(([name, { seen }]) => [name, [...seen.values()]]);
+  print({ texts: Object.fromEntries(texts), responses: Object.fromEntries(responses) });
   clients.forEach((client) => client.close());
 });

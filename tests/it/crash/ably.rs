@@ -14,8 +14,9 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::load::{self, Response};
+use super::way::Way;
 use crate::e2e::KEY;
-use crate::sdk::subscriber::Subscriber;
+use crate::sdk::subscriber::{self, Subscriber};
 use crate::world::PATIENCE;
 
 /// Where the reader is told that nothing more will come.
@@ -65,15 +66,6 @@ impl Ably {
     }
 }
 
-/// Whether messages say what a response should.
-fn says(messages: &[Held], response: &Response) -> bool {
-    let text: String = messages.iter().map(|held| held.text.as_str()).collect();
-    let Some((last, before)) = messages.split_last() else { return false };
-    let follow = messages.iter().zip(0..).all(|(held, n)| held.segment == n && held.channel == response.channel);
-    let go_on = before.iter().all(|held| held.status == "continued");
-    follow && go_on && last.status == response.status() && text == response.text()
-}
-
 /// What a reader holds of a response, in one message.
 #[derive(Debug, PartialEq, Eq)]
 struct Held {
@@ -83,8 +75,74 @@ struct Held {
     status: String,
 }
 
+/// Whether messages say what a response should.
+fn says(messages: &[Held], response: &Response) -> bool {
+    let text: String = messages.iter().map(|held| held.text.as_str()).collect();
+    let Some((last, before)) = messages.split_last() else { return false };
+    let follow = messages.iter().zip(0..).all(|(held, n)| held.segment == n && held.channel == response.channel);
+    let go_on = before.iter().all(|held| held.status == "continued");
+    follow && go_on && last.status == response.status() && text == response.text()
+}
+
+/// A response as the reader for front ends shows it.
+#[derive(Debug, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Shown {
+    response_id: String,
+    text: String,
+    status: String,
+    complete: bool,
+    gap: bool,
+}
+
+/// Fails for responses that are not shown as they should be.
+fn check_shown(responses: Value, expected: &[Response]) {
+    let channels: HashMap<String, Vec<Shown>> = serde_json::from_value(responses).expect("responses");
+    let on = |channel: &str| channels.get(channel).into_iter().flatten();
+    let shows = |response: &Response, shown: &Shown| {
+        let is_over = shown.complete && !shown.gap && shown.status == response.status();
+        is_over && shown.text == response.text()
+    };
+    let mut wrong = Vec::new();
+    for response in expected {
+        let shown: Vec<&Shown> = on(&response.channel).filter(|shown| shown.response_id == response.id).collect();
+        if !matches!(&shown[..], [shown] if shows(response, shown)) {
+            wrong.push((response, shown));
+        }
+    }
+    assert!(wrong.is_empty(), "{} are shown otherwise: {:#?}", wrong.len(), &wrong[..wrong.len().min(3)]);
+    let shown: usize = channels.values().map(Vec::len).sum();
+    assert_eq!(shown, expected.len(), "what nobody has produced is shown");
+}
+
+/// Fails for responses whose messages are not as they should be.
+fn check_messages(messages: &[(&str, &Value)], responses: &[Response]) {
+    let mut held: HashMap<String, Vec<Held>> = HashMap::new();
+    for (channel, message) in messages.iter().filter(|(_, message)| header(message, "status") != "superseded") {
+        held.entry(header(message, "responseId").to_owned()).or_default().push(Held {
+            channel: (*channel).to_owned(),
+            segment: header(message, "segment").parse().unwrap_or(u32::MAX),
+            text: message["text"].as_str().unwrap_or_default().to_owned(),
+            status: header(message, "status").to_owned(),
+        });
+    }
+    let mut wrong = Vec::new();
+    for response in responses {
+        let mut holds = held.remove(&response.id).unwrap_or_default();
+        holds.sort_by_key(|held| held.segment);
+        if !says(&holds, response) {
+            wrong.push((response, holds));
+        }
+    }
+    assert!(wrong.is_empty(), "the reader holds {} otherwise: {:#?}", wrong.len(), &wrong[..wrong.len().min(3)]);
+}
+
+fn header<'a>(message: &'a Value, name: &str) -> &'a str {
+    message["headers"][name].as_str().unwrap_or_default()
+}
+
 /// The reader.
-pub(super) struct Reader(JoinHandle<Value>);
+pub(super) struct Reader(JoinHandle<subscriber::Held>);
 
 impl Reader {
     pub(super) async fn start(ably: &Ably) -> Self {
@@ -102,35 +160,21 @@ impl Reader {
     }
 
     /// Compares what it holds with what was said. Everything must have been settled.
-    pub(super) async fn check(self, ably: &Ably, responses: &[Response]) {
+    pub(super) async fn check(self, ably: &Ably, way: Way, responses: &[Response]) {
         ably.say_last_word().await;
-        let texts = timeout(PATIENCE, self.0).await.expect("it reads in time").expect("it lives");
-        let mut held: HashMap<String, Vec<Held>> = HashMap::new();
-        for (channel, messages) in texts.as_object().expect("channels") {
-            for message in messages.as_object().expect("messages").values() {
-                let header = |name: &str| message["headers"][name].as_str().unwrap_or_default();
-                if header("status") == "superseded" {
-                    continue;
-                }
-                held.entry(header("responseId").to_owned()).or_default().push(Held {
-                    channel: channel.clone(),
-                    segment: header("segment").parse().unwrap_or(u32::MAX),
-                    text: message["text"].as_str().unwrap_or_default().to_owned(),
-                    status: header("status").to_owned(),
-                });
-            }
+        let held = timeout(PATIENCE, self.0).await.expect("it reads in time").expect("it lives");
+        let channels = held.texts.as_object().expect("channels").iter();
+        let messages: Vec<(&str, &Value)> = channels
+            .flat_map(|(channel, messages)| {
+                messages.as_object().expect("messages").values().map(move |message| (&**channel, message))
+            })
+            .filter(|(channel, _)| *channel != LAST_WORD)
+            .collect();
+        let is_further = |(_, message): &&(&str, &Value)| !["", "0"].contains(&header(message, "segment"));
+        assert!(messages.iter().any(|message| is_further(&message)), "no text was longer than a message");
+        check_shown(held.responses, responses);
+        if !way.per_token {
+            check_messages(&messages, responses);
         }
-        let mut long = 0;
-        let mut wrong = Vec::new();
-        for response in responses {
-            let mut holds = held.remove(&response.id).unwrap_or_default();
-            holds.sort_by_key(|held| held.segment);
-            long += usize::from(holds.len() > 1);
-            if !says(&holds, response) {
-                wrong.push((response, holds));
-            }
-        }
-        assert!(long > 0, "no text was longer than a message");
-        assert!(wrong.is_empty(), "the reader holds {} otherwise: {:#?}", wrong.len(), &wrong[..wrong.len().min(3)]);
     }
 }

@@ -9,13 +9,15 @@ use super::RATE;
 use super::broker::Broker;
 use super::load::Plan;
 use super::stage::{Fault, Stage};
+use super::way::Way;
 
 /// How many seeds, unless TOKENRELAY_CRASH_SEEDS says otherwise.
 const SEEDS: u64 = 10;
 
-/// Three relays, everything that can happen twice, in an order of the seed's.
+/// Three relays, everything that can happen twice, in an order and a way of the seed's.
 async fn play(broker: &Broker, seed: u64) {
-    let mut stage = Stage::new(Some(broker), Plan { seed, least: 1_000, rate: RATE }).await;
+    let way = Way::of(seed);
+    let mut stage = Stage::new(Some(broker), Plan { seed, least: 1_000, rate: RATE }, way).await;
     stage.enter(&[&[], &[], &[]]).await;
     let mut rng = Rng::with_seed(seed);
     let mut faults = [Fault::Kill, Fault::Freeze, Fault::Terminate, Fault::Broker].repeat(2);
@@ -25,7 +27,7 @@ async fn play(broker: &Broker, seed: u64) {
     }
     stage.proceed(50).await;
     let counts = stage.judge().await;
-    eprintln!("seed {seed}: {counts}");
+    eprintln!("seed {seed}, {way:?}: {counts}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -33,7 +35,8 @@ async fn play(broker: &Broker, seed: u64) {
 async fn everything_at_once_leaves_nothing_wrong_whatever_the_seed() {
     let seeds = std::env::var("TOKENRELAY_CRASH_SEEDS").map_or(SEEDS, |seeds| seeds.parse().expect("a number"));
     let broker = Broker::start().await;
-    for seed in 1..=seeds {
+    let first = std::env::var("TOKENRELAY_CRASH_FROM").map_or(1, |seed| seed.parse().expect("a number"));
+    for seed in first..first + seeds {
         play(&broker, seed).await;
     }
 }
@@ -44,7 +47,7 @@ const DYING: Duration = Duration::from_secs(120);
 
 /// Kills the first of these relays as often as that, and expects that something comes of it nevertheless.
 async fn die_often(seed: u64, settings: &[&[&str]]) {
-    let mut stage = Stage::new(None, Plan { seed, least: 1_000, rate: RATE }).await;
+    let mut stage = Stage::new(None, Plan { seed, least: 1_000, rate: RATE }, Way::USUAL).await;
     stage.enter(settings).await;
     stage.proceed(10).await;
     let (start, over) = (Instant::now(), stage.progress.over());
@@ -74,7 +77,7 @@ async fn beside_a_relay_that_is_killed_every_three_seconds_another_makes_progres
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a minute: tests/run --long"]
 async fn a_relay_that_wakes_up_after_another_took_over_leaves_nothing_wrong() {
-    let mut stage = Stage::new(None, Plan { seed: 23, least: 1_000, rate: RATE }).await;
+    let mut stage = Stage::new(None, Plan { seed: 23, least: 1_000, rate: RATE }, Way::USUAL).await;
     stage.enter(&[&[], &[]]).await;
     stage.proceed(50).await;
     let lost = stage.relay(0).said("partitions lost").len();
@@ -101,7 +104,7 @@ const LINES_MAX: usize = 20;
 #[ignore = "minutes: tests/run --long"]
 async fn a_broker_that_is_away_for_a_minute_is_waited_for() {
     let broker = Broker::start().await;
-    let mut stage = Stage::new(Some(&broker), Plan { seed: 24, least: 1_000, rate: RATE }).await;
+    let mut stage = Stage::new(Some(&broker), Plan { seed: 24, least: 1_000, rate: RATE }, Way::USUAL).await;
     stage.enter(&[&[], &[]]).await;
     stage.proceed(50).await;
     let said = [0, 1].map(|number| stage.relay(number).said("\"WARN\"").len());

@@ -12,6 +12,7 @@ use super::ably::{Ably, Reader};
 use super::broker::Broker;
 use super::load::{Load, Plan, Response};
 use super::progress::Progress;
+use super::way::Way;
 use crate::e2e::member::Member;
 use crate::e2e::{KEY, relay};
 use crate::world::World;
@@ -36,6 +37,7 @@ struct Relay {
 pub(super) struct Stage {
     pub(super) world: World,
     pub(super) ably: Ably,
+    way: Way,
     relays: Vec<Relay>,
     /// Processes that have ended; for their logs.
     past: Vec<Member>,
@@ -46,7 +48,7 @@ pub(super) struct Stage {
 
 impl Stage {
     /// On the Kafka that all tests share, or on this one.
-    pub(super) async fn new(broker: Option<&Broker>, plan: Plan) -> Self {
+    pub(super) async fn new(broker: Option<&Broker>, plan: Plan, way: Way) -> Self {
         let world = match broker {
             Some(broker) => World::at(broker.servers.clone(), PARTITIONS, PARTITIONS, 1).await,
             None => World::new(PARTITIONS, PARTITIONS, 1).await,
@@ -54,13 +56,14 @@ impl Stage {
         let ably = Ably::start().await;
         let reader = Reader::start(&ably).await;
         let (progress, load) = (Progress::start(&world), Load::start(&world, plan));
-        Self { world, ably, relays: Vec::new(), past: Vec::new(), progress, load: Some(load), reader }
+        Self { world, ably, way, relays: Vec::new(), past: Vec::new(), progress, load: Some(load), reader }
     }
 
     /// Starts relays with settings of their own, and waits until each has partitions.
     pub(super) async fn enter(&mut self, settings: &[&[&str]]) {
         for settings in settings {
-            let settings: Vec<String> = SETTINGS.iter().chain(*settings).map(|&setting| setting.to_owned()).collect();
+            let given = SETTINGS.iter().chain(*settings).map(|&setting| setting.to_owned());
+            let settings: Vec<String> = given.chain(self.way.settings()).collect();
             let member = self.start(&settings);
             self.relays.push(Relay { member, settings });
         }
@@ -159,7 +162,7 @@ impl Stage {
             assert!(ended.success(), "{ended}");
         }
         let counts = self.audit(&responses).await;
-        self.reader.check(&self.ably, &responses).await;
+        self.reader.check(&self.ably, self.way, &responses).await;
         counts
     }
 

@@ -83,7 +83,7 @@ async fn play(story: &Story, faults: Faults, format: &str) -> BTreeSet<String> {
     }
     results::wait(&world, &mut relay, story.responses().len()).await.check(story.responses());
 
-    let texts = reader.finish().await;
+    let texts = reader.finish().await.texts;
     for response in story.responses() {
         let held = &held[&response.channel()];
         assert!(held.pieces >= tokens / PORTION, "{held:?}");
@@ -120,7 +120,7 @@ async fn tokens_come_one_by_one() {
     }
     say(json!({"type": "end"}));
     while reader.next().await["headers"]["status"] != "complete" {}
-    let texts = reader.finish().await;
+    let texts = reader.finish().await.texts;
     let messages = texts["ai:r"].as_object().expect("messages");
     let texts: Vec<&Value> = messages.values().map(|message| &message["text"]).collect();
     assert_eq!(texts, [&json!(tokens.concat())]);

@@ -19,6 +19,14 @@ pub(crate) struct Subscriber {
     lines: Lines<BufReader<ChildStdout>>,
 }
 
+/// What a subscriber holds.
+pub(crate) struct Held {
+    /// By channel and by serial: `text`, `action`, `name`, `version`, `headers`.
+    pub(crate) texts: Value,
+    /// By channel, as the reader for front ends puts them together: `responseId`, `part`, `text`, `status`, `complete`, `gap`.
+    pub(crate) responses: Value,
+}
+
 impl Subscriber {
     /// Subscribes; when it is back, nothing on these channels will be missed.
     pub(crate) async fn start(server: SocketAddr, key: &str, format: &str, channels: &[&str]) -> Self {
@@ -42,13 +50,13 @@ impl Subscriber {
         serde_json::from_str(&line).expect("it is JSON")
     }
 
-    /// Ends it. Gives what it holds in the end, by channel and by serial: `text`, `action`, `name`, `version`, `headers`.
-    pub(crate) async fn finish(mut self) -> Value {
+    /// Ends it. Gives what it holds in the end.
+    pub(crate) async fn finish(mut self) -> Held {
         drop(self.child.stdin.take());
         loop {
             let mut event = self.next().await;
-            if let Some(texts) = event.get_mut("texts") {
-                return texts.take();
+            if event.get("texts").is_some() {
+                return Held { texts: event["texts"].take(), responses: event["responses"].take() };
             }
         }
     }
