@@ -18,6 +18,8 @@ const TRANSPORTS: [&str; 2] = ["realtime", "rest"];
 /// Scenarios in which the right end of some responses is to be given up on: their messages are no longer ours to change.
 const GIVEN_UP: [&str; 4] =
     ["25a-foreign-update", "25b-foreign-delete", "25c-foreign-delete-stays", "25d-foreign-delete-refuses"];
+/// The stories have numbers from 1 on.
+const STORIES: u32 = 30;
 /// Runs at a time: most of a run is waiting.
 const AT_ONCE: usize = 6;
 /// A run that takes longer has come to nothing.
@@ -162,6 +164,16 @@ async fn some_scenarios_end_with_right_texts() {
     play(some.into_iter().map(play_of)).await;
 }
 
+/// Whether the index names the tests that play a story without a file, and these know it.
+fn is_played_elsewhere(index: &str, number: u32) -> bool {
+    let row = index.lines().find(|line| line.starts_with(&format!("| {number} |")));
+    let path = row.and_then(|row| row.rsplit_once("(../../")?.1.split_once(')'));
+    path.is_some_and(|(path, _)| {
+        let tests = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).expect("tests");
+        tests.contains(&format!("\"{number}: "))
+    })
+}
+
 #[test]
 fn every_scenario_can_be_read_and_is_in_the_index() {
     let index = std::fs::read_to_string(folder().join("README.md")).expect("an index");
@@ -175,6 +187,10 @@ fn every_scenario_can_be_read_and_is_in_the_index() {
         config::load(&source).unwrap_or_else(|error| panic!("{name}: {error}"));
     }
     assert_eq!(index.matches(".toml) |").count(), names.len(), "the index names what is not there");
+    for number in 1..=STORIES {
+        let is_file = names.iter().any(|name| name.starts_with(&format!("{number:02}")));
+        assert!(is_file || is_played_elsewhere(&index, number), "story {number} is not played");
+    }
     for name in GIVEN_UP {
         assert!(names.iter().any(|known| known == name), "{name}");
     }

@@ -87,10 +87,14 @@ pub(super) struct Plan {
     pub(super) hostile: u8,
     /// Bytes of text that a message may have.
     pub(super) text_max: usize,
+    /// The same from the first death of a process on.
+    pub(super) text_max_then: usize,
     /// Off: operations are requests of their own.
     pub(super) pipelining: Pipelining,
     pub(super) pattern: Pattern,
     pub(super) batch: Batch,
+    /// Every second process joins tokens in the other way.
+    pub(super) regroups: bool,
 }
 
 impl Plan {
@@ -101,7 +105,7 @@ impl Plan {
         let responses = [1, 1, 1, 2, 2, 3, 5][rng.usize(..7)];
         let span = [200 * MS, SECOND, 5 * SECOND, 40 * SECOND][rng.usize(..4)];
         let acts = [0, 1, 1, 1, 2, 2, 3, 5][rng.usize(..8)];
-        Self {
+        let plan = Self {
             seed,
             salt: 0,
             odds: odds(rng),
@@ -127,7 +131,10 @@ impl Plan {
             pipelining: if rng.u8(..5) == 0 { Pipelining::Off } else { Pipelining::On },
             pattern: if seed % 5 == 3 { Pattern::MessagePerToken } else { Pattern::MessagePerResponse },
             batch: if rng.bool() { Batch::Array } else { Batch::Joined },
-        }
+            text_max_then: 0,
+            regroups: seed.is_multiple_of(2),
+        };
+        Self { text_max_then: plan.text_max, ..plan }
     }
 
     /// The odds of its faults. Who never reads cannot know what is there twice.
@@ -154,8 +161,13 @@ impl Plan {
         Self { odds: self.odds.with(fault, percent), ..self }
     }
 
-    /// What the engines of a process are told.
-    pub(super) fn settings(&self, name: usize) -> Settings {
+    /// What the engines of a process are told, the `number`th that there is.
+    pub(super) fn settings(&self, name: usize, number: usize) -> Settings {
+        let batch = match self.batch {
+            Batch::Array if self.regroups && number % 2 == 1 => Batch::Joined,
+            Batch::Joined if self.regroups && number % 2 == 1 => Batch::Array,
+            batch => batch,
+        };
         Settings {
             topic: "tokens".into(),
             id_namespace: "fleet".into(),
@@ -175,7 +187,7 @@ impl Plan {
             refused_hold: Duration::from_secs(600),
             append_rollup: Duration::from_millis(self.rollup_ms),
             pattern: self.pattern,
-            batch: self.batch,
+            batch,
         }
     }
 
@@ -225,7 +237,8 @@ impl Plan {
             read_back_rate: 0,
             in_flight_operations: 200,
             in_flight_bytes: 1 << 22,
-            message_bytes_max: overhead() + self.text_max,
+            message_bytes_max: overhead()
+                + if self.text_max > self.text_max_then { self.text_max } else { self.text_max_then },
         }
     }
 }
@@ -319,13 +332,14 @@ impl Plans for Plan {
         plans.push(Self { partitions: 1, ..self.clone() });
         plans.push(Self { processes: 1, ..self.clone() });
         plans.push(Self { hostile: 0, ..self.clone() });
-        plans.push(Self { text_max: 4_096, ..self.clone() });
+        plans.push(Self { text_max: 4_096, text_max_then: 4_096, ..self.clone() });
+        plans.push(Self { text_max_then: self.text_max, regroups: false, ..self.clone() });
         plans.push(self.clone());
         plans
     }
 }
 
 /// Shared by the processes of one name.
-pub(super) fn settings_of(plan: &Plan, name: usize) -> Arc<Settings> {
-    Arc::new(plan.settings(name))
+pub(super) fn settings_of(plan: &Plan, name: usize, number: usize) -> Arc<Settings> {
+    Arc::new(plan.settings(name, number))
 }

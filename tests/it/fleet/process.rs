@@ -16,6 +16,7 @@ use crate::engine::{
 };
 use crate::pipeline::stay::Stay;
 use crate::sim::link::Event;
+use crate::sim::plan::overhead;
 use crate::sim::scene::{Due, Kept, MS, Scene, hold, note};
 
 /// One stay of a partition with a process.
@@ -108,8 +109,8 @@ impl Owned {
 }
 
 impl Process {
-    pub(super) fn new(plan: &Plan, name: usize) -> Self {
-        let settings = settings_of(plan, name);
+    pub(super) fn new(plan: &Plan, name: usize, number: usize) -> Self {
+        let settings = settings_of(plan, name, number);
         Self {
             name,
             alive: true,
@@ -368,6 +369,7 @@ impl Fleet {
     pub(super) fn die(&mut self, p: usize) {
         note!(self.scene, "p{p} dies");
         self.net.kill(&mut self.scene, p, self.plan.late());
+        self.net.allow(overhead(), self.plan.text_max_then);
         let process = &mut self.processes[p];
         process.alive = false;
         process.stays.clear();

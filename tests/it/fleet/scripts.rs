@@ -1,6 +1,7 @@
 //! Schedules with a name: one kind of trouble each, so dense that most runs meet it.
 
 use super::plan::{Act, Plan, What};
+use crate::engine::{Batch, Pattern};
 use crate::sim::fault::Fault;
 use crate::sim::run;
 use crate::sim::scene::{MS, SECOND};
@@ -26,6 +27,19 @@ fn taken_over_after(seed: u64, age: u64) -> Plan {
     Plan { restart: age, ..replaced(seed) }.with(Fault::SlowAnswers, 100)
 }
 
+/// A process dies among the operations that end one message and begin the next; who comes after it sees another limit.
+fn cut_otherwise(seed: u64, text_max: usize, text_max_then: usize) -> Plan {
+    Plan { text_max, text_max_then, tokens_max: 8, kept: 0b111, ..replaced(seed) }.with(Fault::SlowAnswers, 50)
+}
+
+/// Tokens are published and not answered, and their process dies; who comes after it joins tokens in another way.
+fn regrouped(seed: u64, restart: u64) -> Plan {
+    let batch = if seed.is_multiple_of(2) { Batch::Array } else { Batch::Joined };
+    let plan = Plan { pattern: Pattern::MessagePerToken, batch, regroups: true, restart, ..replaced(seed) };
+    // A stop is refused now and then, and taken or not.
+    plan.with(Fault::LoseAck, 40).with(Fault::Transient, 20)
+}
+
 const SCRIPTS: &[Script] = &[
     ("6: answers are held, the partition is taken away, and what is resumed writes everything again", |seed| {
         let acts = (0..4).map(|n| Act { at: (n + 1) * 400 * MS, whom: n as usize, what: What::Join }).collect();
@@ -46,6 +60,14 @@ const SCRIPTS: &[Script] = &[
     ("13: it is 119 s old", |seed| taken_over_after(seed, 119 * SECOND)),
     ("13: it is 121 s old", |seed| taken_over_after(seed, 121 * SECOND)),
     ("13: it is 10 min old", |seed| taken_over_after(seed, 600 * SECOND)),
+    ("17: the next owner sees a higher limit", |seed| cut_otherwise(seed, 12, 30)),
+    ("17: the next owner sees a lower limit", |seed| cut_otherwise(seed, 30, 12)),
+    ("23: an array was applied, its answer is lost; 10 s later it is joined otherwise", |seed| {
+        regrouped(seed, 10 * SECOND)
+    }),
+    ("23: 130 s later", |seed| regrouped(seed, 130 * SECOND)),
+    ("23: ids are not recognised, 10 s later", |seed| regrouped(seed, 10 * SECOND).with(Fault::IdsForgotten, 100)),
+    ("23: ids are not recognised, 130 s later", |seed| regrouped(seed, 130 * SECOND).with(Fault::IdsForgotten, 100)),
     ("25: somebody else has edited a message before it is taken over", |seed| {
         replaced(seed).with(Fault::Edited, 20).with(Fault::SlowAnswers, 50)
     }),

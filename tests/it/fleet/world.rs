@@ -170,7 +170,7 @@ impl Fleet {
             Deed::Start(name) => {
                 let p = self.processes.len();
                 note!(self.scene, "p{p} starts under the name {name}");
-                self.processes.push(Process::new(&self.plan, name));
+                self.processes.push(Process::new(&self.plan, name, p));
                 self.write_soon(p);
                 self.join(p);
                 self.act(p)

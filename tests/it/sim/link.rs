@@ -120,6 +120,12 @@ impl Net {
         Ok(l)
     }
 
+    /// Messages may have so many bytes of text from now on, and `more` besides.
+    pub(super) fn allow(&mut self, more: usize, text: usize) {
+        self.terms.size = more + text;
+        self.server.text_max = text;
+    }
+
     /// An operation is on its way to its connection.
     pub(super) fn transmit(&mut self, scene: &mut Scene, l: usize, operation: Operation) -> Kept {
         let slow = scene.strikes(Fault::Lag);

@@ -58,6 +58,8 @@ pub(super) struct Plan {
     pub(super) gap_ms: Option<(u64, u64)>,
     /// Producers that are silent for longer than `idle_s` and then go on, in percent.
     pub(super) silent: u8,
+    /// Responses that end with another text than that of their tokens, shorter, as long or longer, in percent; as it comes if 0.
+    pub(super) finals: u8,
     /// Off: operations are requests of their own.
     pub(super) pipelining: Pipelining,
     pub(super) pattern: Pattern,
@@ -101,6 +103,7 @@ impl Plan {
             updates_max: u32::MAX,
             gap_ms: None,
             silent: [0, 0, 10, 40][rng.usize(..4)],
+            finals: 0,
             pipelining: if rng.u8(..5) == 0 { Pipelining::Off } else { Pipelining::On },
             pattern: if seed % 5 == 3 { Pattern::MessagePerToken } else { Pattern::MessagePerResponse },
             batch: if rng.bool() { Batch::Array } else { Batch::Joined },

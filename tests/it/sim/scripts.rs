@@ -2,9 +2,9 @@
 //! each trouble must have struck.
 
 use super::fault::Fault;
-use super::plan::Plan;
+use super::plan::{Plan, overhead};
 use super::run;
-use crate::engine::Verify;
+use crate::engine::{Limits, Verify};
 
 /// Seeds of one script.
 const SEEDS: u64 = if cfg!(debug_assertions) { 60 } else { 1_000 };
@@ -124,6 +124,15 @@ pub(super) const SCRIPTS: &[Script] = &[
         name: "14: answers without a number, without a count, for more than was asked",
         strikes: &[Fault::Garbled],
         plan: |seed| Plan::quiet(seed).with(Fault::Garbled, 30).with(Fault::Transient, 10),
+    },
+    Script {
+        name: "18: the final text takes fewer messages than the tokens did, as many, or more",
+        strikes: &[Fault::SlowAnswers],
+        plan: |seed| {
+            let plan = Plan::quiet(seed).with(Fault::SlowAnswers, 50).with(Fault::Transient, 5);
+            let limits = Limits { message_bytes_max: overhead() + [12, 30][seed as usize % 2], ..plan.limits };
+            Plan { finals: 80, limits, ..plan }
+        },
     },
     Script {
         name: "24: a rejected append appears in the next one",

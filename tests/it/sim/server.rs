@@ -72,7 +72,7 @@ pub(super) struct Server {
     update_code: u32,
     turns: u32,
     /// Bytes of text that a message may have.
-    text_max: usize,
+    pub(super) text_max: usize,
 }
 
 impl Server {

@@ -154,7 +154,9 @@ impl<'a> Producer<'a> {
         }
         let mut ends = Vec::new();
         for (part, text) in (0..).zip(texts) {
+            let is_other = self.plan.finals > 0 && self.rng.u8(..100) < self.plan.finals;
             let kind = match self.rng.u8(..10) {
+                _ if is_other => EventKind::End { final_text: Some(self.other(text).into()) },
                 0 => EventKind::Cancel,
                 1 => EventKind::Error,
                 2 => EventKind::End { final_text: Some(text.into()) },
@@ -171,6 +173,16 @@ impl<'a> Producer<'a> {
         for end in ends {
             self.record(drafts, &[end]);
             self.pass_time();
+        }
+    }
+
+    /// Another text: half as long, as long, or longer.
+    fn other(&mut self, text: String) -> String {
+        let chars = text.chars().count();
+        match self.rng.u8(..3) {
+            0 => text.chars().skip(chars / 2).collect(),
+            1 => text.chars().rev().collect(),
+            _ => text + LONG + LONG,
         }
     }
 
