@@ -248,6 +248,8 @@ impl Connection {
         channel.serial = frame.channel_serial;
         if missed {
             channel.serial = None;
+            let views = &self.views;
+            views.lock().unwrap_or_else(PoisonError::into_inner).entry(name.clone()).or_default().missed();
             send(socket, &json!({ "action": action::DETACH, "channel": name })).await?;
         }
         Ok(())

@@ -2,9 +2,12 @@
 //!
 //! Written from Ably's description of message interactions and sharing nothing with the relay or the emulator, so that a
 //! misunderstanding of theirs shows. A create sets, an update replaces, an append concatenates, a delete deletes; what is
-//! not newer than what is held is ignored, which makes overlaps of rewind, resume and live harmless.
+//! not newer than what is held is ignored, which makes overlaps of rewind, resume and live harmless. Where something was
+//! missed, a full text that is no older than the first piece since has brought it.
 
 mod per_token;
+#[cfg(test)]
+mod vectors;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -42,6 +45,8 @@ struct Held {
     text: String,
     headers: Map<String, Value>,
     deleted: bool,
+    /// What was appended since something may be missing, each with its version.
+    loose: Option<Vec<(String, String)>>,
 }
 
 /// The messages of one channel.
@@ -72,32 +77,48 @@ impl View {
     pub(in crate::demo) fn apply(&mut self, wire: &Wire) {
         let Some(serial) = wire.serial.as_deref() else { return };
         let version = wire.version.as_ref().and_then(|version| version.serial.as_deref()).unwrap_or(serial);
-        let held = self.messages.entry(serial.to_owned()).or_default();
+        let action = wire.action.unwrap_or(CREATE);
+        let held = self
+            .messages
+            .entry(serial.to_owned())
+            .or_insert_with(|| Held { loose: (action == APPEND).then(Vec::new), ..Held::default() });
+        let data = wire.data.as_ref().and_then(Value::as_str);
+        let headers = wire.extras.as_ref().and_then(|extras| extras["headers"].as_object());
         if version <= held.version.as_str() {
+            if let (CREATE | UPDATE, Some(text)) = (action, data) {
+                held.complete(version, text);
+            }
             return;
         }
         version.clone_into(&mut held.version);
         if let Some(name) = &wire.name {
             held.name.clone_from(name);
         }
-        let data = wire.data.as_ref().and_then(Value::as_str);
-        match wire.action.unwrap_or(CREATE) {
+        match action {
             CREATE | UPDATE => {
-                held.deleted = false;
+                (held.deleted, held.loose) = (false, None);
                 if let Some(data) = data {
                     data.clone_into(&mut held.text);
                 }
             }
             APPEND => {
-                held.text.push_str(data.unwrap_or_default());
+                let piece = data.unwrap_or_default();
+                held.text.push_str(piece);
+                held.loose.iter_mut().for_each(|loose| loose.push((version.to_owned(), piece.to_owned())));
                 self.appends += 1;
             }
             DELETE => held.deleted = true,
             _ => {}
         }
-        if let Some(headers) = wire.extras.as_ref().and_then(|extras| extras["headers"].as_object()) {
+        if let Some(headers) = headers {
             held.headers.clone_from(headers);
         }
+    }
+
+    /// Messages were missed: those that are still written may lack something.
+    pub(in crate::demo) fn missed(&mut self) {
+        let is_open = |held: &&mut Held| matches!(&*held.header("status"), "" | "streaming" | "continued");
+        self.messages.values_mut().filter(is_open).for_each(|held| held.loose = Some(Vec::new()));
     }
 
     /// What is there now, without messages that were deleted or that another one is in the place of.
@@ -113,6 +134,16 @@ impl View {
 }
 
 impl Held {
+    /// A full text that is not newer.
+    fn complete(&mut self, version: &str, text: &str) {
+        let first =
+            |loose: &[(String, String)]| loose.first().map_or(self.version.clone(), |(version, _)| version.clone());
+        if let Some(loose) = self.loose.take_if(|loose| version >= first(loose).as_str()) {
+            let later = loose.iter().filter(|(piece, _)| piece.as_str() > version).map(|(_, text)| text.as_str());
+            self.text = std::iter::once(text).chain(later).collect();
+        }
+    }
+
     fn seen(&self) -> Seen {
         Seen {
             response_id: self.header("responseId"),
