@@ -3,6 +3,9 @@
 //! Only responses that are settled are compared, but all are known, so that a message that is there twice is told from one
 //! of a response that is still open. What is read may be behind: what differs is read again before it is said.
 
+#[cfg(test)]
+mod vectors;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 

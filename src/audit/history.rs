@@ -166,8 +166,14 @@ fn next_page(link: &str) -> Option<String> {
 }
 
 /// Takes a message in as any reader does: the latest version counts, an append adds.
-fn take(messages: &mut BTreeMap<String, Found>, message: &Message<'_>) {
+pub(super) fn take(messages: &mut BTreeMap<String, Found>, message: &Message<'_>) {
     let Some(serial) = message.serial.as_deref() else { return };
+    let action = message.action.unwrap_or(message_action::CREATE);
+    let of_texts = [message_action::CREATE, message_action::UPDATE, message_action::DELETE, message_action::APPEND];
+    // What else there may be, such as sums of annotations, is no text.
+    if !of_texts.contains(&action) {
+        return;
+    }
     let version = message.version.as_ref().and_then(|version| version.serial.as_deref()).unwrap_or(serial);
     let found = messages.entry(serial.to_owned()).or_default();
     if version <= found.version.as_str() {
@@ -180,7 +186,7 @@ fn take(messages: &mut BTreeMap<String, Found>, message: &Message<'_>) {
         (Some(Data::Text(text)), None) => text,
         _ => "",
     };
-    match message.action.unwrap_or(message_action::CREATE) {
+    match action {
         message_action::DELETE => found.deleted = true,
         message_action::APPEND => found.text.push_str(data),
         _ => data.clone_into(&mut found.text),
