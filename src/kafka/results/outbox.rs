@@ -88,10 +88,16 @@ impl ProducerContext for Deliveries {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, slot: usize) {
-        let refused = result.as_ref().err().map(|(error, message)| {
-            (error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown), Record::of(message))
-        });
         let offset = result.as_ref().map_or(-1, |message| message.offset());
+        let refused = match result {
+            // The broker has told librdkafka that it has the record already, and not where. After a crash of either that need
+            // not be so.
+            Ok(message) if offset < 0 => Some((RDKafkaErrorCode::DuplicateSequenceNumber, Record::of(message))),
+            Ok(_) => None,
+            Err((error, message)) => {
+                Some((error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown), Record::of(message)))
+            }
+        };
         lock(&self.done).push(Delivery { slot, offset, refused });
     }
 }

@@ -311,7 +311,11 @@ impl Thread {
             Some(kept) if kept.is_too_long() && (!alone || kept.is_letter()) => Err(self.abort(None)),
             Some(kept) => {
                 let kept = self.explain(kept)?;
-                Err(self.abort(Some(kept.trouble(&self.outbox))))
+                Err(match self.abort(Some(kept.trouble(&self.outbox))) {
+                    // What of its numbers the broker knows is not sure any more.
+                    Failure::Aborted(reason) => Failure::Broken(reason),
+                    failure => failure,
+                })
             }
         }
     }

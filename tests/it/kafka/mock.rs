@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
@@ -111,30 +112,49 @@ async fn a_broker_that_goes_away_and_comes_back_costs_no_record() {
     assert!(offsets.into_iter().eq(10..20));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn results_outlast_refusals_that_pass() {
-    let (mock, settings) = mock();
-    let mut writer = Writer::start(&clients(&settings)).expect("started");
-    mock.request_errors(
-        RDKafkaApiKey::Produce,
-        &[
-            RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION,
-            RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS,
-            RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED,
-        ],
-    );
-    let lane = Lane { partition: 1, life: 0 };
+const LANE: Lane = Lane { partition: 1, life: 0 };
+
+/// A hundred results of one partition.
+fn hundred() -> Batch {
     let mut batch = Batch::default();
     for seq in 0..100 {
         let fact = Fact::Response { outcome: ResponseOutcome::Failed, headless: false, gaps: 0, duplicates: 0 };
         batch.buffer().extend(b"kv");
         let at = batch.buffer().len();
-        batch.report(lane, Report { seq, key: at - 2..at - 1, value: at - 1..at, fact, traceparent: None });
+        batch.report(LANE, Report { seq, key: at - 2..at - 1, value: at - 1..at, fact, traceparent: None });
     }
-    assert!(writer.offer(&mut batch));
+    batch
+}
+
+/// Writes them while produce requests are answered so, and gives how many were refused for good on the way.
+async fn write_hundred(answers: &[RDKafkaRespErr]) -> u64 {
+    let (mock, settings) = mock();
+    let mut writer = Writer::start(&clients(&settings)).expect("started");
+    mock.request_errors(RDKafkaApiKey::Produce, answers);
+    assert!(writer.offer(&mut hundred()));
     writer.finish(PATIENCE).await.expect("durable after all");
     let mut progress = Progress::default();
     writer.take(&mut progress);
-    assert_eq!(progress.durable.get(&lane), Some(&99));
+    assert_eq!(progress.durable.get(&LANE), Some(&99));
     assert_eq!(progress.counts.results, 100);
+    let client: BaseConsumer =
+        ClientConfig::new().set("bootstrap.servers", &settings.bootstrap_servers).create().expect("a consumer");
+    let (low, high) = client.fetch_watermarks(&settings.results_topic, LANE.partition, PATIENCE).expect("an answer");
+    assert_eq!(high - low, 100, "they are there, each once");
+    progress.counts.refused
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn results_outlast_refusals_that_pass() {
+    let refused = write_hundred(&[
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION,
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS,
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED,
+    ]);
+    assert!(refused.await > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_claims_to_have_results_and_not_where_is_not_believed() {
+    assert!(write_hundred(&[RDKafkaRespErr::RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER]).await > 0);
 }
