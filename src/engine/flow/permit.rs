@@ -15,6 +15,9 @@ pub(in crate::engine) const TURN: Duration = Duration::from_millis(5);
 /// Share of what is allowed below which a refusal cannot mean what we count.
 const FAR_BELOW: f64 = 0.9;
 
+/// How soon those who wait for a channel that refuses look whether it has taken a probe meanwhile.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
 /// The channel has no rule for changing messages.
 const NO_RULE: u32 = 93002;
 
@@ -48,7 +51,7 @@ enum Place {
     Channel(Time),
     /// For the account's bandwidth, which others on the connection need not.
     Bandwidth(Time),
-    /// Until a channel that refuses may be tried again.
+    /// Until a channel that refuses may be tried again, or somebody has.
     Probe(Time),
 }
 
@@ -102,7 +105,7 @@ impl Flow {
             return Err(Place::Connection(None));
         }
         if let Some(refuses) = channel.refuses.filter(|refuses| now < refuses.until) {
-            return Err(Place::Probe(refuses.until));
+            return Err(Place::Probe(refuses.until.min(now + LOOK_AGAIN)));
         }
         let pipelined = connection.pipelining == Pipelining::On;
         if let Some(time) = connection.frames.wait(now, 1.0, 0).filter(|_| pipelined) {

@@ -149,6 +149,19 @@ fn a_channel_that_takes_a_message_again_takes_the_rest_of_it_at_once() {
 }
 
 #[test]
+fn whoever_waits_for_a_channel_follows_the_probe_that_was_taken() {
+    let mut story = Story::new();
+    let create = only(story.says(token("a")));
+    story.reject(&create, Class::Channel, 40160);
+    let other = Event { response_id: "s".into(), channel: Some("ai:r".into()), ..event(token("x")) };
+    assert!(story.events(&[other]).is_empty());
+    let probe = only(story.after(Duration::from_secs(30)));
+    story.ack(&probe);
+    let follows = only(story.after(Duration::from_secs(5)));
+    assert_ne!(follows.head.response_id, probe.head.response_id);
+}
+
+#[test]
 fn a_channel_that_refuses_to_be_looked_at_for_long_is_given_up() {
     let mut story = Story::new();
     let create = only(story.says(token("a")));
