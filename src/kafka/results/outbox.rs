@@ -3,6 +3,7 @@
 //! `BaseProducer::poll` handles one event when it is told not to wait; otherwise it never returns before its time, and spins
 //! for what is left of it below a millisecond (seen in rdkafka 0.39). So the thread sleeps by itself and looks then.
 
+use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -58,6 +59,8 @@ pub(super) struct Record {
 struct Deliveries {
     log: Log,
     done: Mutex<Vec<Delivery>>,
+    /// Where brokers claim to have records, and the offset that the next one of the same batch would seem to have.
+    claims: Mutex<HashMap<(String, i32), i64>>,
 }
 
 #[derive(Debug)]
@@ -88,23 +91,40 @@ impl ProducerContext for Deliveries {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, slot: usize) {
-        let offset = result.as_ref().map_or(-1, |message| message.offset());
+        let (Ok(message) | Err((_, message))) = result;
         let refused = match result {
-            // The broker has told librdkafka that it has the record already, and not where. After a crash of either that need
-            // not be so.
-            Ok(message) if offset < 0 => Some((RDKafkaErrorCode::DuplicateSequenceNumber, Record::of(message))),
-            Ok(_) => None,
-            Err((error, message)) => {
-                Some((error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown), Record::of(message)))
-            }
+            Ok(_) if !self.is_claimed(message) => None,
+            Ok(_) => Some(RDKafkaErrorCode::DuplicateSequenceNumber),
+            Err((error, _)) => Some(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown)),
         };
-        lock(&self.done).push(Delivery { slot, offset, refused });
+        let refused = refused.map(|code| (code, Record::of(message)));
+        lock(&self.done).push(Delivery { slot, offset: message.offset(), refused });
+    }
+}
+
+impl Deliveries {
+    /// Whether the broker has told librdkafka only that it has the record already, and not where. After a crash of either that
+    /// need not be so. Such a batch has offsets from -1 on (seen in librdkafka 2.12, whose authors doubt it, too).
+    fn is_claimed(&self, message: &BorrowedMessage<'_>) -> bool {
+        let mut claims = lock(&self.claims);
+        let offset = message.offset();
+        if offset >= 0 && claims.is_empty() {
+            return false;
+        }
+        let place = (message.topic().to_owned(), message.partition());
+        let goes_on = claims.get(&place) == Some(&offset);
+        match offset < 0 || goes_on {
+            true => _ = claims.insert(place, offset.max(-1) + 1),
+            false => _ = claims.remove(&place),
+        }
+        offset < 0 || goes_on
     }
 }
 
 impl Outbox {
     pub(super) fn new(clients: &Clients) -> Result<Self, Error> {
-        let context = Deliveries { log: Log::new("results", clients.stranded()), done: Mutex::default() };
+        let log = Log::new("results", clients.stranded());
+        let context = Deliveries { log, done: Mutex::default(), claims: Mutex::default() };
         let producer = BaseProducer::from_config_and_context(&clients.producer(), context)
             .map_err(Error::client("make the producer"))?;
         let settings = clients.settings();
