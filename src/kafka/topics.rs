@@ -145,8 +145,8 @@ impl Topics<'_> {
     /// comes as an event.
     fn group(&self, partitions: i32) -> Result<(), Error> {
         let policy = self.clients.policy();
-        for within in [SOON, QUESTION] {
-            let error = match policy.check(self.client, partitions, within) {
+        loop {
+            let error = match policy.check(self.client, partitions, SOON) {
                 Err(error @ Error::Client { .. }) => error,
                 checked => return checked,
             };
@@ -154,11 +154,11 @@ impl Topics<'_> {
             let trouble = self.client.context().log.trouble();
             match trouble.filter(|trouble| trouble.code == RDKafkaErrorCode::GroupAuthorizationFailed) {
                 Some(trouble) => return Err(Error::GroupForbidden { group: policy.group, reason: trouble.reason }),
-                None if within == QUESTION => return Err(error),
-                None => {}
+                None if self.left().is_zero() => return Err(error),
+                // A broker that has just begun does not know yet whose coordinator it is.
+                None => std::thread::sleep(Duration::from_millis(100)),
             }
         }
-        Ok(())
     }
 
     fn missing(&self, key: &'static str, topic: &str, partitions: i32) -> Error {

@@ -71,6 +71,15 @@ async fn the_demos_settings_will_do() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_that_does_not_know_itself_yet_is_asked_again() {
+    let (mock, settings) = mock();
+    mock.request_errors(RDKafkaApiKey::OffsetFetch, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_COORDINATOR; 6]);
+    let checked = clients(&settings);
+    let layout = tokio::task::spawn_blocking(move || topics::check(&checked)).await.expect("it returns");
+    layout.expect("all is well in the end");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_goes_away_and_comes_back_costs_no_record() {
     let (mock, settings) = mock();
     produce(&settings, 0, 10);
