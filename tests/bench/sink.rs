@@ -162,6 +162,12 @@ async fn serve(listener: std::net::TcpListener, state: Arc<Mutex<State>>) {
 }
 
 async fn answer(stream: TcpStream, state: Arc<Mutex<State>>, serials: Arc<AtomicU64>) {
+    let mut head = [0; 2_048];
+    let read = stream.peek(&mut head).await.unwrap_or_default();
+    let head = String::from_utf8_lossy(&head[..read]).into_owned();
+    if !head.to_ascii_lowercase().contains("upgrade: websocket") {
+        return requests::show(stream, &head).await;
+    }
     let Ok(mut socket) = tokio_tungstenite::accept_async(stream).await else { return };
     let id = serials.fetch_add(1, Ordering::Relaxed).to_string();
     let rests = state.lock().expect("not poisoned").look == Look::Rest;
