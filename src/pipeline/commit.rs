@@ -183,6 +183,11 @@ impl Relay<'_> {
         Ok(())
     }
 
+    /// Whether a commit has failed because the writer of results has ended. It says why only once.
+    pub(super) fn is_end(&self, error: &Error) -> bool {
+        self.writer.is_transactional() && !matches!(error, Error::Uncommitted)
+    }
+
     /// Waits until something has become durable. The group may give us another name meanwhile, because others come and go: the
     /// writer must be told, or no broker would take its offsets any more.
     pub(super) async fn wait_for_results(&mut self, deadline: Instant) -> Result<(), Error> {

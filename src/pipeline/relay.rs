@@ -260,6 +260,9 @@ impl<'a> Relay<'a> {
                 tracing::info!(?partitions, "partitions revoked");
                 self.let_go(&partitions).await?;
                 if let Err(error) = self.commit_now(&partitions, true, COMMIT_MAX).await {
+                    if self.is_end(&error) {
+                        return Err(error);
+                    }
                     tracing::warn!(%error, "the last commit before partitions leave has failed: the next owner repeats some work");
                 }
                 self.intake.release(&partitions)?;
@@ -325,6 +328,9 @@ impl<'a> Relay<'a> {
         self.intake.start(&starts)?;
         let numbers: Vec<i32> = starts.iter().map(|(partition, _)| *partition).collect();
         if let Err(error) = self.commit_now(&numbers, false, COMMIT_MAX).await {
+            if self.is_end(&error) {
+                return Err(error);
+            }
             tracing::warn!(%error, "the first commit of a new owner is not confirmed: nothing of its partitions is sent before");
         }
         self.announce();
