@@ -26,6 +26,9 @@ use crate::engine::History;
 
 /// How often it is looked whether an open transaction has ended.
 const LOOK: Duration = Duration::from_millis(20);
+/// Longer than brokers let a transaction be open that its owner has left (`results.transaction_timeout`, and the pause between
+/// two looks of theirs).
+const HANGING: Duration = Duration::from_secs(60);
 /// How long reading may stand still before it is begun again.
 const SILENCE: Duration = Duration::from_secs(30);
 /// So many partitions are read at once, if there are as many cores: what takes time is to understand the records.
@@ -105,7 +108,8 @@ fn stretches(clients: &Clients, places: &[(i32, Before)], pulse: &Pulse) -> Resu
         }
         stretches.insert(*partition, stretch);
     }
-    let mut said = false;
+    let (mut said, mut hanging) = (false, false);
+    let began = Instant::now();
     for (partition, stretch) in &stretches {
         loop {
             pulse.beat();
@@ -115,6 +119,17 @@ fn stretches(clients: &Clients, places: &[(i32, Before)], pulse: &Pulse) -> Resu
             }
             if !std::mem::replace(&mut said, true) {
                 tracing::info!(partition, "waiting for the end of a transaction that a former owner has left open");
+            }
+            if began.elapsed() >= HANGING && !std::mem::replace(&mut hanging, true) {
+                tracing::error!(
+                    partition,
+                    stable,
+                    end = stretch.end,
+                    "a transaction on topic {topic} (kafka.results_topic) is open for longer than brokers let any be, so nobody \
+                     will end it, and nobody can read behind it: find it with kafka-transactions.sh --bootstrap-server {} \
+                     find-hanging --topic {topic} --partition {partition}, and end it with its verb abort",
+                    clients.settings().bootstrap_servers
+                );
             }
             thread::sleep(LOOK);
         }
