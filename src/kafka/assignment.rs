@@ -65,6 +65,9 @@ impl Policy {
         consumer: &impl Consumer<C>,
         partitions: &[i32],
     ) -> Result<Vec<Assigned>, Error> {
+        if partitions.is_empty() {
+            return Ok(Vec::new());
+        }
         let facts = self.facts(consumer, partitions)?;
         if facts.iter().all(|facts| facts.committed.is_some()) {
             return Ok(facts.into_iter().map(|facts| self.place(facts, false)).collect());

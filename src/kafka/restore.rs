@@ -3,7 +3,8 @@
 //! Read to the end, exactly: after the committed offset is known (a broker gives it only when no transaction with that
 //! offset is open), the partition's end is asked for *including* what is not committed; then committed records are read up
 //! to there. The last stable offset of the moment would not do: results whose offset is visible already may lie behind it.
-//! A transaction that its dead owner left open holds this up until the broker ends it (`results.transaction_timeout`).
+//! What ends in a transaction that its dead owner left open cannot be read until that has ended, which brokers see to
+//! (`results.transaction_timeout`), though not always: after restarts of brokers some were seen to stay open for good.
 
 use std::collections::HashMap;
 use std::sync::mpsc;
@@ -16,7 +17,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::assignment::{Assigned, Before, QUESTION};
+use super::assignment::{Assigned, QUESTION};
 use super::client::Clients;
 use super::context::{Log, Plain};
 use super::error::Error;
@@ -24,11 +25,10 @@ use super::predecessor::Stretch;
 use super::pulse::Pulse;
 use crate::engine::History;
 
-/// How often it is looked whether an open transaction has ended.
+/// How long, and how often, it is looked whether open transactions end: one that is committed is open until brokers have
+/// written that down everywhere.
+const PATIENCE: Duration = Duration::from_millis(500);
 const LOOK: Duration = Duration::from_millis(20);
-/// Longer than brokers let a transaction be open that its owner has left (`results.transaction_timeout`, and the pause between
-/// two looks of theirs).
-const HANGING: Duration = Duration::from_secs(60);
 /// How long reading may stand still before it is begun again.
 const SILENCE: Duration = Duration::from_secs(30);
 /// So many partitions are read at once, if there are as many cores: what takes time is to understand the records.
@@ -39,19 +39,17 @@ const STRIDE: u64 = 1_024;
 /// What was read of some partitions, and how many records that were.
 type Read = (HashMap<i32, History>, u64);
 
-/// Completes what is known of the partitions that were given to us.
+/// Completes what is known of the partitions that were given to us, and takes out those whose results cannot be read yet.
 ///
 /// # Errors
 /// That the brokers do not say; then it is worth asking again.
-pub(super) fn complete(clients: &Clients, assigned: &mut [Assigned], results: i32, pulse: &Pulse) -> Result<(), Error> {
-    // A tokens partition without a counterpart has no results.
-    let places: Vec<(i32, Before)> = assigned
-        .iter()
-        .filter(|assigned| assigned.partition < results)
-        .map(|assigned| (assigned.partition, assigned.before.clone()))
-        .collect();
+pub(super) fn complete(clients: &Clients, assigned: &mut Vec<Assigned>, pulse: &Pulse) -> Result<Vec<i32>, Error> {
+    if assigned.is_empty() {
+        return Ok(Vec::new());
+    }
     let began = Instant::now();
-    let stretches = stretches(clients, &places, pulse)?;
+    let (stretches, unstable) = stretches(clients, assigned, pulse)?;
+    assigned.retain(|assigned| stretches.contains_key(&assigned.partition));
     let (mut histories, records) = read(clients, &stretches, pulse)?;
     let responses: usize = histories.values().map(History::len).sum();
     if responses > 0 {
@@ -75,7 +73,7 @@ pub(super) fn complete(clients: &Clients, assigned: &mut [Assigned], results: i3
         }
         assigned.inherit(history, *stretch);
     }
-    Ok(())
+    Ok(unstable)
 }
 
 fn consumer(clients: &Clients, isolation: &str) -> Result<BaseConsumer<Plain>, Error> {
@@ -85,17 +83,43 @@ fn consumer(clients: &Clients, isolation: &str) -> Result<BaseConsumer<Plain>, E
         .map_err(Error::client("make a reader of results"))
 }
 
-/// From where to where each partition is read; waits for open transactions.
-fn stretches(clients: &Clients, places: &[(i32, Before)], pulse: &Pulse) -> Result<HashMap<i32, Stretch>, Error> {
+/// From where to where each partition is read, and of which that cannot be done yet.
+fn stretches(
+    clients: &Clients,
+    assigned: &[Assigned],
+    pulse: &Pulse,
+) -> Result<(HashMap<i32, Stretch>, Vec<i32>), Error> {
     let failed = || Error::client("read the results topic's offsets");
     let topic = &clients.settings().results_topic;
     let (committed, uncommitted) = (consumer(clients, "read_committed")?, consumer(clients, "read_uncommitted")?);
-    let mut stretches = HashMap::with_capacity(places.len());
-    for (partition, before) in places {
+    let mut stretches = HashMap::with_capacity(assigned.len());
+    for Assigned { partition, before, .. } in assigned {
         pulse.beat();
         let (low, end) = uncommitted.fetch_watermarks(topic, *partition, QUESTION).map_err(failed())?;
-        let stretch = Stretch::of(before, low, end);
-        if let Some((place, until)) = before.results(end).filter(|_| !stretch.whole) {
+        stretches.insert(*partition, (Stretch::of(before, low, end), low));
+    }
+    let mut unstable = Vec::new();
+    let began = Instant::now();
+    for (partition, (stretch, _)) in &stretches {
+        loop {
+            pulse.beat();
+            let (_, stable) = committed.fetch_watermarks(topic, *partition, QUESTION).map_err(failed())?;
+            if stable >= stretch.end {
+                break;
+            }
+            if began.elapsed() >= PATIENCE {
+                unstable.push(*partition);
+                break;
+            }
+            thread::sleep(LOOK);
+        }
+    }
+    // Their ends wait for librdkafka's threads, and nobody else needs to.
+    thread::spawn(move || drop((committed, uncommitted)));
+    stretches.retain(|partition, _| !unstable.contains(partition));
+    for Assigned { partition, before, .. } in assigned {
+        let Some((Stretch { end, whole, .. }, low)) = stretches.get(partition) else { continue };
+        if let Some((place, until)) = before.results(*end).filter(|_| !whole) {
             tracing::warn!(
                 partition,
                 place,
@@ -106,37 +130,8 @@ fn stretches(clients: &Clients, places: &[(i32, Before)], pulse: &Pulse) -> Resu
                 "results that are needed are not there any more: every open response begins with its full text"
             );
         }
-        stretches.insert(*partition, stretch);
     }
-    let (mut said, mut hanging) = (false, false);
-    let began = Instant::now();
-    for (partition, stretch) in &stretches {
-        loop {
-            pulse.beat();
-            let (_, stable) = committed.fetch_watermarks(topic, *partition, QUESTION).map_err(failed())?;
-            if stable >= stretch.end {
-                break;
-            }
-            if !std::mem::replace(&mut said, true) {
-                tracing::info!(partition, "waiting for the end of a transaction that a former owner has left open");
-            }
-            if began.elapsed() >= HANGING && !std::mem::replace(&mut hanging, true) {
-                tracing::error!(
-                    partition,
-                    stable,
-                    end = stretch.end,
-                    "a transaction on topic {topic} (kafka.results_topic) is open for longer than brokers let any be, so nobody \
-                     will end it, and nobody can read behind it: find it with kafka-transactions.sh --bootstrap-server {} \
-                     find-hanging --topic {topic} --partition {partition}, and end it with its verb abort",
-                    clients.settings().bootstrap_servers
-                );
-            }
-            thread::sleep(LOOK);
-        }
-    }
-    // Their ends wait for librdkafka's threads, and nobody else needs to.
-    thread::spawn(move || drop((committed, uncommitted)));
-    Ok(stretches)
+    Ok((stretches.into_iter().map(|(partition, (stretch, _))| (partition, stretch)).collect(), unstable))
 }
 
 /// Reads all of it, several partitions at once.

@@ -37,6 +37,8 @@ mod membership;
 mod offsets;
 mod poll;
 
+pub use held::Waiting;
+
 type Consuming = StreamConsumer<Group>;
 
 /// What comes out of Kafka.
@@ -53,9 +55,9 @@ pub enum Item<'a> {
     Revoked(Vec<i32>),
     /// These partitions have left us already; somebody else may have them. Nothing of theirs can be committed.
     Lost(Vec<i32>),
-    /// These partitions of ours, all that there are, wait until the results topic has as many partitions; nothing of them
-    /// is read until then. They come as [`Item::Assigned`] when it has. Empty when none waits any more.
-    Held(Vec<i32>),
+    /// These partitions of ours, all that there are, wait; nothing of them is read until they come as [`Item::Assigned`].
+    /// Empty when none waits any more.
+    Held(Waiting),
     /// A partition of ours does not hold any more what we were to read next: reading goes on at a later offset.
     Gap {
         /// The partition.

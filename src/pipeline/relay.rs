@@ -273,11 +273,8 @@ impl<'a> Relay<'a> {
                 tracing::warn!(?partitions, "partitions lost: this process was not heard from in time");
                 self.forget(&partitions);
             }
-            Item::Held(partitions) if partitions.is_empty() => self.health.clear("held"),
-            Item::Held(partitions) => self.health.set(
-                "held",
-                format!("partitions {partitions:?} of the tokens topic are not consumed: the results topic lacks them"),
-            ),
+            Item::Held(waiting) if waiting.is_empty() => self.health.clear("held"),
+            Item::Held(waiting) => self.health.set("held", waiting.to_string()),
             Item::Gap { partition, expected, begins } => self.lose(partition, expected, begins)?,
             Item::Failed(error) => return Err(error.into()),
         }

@@ -8,7 +8,8 @@ use rdkafka::admin::{
 };
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
-use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Header, Headers, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use tokenrelay::config::{self, Start};
@@ -195,6 +196,31 @@ impl World {
         Tail { consumer }
     }
 
+    /// Reads all that a topic holds, once no transaction on it is open.
+    pub(crate) fn read_all(&self, topic: &str) -> Vec<Seen> {
+        let deadline = Instant::now() + PATIENCE;
+        let ends = |isolation: &str| -> Vec<i64> {
+            let observer = self.reader(isolation);
+            let end = |partition| observer.fetch_watermarks(topic, partition, PATIENCE).expect("its ends").1;
+            (0..self.partitions(topic)).map(end).collect()
+        };
+        while ends("read_committed") != ends("read_uncommitted") {
+            assert!(Instant::now() < deadline, "a transaction on {topic} stays open");
+        }
+        let tail = self.tail(topic);
+        let mut records = Vec::new();
+        let mut left = self.partitions(topic);
+        while left > 0 {
+            assert!(Instant::now() < deadline, "{topic} cannot be read to its end");
+            match tail.consumer.poll(PATIENCE) {
+                Some(Err(KafkaError::PartitionEOF(_))) => left -= 1,
+                Some(message) => records.push(Seen::of(&message.expect("a record"))),
+                None => {}
+            }
+        }
+        records
+    }
+
     pub(crate) fn partitions(&self, topic: &str) -> i32 {
         let metadata = self.observer().fetch_metadata(Some(topic), PATIENCE).expect("metadata");
         i32::try_from(metadata.topics()[0].partitions().len()).expect("a number")
@@ -259,9 +285,15 @@ impl World {
 
     /// A consumer that is no member of any group.
     fn observer(&self) -> BaseConsumer {
+        self.reader("read_committed")
+    }
+
+    fn reader(&self, isolation: &str) -> BaseConsumer {
         client(&self.settings.bootstrap_servers)
             .set("group.id", &self.settings.group_id)
             .set("enable.auto.commit", "false")
+            .set("enable.partition.eof", "true")
+            .set("isolation.level", isolation)
             .create()
             .expect("a consumer")
     }
@@ -275,14 +307,25 @@ pub(crate) struct Tail {
 impl Tail {
     /// The next record, if one comes in time.
     pub(crate) fn next(&mut self, within: Duration) -> Option<Seen> {
-        let message = self.consumer.poll(within)?.expect("a record");
+        let deadline = Instant::now() + within;
+        loop {
+            match self.consumer.poll(deadline.saturating_duration_since(Instant::now()))? {
+                Err(KafkaError::PartitionEOF(_)) => {}
+                message => return Some(Seen::of(&message.expect("a record"))),
+            }
+        }
+    }
+}
+
+impl Seen {
+    fn of(message: &BorrowedMessage<'_>) -> Self {
         let headers = message.headers().into_iter().flat_map(Headers::iter);
-        Some(Seen {
+        Self {
             partition: message.partition(),
             key: message.key().map(<[u8]>::to_vec),
             value: message.payload().map(<[u8]>::to_vec),
             headers: headers.map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec))).collect(),
-        })
+        }
     }
 }
 

@@ -1,53 +1,104 @@
-//! Partitions of the tokens topic that the results topic has no counterpart for yet.
+//! Partitions of the tokens topic that are ours and not read yet, because nobody can tell what was done of them, or write down
+//! what will be.
 //!
-//! Both topics can grow while the relay runs, but not in the same moment. A tokens partition whose results have nowhere
-//! to go is not read, and the results topic is looked at again from time to time.
+//! Some have no counterpart in the results topic: both topics can grow while the relay runs, but not in the same moment. Of
+//! some the results end in a transaction that is still open, such as a process leaves behind that was killed. The group does
+//! not wait for either: it has its answer, the other partitions go on, and these are looked at again from time to time.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::task::{Context as Waking, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-use crate::kafka::assignment::Assigned;
+/// How often is looked whether they can be read now.
+const LOOK: Duration = Duration::from_secs(1);
+/// Longer than brokers let a transaction be open that its owner has left (`results.transaction_timeout`, and the pause between
+/// two looks of theirs).
+const HANGING: Duration = Duration::from_secs(90);
 
-/// How often the results topic is looked at.
-const LOOK: Duration = Duration::from_secs(2);
+/// Partitions of ours that are not read yet, and why.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// The results topic does not have so many partitions.
+    pub lacking: Vec<i32>,
+    /// The results of a former owner end in a transaction that is open.
+    pub unstable: Vec<i32>,
+}
+
+impl Waiting {
+    /// Whether none waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.lacking.is_empty() && self.unstable.is_empty()
+    }
+}
+
+impl fmt::Display for Waiting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { lacking, unstable } = self;
+        let causes = [
+            (lacking, "the results topic lacks them"),
+            (unstable, "a former owner's transaction on their results is still open"),
+        ];
+        let mut between = "";
+        for (partitions, cause) in causes.into_iter().filter(|(partitions, _)| !partitions.is_empty()) {
+            write!(f, "{between}partitions {partitions:?} of the tokens topic are not consumed: {cause}")?;
+            between = "; ";
+        }
+        Ok(())
+    }
+}
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Held {
-    partitions: Vec<Assigned>,
+    lacking: Vec<i32>,
+    /// Since when, until it was said that this is too long.
+    unstable: BTreeMap<i32, Option<Instant>>,
     look: Option<Interval>,
 }
 
 impl Held {
-    /// Keeps the partitions that results has no counterpart for, and gives back the others.
-    pub(super) fn hold(&mut self, assigned: Vec<Assigned>, results: i32) -> Vec<Assigned> {
-        let (held, ready) = assigned.into_iter().partition(|assigned| assigned.partition >= results);
-        self.partitions.extend::<Vec<Assigned>>(held);
-        ready
+    /// These wait, too.
+    pub(super) fn hold(&mut self, waiting: Waiting) {
+        self.lacking.extend(waiting.lacking);
+        for partition in waiting.unstable {
+            self.unstable.entry(partition).or_insert_with(|| Some(Instant::now()));
+        }
     }
 
-    /// Gives back those that results has a counterpart for by now.
-    pub(super) fn free(&mut self, results: i32) -> Vec<Assigned> {
-        let held = std::mem::take(&mut self.partitions);
-        self.hold(held, results)
+    /// Of all that wait these still do; whether that is news.
+    pub(super) fn keep(&mut self, waiting: Waiting) -> bool {
+        let news = self.waiting() != waiting;
+        self.lacking.clear();
+        self.unstable.retain(|partition, _| waiting.unstable.contains(partition));
+        self.hold(waiting);
+        news
     }
 
-    /// These are not ours any more; whether any of them was held.
+    /// These are not ours any more; whether any of them waited.
     pub(super) fn forget(&mut self, partitions: &[i32]) -> bool {
-        let before = self.partitions.len();
-        self.partitions.retain(|held| !partitions.contains(&held.partition));
-        self.partitions.len() < before
+        let Waiting { mut lacking, mut unstable } = self.waiting();
+        lacking.retain(|held| !partitions.contains(held));
+        unstable.retain(|held| !partitions.contains(held));
+        self.keep(Waiting { lacking, unstable })
     }
 
-    pub(super) fn partitions(&self) -> Vec<i32> {
-        self.partitions.iter().map(|held| held.partition).collect()
+    pub(super) fn waiting(&self) -> Waiting {
+        Waiting { lacking: self.lacking.clone(), unstable: self.unstable.keys().copied().collect() }
     }
 
-    /// Whether it is time to look at the results topic.
+    /// Those for whose transaction brokers have had time enough to end it; each once.
+    pub(super) fn overdue(&mut self) -> Vec<i32> {
+        let is_overdue = |since: &mut Option<Instant>| since.take_if(|since| since.elapsed() >= HANGING).is_some();
+        self.unstable.iter_mut().filter_map(|(partition, since)| is_overdue(since).then_some(*partition)).collect()
+    }
+
+    /// Whether it is time to look.
     pub(super) fn is_due(&mut self, waking: &mut Waking<'_>) -> bool {
-        if self.partitions.is_empty() {
+        if self.lacking.is_empty() && self.unstable.is_empty() {
             self.look = None;
             return false;
         }
@@ -64,24 +115,33 @@ impl Held {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kafka::assignment::Before;
 
-    fn assigned(partition: i32) -> Assigned {
-        Assigned::new(partition, 0, 0, Before::Nobody, None)
-    }
-
-    fn numbers(assigned: &[Assigned]) -> Vec<i32> {
-        assigned.iter().map(|assigned| assigned.partition).collect()
+    fn waiting(lacking: &[i32], unstable: &[i32]) -> Waiting {
+        Waiting { lacking: lacking.to_vec(), unstable: unstable.to_vec() }
     }
 
     #[test]
-    fn partitions_wait_for_their_counterparts() {
+    fn partitions_wait_until_they_can_be_read_or_leave() {
         let mut held = Held::default();
-        let ready = held.hold(vec![assigned(4), assigned(1), assigned(3)], 3);
-        assert_eq!((numbers(&ready), held.partitions()), (vec![1], vec![4, 3]));
-        assert_eq!(numbers(&held.free(4)), [3]);
-        assert!(held.forget(&[4]));
-        assert!(!held.forget(&[4]));
-        assert!(held.free(9).is_empty());
+        held.hold(waiting(&[4, 3], &[1]));
+        held.hold(waiting(&[], &[0]));
+        assert_eq!(held.waiting(), waiting(&[4, 3], &[0, 1]));
+        assert!(!held.keep(waiting(&[4, 3], &[0, 1])));
+        assert!(held.keep(waiting(&[4], &[1])));
+        assert!(held.forget(&[1]));
+        assert!(!held.forget(&[1]));
+        assert!(held.keep(Waiting::default()));
+        assert!(held.waiting().is_empty());
+    }
+
+    #[test]
+    fn a_transaction_that_nobody_ends_is_told_of_once() {
+        let mut held = Held::default();
+        let long_ago = Instant::now().checked_sub(HANGING).expect("the machine has run for longer");
+        held.unstable.insert(1, Some(long_ago));
+        held.hold(waiting(&[], &[0, 1]));
+        assert_eq!(held.overdue(), [1]);
+        held.keep(waiting(&[], &[0, 1]));
+        assert!(held.overdue().is_empty());
     }
 }

@@ -15,6 +15,7 @@ use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::group::{Rebalanced, give, is_eager};
+use super::held::Waiting;
 use super::{Intake, Item};
 use crate::kafka::assignment::{Assigned, edges};
 use crate::kafka::error::Error;
@@ -26,10 +27,10 @@ const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// An answer from the brokers.
 #[derive(Debug)]
 pub(super) enum Answer {
-    /// Where to begin, and how many partitions the results topic has.
-    Assigned(Vec<Assigned>, i32),
-    /// How many partitions the results topic has.
-    Results(i32),
+    /// Where to begin with those that the group has given us; the others wait.
+    Assigned(Vec<Assigned>, Waiting),
+    /// The same of those that waited.
+    Freed(Vec<Assigned>, Waiting),
     /// Partition, first offset, end.
     Edges(Vec<(i32, i64, i64)>),
 }
@@ -70,8 +71,8 @@ impl<'a> Intake<'a> {
                 let Poll::Ready(answer) = Pin::new(asking).poll(waking) else { return None };
                 self.asking = None;
                 match answer.unwrap_or(Err(Error::Ended { role: "questions to the brokers" })) {
-                    Ok(Answer::Assigned(assigned, results)) => self.assigned(assigned, results),
-                    Ok(Answer::Results(results)) => self.free(results),
+                    Ok(Answer::Assigned(ready, waiting)) => self.assigned(ready, waiting),
+                    Ok(Answer::Freed(ready, waiting)) => self.freed(ready, waiting),
                     Ok(Answer::Edges(edges)) => self.find_places(&edges),
                     Err(error) => return Some(Item::Failed(error)),
                 }
@@ -87,16 +88,15 @@ impl<'a> Intake<'a> {
                 Some(Rebalanced::Lost(partitions)) => self.lost(&partitions),
                 None if group.is_waiting() => return None,
                 None if std::mem::take(&mut self.astray) => self.ask_edges(),
-                None if self.held.is_due(waking) => self.ask_results(),
+                None if self.held.is_due(waking) => self.ask_held(),
                 None => return None,
             }
         }
     }
 
-    fn assigned(&mut self, assigned: Vec<Assigned>, results: i32) {
-        let count = assigned.len();
-        let ready = self.held.hold(assigned, results);
-        if ready.len() < count {
+    fn assigned(&mut self, ready: Vec<Assigned>, waiting: Waiting) {
+        if !waiting.is_empty() {
+            self.held.hold(waiting);
             self.tell_held();
         }
         if !ready.is_empty() {
@@ -106,12 +106,23 @@ impl<'a> Intake<'a> {
         }
     }
 
-    /// The results topic has so many partitions by now.
-    fn free(&mut self, results: i32) {
-        let ready = self.held.free(results);
+    fn freed(&mut self, ready: Vec<Assigned>, waiting: Waiting) {
+        if self.held.keep(waiting) {
+            self.tell_held();
+        }
+        for partition in self.held.overdue() {
+            let settings = self.source.clients.settings();
+            tracing::error!(
+                partition,
+                "kafka: a transaction on topic {0} (kafka.results_topic) is open for longer than brokers let any be, so nobody \
+                 will end it, and nobody can read behind it: find it with kafka-transactions.sh --bootstrap-server {1} \
+                 find-hanging --topic {0} --partition {partition}, and end it with its verb abort",
+                settings.results_topic,
+                settings.bootstrap_servers
+            );
+        }
         if !ready.is_empty() {
             self.offered = true;
-            self.tell_held();
             self.found.push_back(Item::Assigned(ready));
         }
     }
@@ -138,14 +149,23 @@ impl<'a> Intake<'a> {
     }
 
     fn tell_held(&mut self) {
-        let partitions = self.held.partitions();
+        let waiting = self.held.waiting();
+        let Waiting { lacking, unstable } = &waiting;
         let topic = &self.source.policy.results;
-        if partitions.is_empty() {
-            tracing::info!(topic, "kafka: the results topic has enough partitions now");
-        } else {
-            tracing::warn!(topic, ?partitions, "kafka: the results topic has too few partitions, these tokens wait");
+        if waiting.is_empty() {
+            tracing::info!(topic, "kafka: no partition waits for its results any longer");
         }
-        self.found.push_back(Item::Held(partitions));
+        if !lacking.is_empty() {
+            tracing::warn!(topic, ?lacking, "kafka: the results topic has too few partitions, these tokens wait");
+        }
+        if !unstable.is_empty() {
+            tracing::warn!(
+                topic,
+                ?unstable,
+                "kafka: a former owner has left transactions open, these tokens wait until brokers end them"
+            );
+        }
+        self.found.push_back(Item::Held(waiting));
     }
 
     fn went_wrong(&mut self, error: KafkaError) -> Option<Item<'a>> {
@@ -170,19 +190,26 @@ impl<'a> Intake<'a> {
     }
 
     fn ask_start(&mut self, partitions: Vec<i32>) {
+        self.ask_places(partitions, Answer::Assigned);
+    }
+
+    fn ask_held(&mut self) {
+        let Waiting { mut lacking, unstable } = self.held.waiting();
+        lacking.extend(unstable);
+        self.ask_places(lacking, Answer::Freed);
+    }
+
+    fn ask_places(&mut self, partitions: Vec<i32>, answer: fn(Vec<Assigned>, Waiting) -> Answer) {
         let (policy, clients) = (self.source.policy.clone(), self.source.clients.clone());
         let pulse = self.pulse.clone();
         self.ask(move |consumer| {
-            let mut assigned = policy.decide(consumer, &partitions)?;
             let results = policy.results_partitions(consumer)?;
-            restore::complete(&clients, &mut assigned, results, &pulse)?;
-            Ok(Answer::Assigned(assigned, results))
+            let (lacking, there): (Vec<_>, Vec<_>) =
+                partitions.iter().copied().partition(|partition| *partition >= results);
+            let mut ready = policy.decide(consumer, &there)?;
+            let unstable = restore::complete(&clients, &mut ready, &pulse)?;
+            Ok(answer(ready, Waiting { lacking, unstable }))
         });
-    }
-
-    fn ask_results(&mut self) {
-        let policy = self.source.policy.clone();
-        self.ask(move |consumer| policy.results_partitions(consumer).map(Answer::Results));
     }
 
     fn ask_edges(&mut self) {

@@ -4,7 +4,6 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rdkafka::ClientConfig;
@@ -60,7 +59,7 @@ impl Scene {
         ably.set_faults(Faults::default());
         more(&world, &mut relay).await;
         relay.stop().await;
-        let results = tokio::task::block_in_place(|| read_all(&world, &world.settings.results_topic));
+        let results = tokio::task::block_in_place(|| world.read_all(&world.settings.results_topic));
         Self { world, ably, story, results, letters }
     }
 
@@ -165,16 +164,6 @@ pub(super) fn config_of(world: &World, ably: SocketAddr) -> Config {
 fn kinds(report: &Report) -> Vec<Kind> {
     assert_eq!(report.clean, report.differences_by_kind.is_empty());
     report.differences_by_kind.keys().copied().collect()
-}
-
-/// All committed records of a topic.
-fn read_all(world: &World, topic: &str) -> Vec<Seen> {
-    let mut tail = world.tail(topic);
-    let mut records = Vec::new();
-    while let Some(seen) = tail.next(Duration::from_secs(2)) {
-        records.push(seen);
-    }
-    records
 }
 
 fn write_all(topic: &str, records: &[Seen]) {

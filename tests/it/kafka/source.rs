@@ -1,14 +1,15 @@
 //! One member of a group: where it begins, what it reads, what it commits.
 
-use rdkafka::Message;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::{ClientConfig, Message};
 use tokenrelay::config::Start;
 use tokenrelay::kafka::Error;
 use tokenrelay::kafka::assignment::Before;
-use tokenrelay::kafka::source::{Item, Lag, Source};
+use tokenrelay::kafka::source::{Item, Lag, Source, Waiting};
 use tokenrelay::kafka::{Handover, METADATA_BYTES_MAX};
 use tokio::time::timeout;
 
-use crate::world::{PATIENCE, World, next, start, take, value};
+use crate::world::{PATIENCE, World, next, servers, start, take, value};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_group_begins_where_it_is_told_to_and_stays_there() {
@@ -233,9 +234,9 @@ async fn a_partition_waits_until_the_results_topic_has_it_too() {
     }
     let source = Source::open(&world.clients()).expect("open");
     let mut intake = source.intake();
-    let Item::Held(mut held) = next(&mut intake).await else { panic!("some are held") };
-    held.sort_unstable();
-    assert_eq!(held, [1, 2]);
+    let Item::Held(Waiting { mut lacking, unstable }) = next(&mut intake).await else { panic!("some are held") };
+    lacking.sort_unstable();
+    assert_eq!((lacking, unstable), (vec![1, 2], vec![]));
     assert_eq!(start(&mut intake).await, [(0, 0)]);
     assert!(take(&mut intake, 5).await.into_iter().all(|(partition, ..)| partition == 0));
     world.grow(&world.settings.results_topic.clone(), 3).await;
@@ -251,6 +252,47 @@ async fn a_partition_waits_until_the_results_topic_has_it_too() {
     let mut taken = take(&mut intake, 10).await;
     taken.sort_unstable();
     assert!(taken.into_iter().eq((0..10).map(|at| (1 + i32::from(at >= 5), at % 5, at % 5))));
+    drop(intake);
+    source.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_waits_for_the_end_of_a_transaction_on_its_results_and_no_other_does() {
+    let world = World::new(2, 2, 1).await;
+    for partition in 0..2 {
+        world.produce(partition, 0, 5);
+    }
+    let left_open: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", servers())
+        .set("transactional.id", format!("{}-killed", world.settings.group_id))
+        .create()
+        .expect("a producer");
+    left_open.init_transactions(PATIENCE).expect("introduced");
+    left_open.begin_transaction().expect("begun");
+    left_open
+        .send(BaseRecord::<(), [u8]>::to(&world.settings.results_topic).partition(1).payload(b"a result"))
+        .expect("queued");
+    left_open.flush(PATIENCE).expect("delivered");
+
+    let source = Source::open(&world.clients()).expect("open");
+    let mut intake = source.intake();
+    let Item::Held(waiting) = next(&mut intake).await else { panic!("one is held") };
+    assert_eq!(waiting, Waiting { lacking: vec![], unstable: vec![1] });
+    assert!(waiting.to_string().contains("[1]"), "{waiting}");
+    assert_eq!(start(&mut intake).await, [(0, 0)]);
+    assert!(take(&mut intake, 5).await.into_iter().all(|(partition, ..)| partition == 0));
+
+    left_open.abort_transaction(PATIENCE).expect("aborted");
+    let none_left = loop {
+        match next(&mut intake).await {
+            Item::Held(waiting) => break waiting,
+            Item::End(_) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(none_left.is_empty(), "{none_left:?}");
+    assert_eq!(start(&mut intake).await, [(1, 0)]);
+    assert!(take(&mut intake, 5).await.into_iter().all(|(partition, ..)| partition == 1));
     drop(intake);
     source.close().await;
 }
