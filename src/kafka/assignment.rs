@@ -157,7 +157,7 @@ fn foreign(partition: i32, offset: i64, metadata: &str) {
 }
 
 /// The committed offsets with their metadata, in the order asked for.
-fn committed<C: ConsumerContext>(
+pub(super) fn committed<C: ConsumerContext>(
     consumer: &impl Consumer<C>,
     topic: &str,
     group: &str,

@@ -194,10 +194,10 @@ impl Writer {
         let builder = std::thread::Builder::new().name("kafka-results".to_owned());
         let thread = if transactional {
             let thread = transaction::Thread::new(clients, Arc::clone(&shared))?;
-            builder.spawn(move || thread.run(&waiting))
+            builder.spawn(move || thread.run(waiting))
         } else {
             let thread = thread::Thread::new(clients, Arc::clone(&shared))?;
-            builder.spawn(move || thread.run(&waiting))
+            builder.spawn(move || thread.run(waiting))
         };
         let thread = thread.map_err(|_| Error::Ended { role: "results" })?;
         Ok(Self { jobs: Some(jobs), offered: AtomicU64::new(0), transactional, shared, thread: Some(thread) })

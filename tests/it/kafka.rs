@@ -4,7 +4,7 @@ mod group;
 mod mock;
 mod raw;
 mod reader;
-mod results;
+pub(crate) mod results;
 mod security;
 mod source;
 mod topics;

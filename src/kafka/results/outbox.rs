@@ -40,6 +40,13 @@ pub(super) enum Sent {
     Letter(Box<Letter>),
 }
 
+/// Where a record has come to stand in its topic.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    pub(super) partition: i32,
+    pub(super) offset: i64,
+}
+
 /// A record that came back.
 #[derive(Debug)]
 pub(super) struct Kept {
@@ -66,6 +73,7 @@ struct Deliveries {
 #[derive(Debug)]
 struct Delivery {
     slot: usize,
+    partition: i32,
     offset: i64,
     refused: Option<(RDKafkaErrorCode, Record)>,
 }
@@ -98,7 +106,7 @@ impl ProducerContext for Deliveries {
             Err((error, _)) => Some(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown)),
         };
         let refused = refused.map(|code| (code, Record::of(message)));
-        lock(&self.done).push(Delivery { slot, offset: message.offset(), refused });
+        lock(&self.done).push(Delivery { slot, partition: message.partition(), offset: message.offset(), refused });
     }
 }
 
@@ -226,8 +234,8 @@ impl Outbox {
         }
     }
 
-    /// What has come to an end since it was last asked: durable, at an offset, or refused.
-    pub(super) fn delivered(&mut self) -> Vec<Result<(Sent, i64), Kept>> {
+    /// What has come to an end since it was last asked: delivered to a place, or refused.
+    pub(super) fn delivered(&mut self) -> Vec<Result<(Sent, Place), Kept>> {
         let deliveries = std::mem::take(&mut *lock(&self.producer.context().done));
         if deliveries.iter().any(|delivery| delivery.refused.is_none()) {
             self.producer.context().log.well();
@@ -235,10 +243,10 @@ impl Outbox {
         deliveries.into_iter().filter_map(|delivery| self.end(delivery)).collect()
     }
 
-    fn end(&mut self, Delivery { slot, offset, refused }: Delivery) -> Option<Result<(Sent, i64), Kept>> {
+    fn end(&mut self, Delivery { slot, partition, offset, refused }: Delivery) -> Option<Result<(Sent, Place), Kept>> {
         let mut sent = self.slots.get_mut(slot)?.take()?;
         self.free.push(slot);
-        let Some((code, came_back)) = refused else { return Some(Ok((sent, offset))) };
+        let Some((code, came_back)) = refused else { return Some(Ok((sent, Place { partition, offset }))) };
         if let Some((_, reason)) = self.producer.client().fatal_error() {
             self.fatal = Some(reason);
         }
@@ -329,7 +337,8 @@ fn send(producer: &BaseProducer<Deliveries>, mut record: BaseRecord<'_, [u8], [u
                 value: back.payload.unwrap_or_default().to_vec(),
                 headers: back.headers.unwrap_or_default(),
             };
-            let delivery = Delivery { slot: back.delivery_opaque, offset: -1, refused: Some((code, record)) };
+            let delivery =
+                Delivery { slot: back.delivery_opaque, partition: -1, offset: -1, refused: Some((code, record)) };
             lock(&producer.context().done).push(delivery);
             return;
         }

@@ -12,7 +12,7 @@ use rdkafka::error::RDKafkaErrorCode;
 use super::batch::{Batch, Reported};
 use super::lanes::Lanes;
 use super::letter::Form;
-use super::outbox::{Kept, Outbox, Sent};
+use super::outbox::{Kept, Outbox, Place, Sent};
 use super::{Job, Shared};
 use crate::kafka::client::Clients;
 use crate::kafka::context::lock;
@@ -50,8 +50,10 @@ impl Thread {
         })
     }
 
-    pub(super) fn run(mut self, jobs: &Receiver<Job>) {
-        let ended = self.work(jobs);
+    pub(super) fn run(mut self, jobs: Receiver<Job>) {
+        let ended = self.work(&jobs);
+        // Nothing more is taken from here on; the end of the clients takes its time.
+        drop(jobs);
         if let Err(error) = &ended {
             tracing::error!(%error, "kafka: the writer of results has ended");
         }
@@ -139,7 +141,7 @@ impl Thread {
         let mut progress = lock(&self.shared.progress);
         for delivery in deliveries {
             match delivery {
-                Ok((Sent::Report { lane, seq, .. }, offset)) => {
+                Ok((Sent::Report { lane, seq, .. }, Place { offset, .. })) => {
                     progress.counts.results += 1;
                     if let Some(last) = self.lanes.durable(lane, seq) {
                         progress.durable.insert(lane, last);

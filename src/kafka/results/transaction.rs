@@ -1,14 +1,15 @@
 //! The thread of `results.delivery = "exactly-once"`: results, dead letters and offsets in one transaction.
 //!
-//! What was offered is gathered and then written at once: begin, produce, wait for every delivery, add the offsets, commit. So
-//! a transaction is open for milliseconds, and a process that is killed seldom leaves one behind for others to wait for.
+//! What was offered is gathered and then written at once: begin, produce, wait for every delivery, add the offsets, commit, see
+//! it ([`seen`]). So a transaction is open for milliseconds, and a process that is killed seldom leaves one behind for others to
+//! wait for.
 //!
-//! Records stay here until the commit is known. An aborted transaction is written again whole, less what belongs to
+//! Records stay here until the commit is seen. An aborted transaction is written again whole, less what belongs to
 //! partitions that have left since: their next owner has begun without it. The broker refuses offsets of a stale generation,
 //! but it does not check whether a partition is ours; so the group's metadata are taken before it is looked which partitions
 //! have left ([`Membership`]), and no offset of those goes in.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -18,13 +19,17 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::batch::{Batch, Lane};
 use super::letter::{Form, Letter};
-use super::outbox::{Kept, Outbox, Sent};
+use super::outbox::{Outbox, Sent};
 use super::renamed::{Patience, Renamed, renaming};
 use super::{Job, Mark, Membership, Shared};
 use crate::engine::ReportSeq;
 use crate::kafka::client::Clients;
 use crate::kafka::context::lock;
 use crate::kafka::error::{Error, Kind, is_refusal};
+use seen::{Missing, Sight, Unseen};
+
+mod fill;
+mod seen;
 
 /// How long the thread sleeps between two looks while something is on its way.
 const LOOK: Duration = Duration::from_millis(1);
@@ -37,8 +42,14 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 /// Bytes that are gathered while nothing can be written.
 const PENDING_BYTES_MAX: usize = 16 << 20;
 
-/// What of each stay a transaction holds: up to which report, and where the results partition ends then.
-type Written = HashMap<Lane, (ReportSeq, i64)>;
+/// What a transaction holds.
+#[derive(Debug, Default)]
+struct Written {
+    /// Of each stay, up to which report, and where the results partition ends then.
+    lanes: HashMap<Lane, (ReportSeq, i64)>,
+    /// Where partitions of the dead-letter topic end then.
+    letters: HashMap<i32, i64>,
+}
 
 /// See the module.
 pub(super) struct Thread {
@@ -50,8 +61,13 @@ pub(super) struct Thread {
     marks: HashMap<Lane, Mark>,
     /// The last job that was taken.
     number: u64,
-    /// Something was taken that is not committed.
+    /// Something was taken that is not committed, or not seen to be.
     pending: bool,
+    /// What was committed and not seen yet. Nothing else is taken meanwhile.
+    unseen: Option<Unseen>,
+    /// What is to be written once more of what is pending, if not all; and what stays as it was written.
+    again: Option<(Missing, Written)>,
+    sight: Sight,
     /// Records are produced one at a time, so that it shows which one is too long.
     carefully: bool,
     retry_at: Instant,
@@ -78,6 +94,20 @@ enum Failure {
     Fatal(Error),
 }
 
+impl Written {
+    /// It was written after that, some of it perhaps again.
+    fn follow(&mut self, before: Self) {
+        for (lane, (seq, end)) in before.lanes {
+            let last = self.lanes.entry(lane).or_default();
+            *last = (last.0.max(seq), last.1.max(end));
+        }
+        for (partition, end) in before.letters {
+            let last = self.letters.entry(partition).or_default();
+            *last = (*last).max(end);
+        }
+    }
+}
+
 impl Thread {
     pub(super) fn new(clients: &Clients, shared: Arc<Shared>) -> Result<Self, Error> {
         Ok(Self {
@@ -89,6 +119,9 @@ impl Thread {
             marks: HashMap::new(),
             number: 0,
             pending: false,
+            unseen: None,
+            again: None,
+            sight: Sight::new(clients)?,
             carefully: false,
             retry_at: Instant::now(),
             backoff: RETRY.0,
@@ -98,8 +131,10 @@ impl Thread {
         })
     }
 
-    pub(super) fn run(mut self, jobs: &Receiver<Job>) {
-        let ended = self.work(jobs);
+    pub(super) fn run(mut self, jobs: Receiver<Job>) {
+        let ended = self.work(&jobs);
+        // Nothing more is taken from here on; the end of the clients takes its time.
+        drop(jobs);
         // A refusal is the program's last word, and said once.
         if let Err(error) = &ended
             && error.kind() != Kind::Refused
@@ -167,7 +202,7 @@ impl Thread {
             false => IDLE,
         };
         let bytes: usize = self.batches.iter().map(Batch::bytes).sum();
-        if bytes >= PENDING_BYTES_MAX || self.closing {
+        if bytes >= PENDING_BYTES_MAX || self.closing || self.unseen.is_some() || self.again.is_some() {
             std::thread::sleep(wait.min(RETRY.0));
             return;
         }
@@ -193,9 +228,14 @@ impl Thread {
 
     fn write(&mut self) -> Result<(), Error> {
         let begun = Instant::now();
-        match self.transaction() {
-            Ok(written) => {
-                self.committed(&written, begun.elapsed());
+        let committed = match self.unseen.take() {
+            None => self.transaction().map(|written| Unseen::new(written, begun)),
+            Some(unseen) => Ok(unseen),
+        };
+        match committed.and_then(|unseen| self.see(unseen)) {
+            Ok(None) => {}
+            Ok(Some(unseen)) => {
+                self.committed(unseen);
                 self.backoff = RETRY.0;
                 self.renamed = Renamed::default();
                 self.tell_trouble(None);
@@ -231,130 +271,20 @@ impl Thread {
         Ok(())
     }
 
-    /// One transaction with all that is pending. What of each partition it holds, up to which report and offset.
+    /// One transaction with all that is pending. What it holds.
     fn transaction(&mut self) -> Result<Written, Failure> {
         let Membership { group, gone } = lock(&self.shared.membership).clone();
         self.letters.retain(|letter| !gone.contains(&letter.lane));
         self.marks.retain(|lane, _| !gone.contains(lane));
-        self.outbox.begin().map_err(|error| self.failure(error))?;
-        let mut written = HashMap::new();
-        self.produce_reports(&gone, &mut written)?;
-        self.produce_letters(&mut written)?;
-        self.delivered(&mut written)?;
-        if let Some(group) = group.filter(|_| !self.marks.is_empty()) {
-            let offsets = self.offsets();
-            let added = self.shared.call(|| self.outbox.add_offsets(&offsets, &group, CALL));
-            added.map_err(|error| self.failure(error))?;
-        }
-        if lock(&self.shared.membership).gone.iter().any(|lane| written.contains_key(lane)) {
+        let mut written = self.fill(group, &gone)?;
+        if lock(&self.shared.membership).gone.iter().any(|lane| written.lanes.contains_key(lane)) {
             return Err(self.abort(None));
         }
         self.commit()?;
+        if let Some((_, before)) = self.again.take() {
+            written.follow(before);
+        }
         Ok(written)
-    }
-
-    fn produce_reports(&mut self, gone: &HashSet<Lane>, written: &mut Written) -> Result<(), Failure> {
-        let batches = std::mem::take(&mut self.batches);
-        let mut produced = Ok(());
-        let reports = batches.iter().flat_map(|batch| batch.reports.iter().map(|report| (report, &batch.bytes)));
-        for (report, bytes) in reports.filter(|(report, _)| !gone.contains(&report.lane)) {
-            self.outbox.report(report, bytes);
-            if self.carefully || self.outbox.is_full() {
-                produced = self.delivered(written);
-                if produced.is_err() {
-                    break;
-                }
-            }
-        }
-        self.batches = batches;
-        produced
-    }
-
-    fn produce_letters(&mut self, written: &mut Written) -> Result<(), Failure> {
-        self.letters.sort_by_key(|letter| (letter.lane.partition, letter.offset));
-        let mut letters = std::mem::take(&mut self.letters).into_iter();
-        while let Some(letter) = letters.next() {
-            self.outbox.resend(Sent::Letter(Box::new(letter)));
-            if self.carefully
-                && let Err(failure) = self.delivered(written)
-            {
-                self.letters.extend(letters);
-                return Err(failure);
-            }
-        }
-        Ok(())
-    }
-
-    /// Waits until everything that was produced is delivered.
-    fn delivered(&mut self, written: &mut Written) -> Result<(), Failure> {
-        let alone = self.carefully;
-        let mut refused: Option<Kept> = None;
-        while self.outbox.on_its_way() > 0 {
-            self.outbox.wait(LOOK);
-            for delivery in self.outbox.delivered() {
-                match delivery {
-                    Ok((Sent::Report { lane, seq, .. }, offset)) => {
-                        let last: &mut (ReportSeq, i64) = written.entry(lane).or_default();
-                        *last = (last.0.max(seq), last.1.max(offset + 1));
-                    }
-                    Ok((Sent::Letter(letter), _)) => self.letters.push(*letter),
-                    Err(kept) => refused = Some(self.keep(kept, refused, alone)),
-                }
-            }
-            if self.shared.is_over() {
-                return Err(Failure::Fatal(self.not_durable()));
-            }
-        }
-        match refused {
-            None => Ok(()),
-            // By itself, or with others? A dead letter that is too long by itself is shorter the next time.
-            Some(kept) if kept.is_too_long() && (!alone || kept.is_letter()) => Err(self.abort(None)),
-            Some(kept) => {
-                let kept = self.explain(kept)?;
-                Err(match self.abort(Some(kept.trouble(&self.outbox))) {
-                    // What of its numbers the broker knows is not sure any more.
-                    Failure::Aborted(reason) => Failure::Broken(reason),
-                    failure => failure,
-                })
-            }
-        }
-    }
-
-    /// A record that comes back because the transaction has failed does not say why that has. The transaction does, when it is
-    /// to be committed.
-    fn explain(&mut self, mut kept: Kept) -> Result<Kept, Failure> {
-        if kept.is_purged() {
-            match self.shared.call(|| self.outbox.commit(CALL)) {
-                Ok(()) => {
-                    let reason = "records came back from a transaction that was committed".to_owned();
-                    return Err(Failure::Fatal(Error::Fatal { role: "results", reason }));
-                }
-                Err(error) => kept.explain(&error),
-            }
-        }
-        Ok(kept)
-    }
-
-    /// A record was refused: a dead letter that is too long, and was alone, gets shorter.
-    fn keep(&mut self, mut kept: Kept, before: Option<Kept>, alone: bool) -> Kept {
-        let too_long = kept.is_too_long();
-        if let Some(mut letter) = kept.take_letter() {
-            if too_long
-                && alone
-                && let Some(form) = letter.form.shorter()
-            {
-                tracing::warn!(
-                    partition = letter.lane.partition,
-                    offset = letter.offset,
-                    ?form,
-                    "kafka: the dead-letter topic does not take a record of this length"
-                );
-                letter.form = form;
-            }
-            self.letters.push(*letter);
-        }
-        self.carefully |= too_long;
-        before.filter(Kept::is_too_long).unwrap_or(kept)
     }
 
     fn commit(&mut self) -> Result<(), Failure> {
@@ -435,12 +365,13 @@ impl Thread {
         list
     }
 
-    fn committed(&mut self, written: &Written, took: Duration) {
+    fn committed(&mut self, unseen: Unseen) {
+        let Unseen { written, begun, .. } = unseen;
         let mut progress = lock(&self.shared.progress);
-        progress.commit_times.push(took);
-        for (lane, (seq, end)) in written {
-            progress.durable.insert(*lane, *seq);
-            progress.ends.insert(*lane, *end);
+        progress.commit_times.push(begun.elapsed());
+        for (lane, (seq, end)) in written.lanes {
+            progress.durable.insert(lane, seq);
+            progress.ends.insert(lane, end);
         }
         progress.counts.results += self.batches.iter().map(|batch| batch.reports.len() as u64).sum::<u64>();
         for letter in self.letters.drain(..) {

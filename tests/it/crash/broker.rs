@@ -28,6 +28,12 @@ impl Broker {
         server("stop", self.folder.path()).await;
     }
 
+    /// How often it has said that in its log.
+    pub(super) fn said(&self, words: &str) -> usize {
+        let log = std::fs::read_to_string(self.folder.path().join("server.log")).expect("a log");
+        log.lines().filter(|line| line.contains(words)).count()
+    }
+
     /// Starts it where it was.
     pub(super) async fn again(&self) {
         server("again", self.folder.path()).await;

@@ -1,15 +1,21 @@
 //! The long form: many seeds, everything combined, and each of what the short form has no time for.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use tokio::time::sleep;
+use tokenrelay::kafka::results::{Batch, Lane, Progress, Writer};
+use tokio::time::{sleep, timeout};
 
 use super::RATE;
 use super::broker::Broker;
 use super::load::Plan;
 use super::stage::{Fault, Stage};
 use super::way::Way;
+use crate::kafka::results::{in_transactions, report};
+use crate::world::{PATIENCE, Seen, World};
 
 /// How many seeds, unless TOKENRELAY_CRASH_SEEDS says otherwise.
 const SEEDS: u64 = 10;
@@ -122,4 +128,81 @@ async fn a_broker_that_is_away_for_a_minute_is_waited_for() {
     stage.proceed(50).await;
     let counts = stage.judge().await;
     eprintln!("{counts}");
+}
+
+/// What a broker says when it has left a transaction's mark out: it takes partitions for deleted that have no leader, as all
+/// have when it is being shut down and there is no other.
+const LEFT_OUT: &str = "Couldn't find leader endpoint";
+/// So many writers commit as fast as they can, to be met in that moment.
+const WRITERS: i32 = 6;
+const RESTARTS_MAX: usize = 30;
+
+/// Writes results until it is told to stop, and gives those that were confirmed. Now and then the partition leaves in the middle
+/// of a transaction, which is aborted then, and comes back.
+async fn write(mut writer: Writer, partition: i32, stop: Arc<AtomicBool>) -> Vec<u64> {
+    let (mut batch, mut progress, mut lane) = (Batch::default(), Progress::default(), Lane { partition, life: 1 });
+    let mut confirmed = Vec::new();
+    for seq in 0.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        report(&mut batch, lane, seq, &seq.to_string());
+        let number = writer.commit(&mut batch, Vec::new()).expect("taken");
+        let leaves = seq % 2 == 1;
+        if leaves {
+            sleep(Duration::from_millis(2)).await;
+            writer.forget([lane]);
+            lane.life += 1;
+        }
+        while progress.committed < number {
+            writer.progress(&mut progress).await.expect("it goes on");
+        }
+        confirmed.extend((!leaves).then_some(seq));
+    }
+    writer.finish(PATIENCE).await.expect("all of it");
+    confirmed
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "minutes: tests/run --long"]
+async fn results_are_there_once_when_brokers_leave_marks_out() {
+    let broker = Broker::start().await;
+    let world = World::at(broker.servers.clone(), WRITERS, WRITERS, 1).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let writers: Vec<_> = (0..WRITERS)
+        .map(|partition| {
+            let clients = in_transactions(&world, &partition.to_string());
+            let writer = Writer::start(&clients).expect("started");
+            tokio::spawn(write(writer, partition, Arc::clone(&stop)))
+        })
+        .collect();
+    let mut restarts = 0;
+    while broker.said(LEFT_OUT) < 3 {
+        assert!(restarts < RESTARTS_MAX, "this broker writes all marks; this test is of no use any more");
+        sleep(Duration::from_secs(5)).await;
+        broker.stop().await;
+        // For longer than a transaction may be open, now and then: then the next one is aborted.
+        sleep(Duration::from_secs(if restarts % 2 == 0 { 0 } else { 12 })).await;
+        broker.again().await;
+        restarts += 1;
+    }
+    stop.store(true, Ordering::Relaxed);
+    let mut confirmed = Vec::new();
+    for (partition, writer) in (0..).zip(writers) {
+        let results = timeout(PATIENCE, writer).await.expect("in time").expect("it ends");
+        confirmed.extend(results.into_iter().map(|seq| (partition, seq)));
+    }
+    let mut seen = BTreeMap::new();
+    for record in tokio::task::block_in_place(|| world.read_all(&world.settings.results_topic)) {
+        *seen.entry((record.partition, number(&record))).or_insert(0) += 1;
+    }
+    let lost: Vec<_> = confirmed.into_iter().filter(|result| !seen.contains_key(result)).collect();
+    let twice: Vec<_> = seen.iter().filter(|(_, count)| **count > 1).collect();
+    assert_eq!((&lost[..], &twice[..]), (&[][..], &[][..]), "lost and twice, after {restarts} restarts");
+    eprintln!("{} results, {restarts} restarts, {} marks left out", seen.len(), broker.said(LEFT_OUT));
+}
+
+fn number(seen: &Seen) -> u64 {
+    let value = seen.value.as_deref().and_then(|value| std::str::from_utf8(value).ok());
+    value.and_then(|value| value.parse().ok()).expect("a number")
 }

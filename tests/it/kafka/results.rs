@@ -12,11 +12,11 @@ use crate::world::{PATIENCE, Seen, World, next, start};
 
 const LANE: Lane = Lane { partition: 0, life: 1 };
 
-pub(super) fn in_transactions(world: &World, name: &str) -> Clients {
+pub(crate) fn in_transactions(world: &World, name: &str) -> Clients {
     world.clients().in_transactions(name, Duration::from_secs(10))
 }
 
-pub(super) fn report(batch: &mut Batch, lane: Lane, seq: ReportSeq, value: &str) {
+pub(crate) fn report(batch: &mut Batch, lane: Lane, seq: ReportSeq, value: &str) {
     let start = batch.buffer().len();
     batch.buffer().extend(b"key");
     batch.buffer().extend(value.as_bytes());

@@ -1,0 +1,233 @@
+//! Whether what was committed can be seen.
+//!
+//! A commit is complete when every partition that it concerns has the transaction's mark. The coordinator confirms it before it
+//! has written the marks, and leaves one out where it finds no leader at that moment: Apache Kafka 4.3 takes such a partition for
+//! deleted (`TransactionMarkerChannelManager.addTxnMarkersToBrokerQueue`), and all that live on one broker have none while
+//! that is being shut down. Then nobody can read behind what was written there, and our next transaction decides over that,
+//! too: if it is aborted, confirmed results are gone.
+//!
+//! So nothing else is begun before all of a commit is seen. If some of it stays unseen, the same is written once more, in a
+//! transaction that is aborted: its marks close what had none. Then it shows what that has taken away, which is written again.
+
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::{Message, Offset, TopicPartitionList};
+
+use super::{Failure, Thread, Written};
+use crate::config;
+use crate::kafka::assignment::{committed, edges};
+use crate::kafka::client::Clients;
+use crate::kafka::context::{Log, Plain, lock};
+use crate::kafka::error::Error;
+
+/// How often it is looked.
+const LOOK: Duration = Duration::from_millis(5);
+/// How long brokers that answer may not show it before it is closed; twice as long each time, up to the second.
+const PATIENCE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+/// How long the group may need to say what it has committed; it does not while a mark is missing there.
+const OFFSETS: Duration = Duration::from_secs(2);
+/// How long one record may need to be read.
+const RECORD: Duration = Duration::from_secs(10);
+
+/// What was committed and not seen yet.
+#[derive(Debug)]
+pub(super) struct Unseen {
+    pub(super) written: Written,
+    pub(super) begun: Instant,
+    /// Since when brokers have answered that it is not there.
+    since: Option<Instant>,
+    patience: Duration,
+    /// What was not there for so long that it was closed.
+    closed: Missing,
+}
+
+/// What of a commit is not there.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Missing {
+    /// Partitions of the results topic.
+    pub(super) results: HashSet<i32>,
+    /// Some dead letters.
+    pub(super) letters: bool,
+    /// Some offsets of the group.
+    pub(super) offsets: bool,
+}
+
+/// Sees what readers see.
+pub(super) struct Sight {
+    reader: BaseConsumer<Plain>,
+    settings: config::Kafka,
+}
+
+impl Unseen {
+    pub(super) fn new(written: Written, begun: Instant) -> Self {
+        Self { written, begun, since: None, patience: PATIENCE.0, closed: Missing::default() }
+    }
+}
+
+impl Written {
+    /// Where partitions of the results topic end then.
+    fn ends(&self) -> HashMap<i32, i64> {
+        let mut ends = HashMap::with_capacity(self.lanes.len());
+        for (lane, (_, end)) in &self.lanes {
+            let last: &mut i64 = ends.entry(lane.partition).or_default();
+            *last = (*last).max(*end);
+        }
+        ends
+    }
+}
+
+impl Missing {
+    fn is_empty(&self) -> bool {
+        self.results.is_empty() && !self.letters && !self.offsets
+    }
+
+    fn extend(&mut self, more: Self) {
+        self.results.extend(more.results);
+        self.letters |= more.letters;
+        self.offsets |= more.offsets;
+    }
+}
+
+impl Thread {
+    /// Looks whether all of a commit is there, and gives it back if it is.
+    pub(super) fn see(&mut self, unseen: Unseen) -> Result<Option<Unseen>, Failure> {
+        let missing = self.shared.call(|| self.sight.missing(&unseen.written, &self.offsets()));
+        match missing {
+            Err(_) => {
+                self.look_later(unseen);
+                Ok(None)
+            }
+            Ok(missing) if !missing.is_empty() => self.wait_or_close(unseen, missing),
+            Ok(_) if unseen.closed.is_empty() => Ok(Some(unseen)),
+            Ok(_) => self.judge(unseen),
+        }
+    }
+
+    fn look_later(&mut self, unseen: Unseen) {
+        self.unseen = Some(unseen);
+        self.again_later("what was committed cannot be looked at".to_owned());
+    }
+
+    fn wait_or_close(&mut self, mut unseen: Unseen, missing: Missing) -> Result<Option<Unseen>, Failure> {
+        if unseen.since.get_or_insert_with(Instant::now).elapsed() < unseen.patience {
+            self.retry_at = Instant::now() + LOOK;
+            self.unseen = Some(unseen);
+            return Ok(None);
+        }
+        tracing::warn!(
+            ?missing,
+            "kafka: a commit is incomplete: brokers have left its marks out; closing and writing it again"
+        );
+        unseen.since = None;
+        unseen.patience = (unseen.patience * 2).min(PATIENCE.1);
+        self.again = Some((missing, Written::default()));
+        // Whether a partition has left us since does not matter: it is closed for those who have it now.
+        let group = lock(&self.shared.membership).group.clone();
+        let closed = self.fill(group, &HashSet::new()).map(|_| self.abort(None));
+        unseen.closed.extend(self.again.take().map(|(missing, _)| missing).unwrap_or_default());
+        self.unseen = Some(unseen);
+        match closed {
+            Ok(Failure::AtOnce) => Ok(None),
+            Ok(failure) | Err(failure) => Err(failure),
+        }
+    }
+
+    /// Whatever had no mark has one now: ours, which took it away, or one that came after all.
+    fn judge(&mut self, unseen: Unseen) -> Result<Option<Unseen>, Failure> {
+        let mut lost = Missing { results: HashSet::new(), ..unseen.closed };
+        let ends = unseen.written.ends();
+        for partition in &unseen.closed.results {
+            match self.shared.call(|| self.sight.is_visible(*partition, ends[partition] - 1)) {
+                Ok(true) => {}
+                Ok(false) => _ = lost.results.insert(*partition),
+                Err(_) => {
+                    self.look_later(Unseen { closed: Missing { results: unseen.closed.results, ..lost }, ..unseen });
+                    return Ok(None);
+                }
+            }
+        }
+        if lost.is_empty() {
+            return Ok(Some(unseen));
+        }
+        self.again = Some((lost, unseen.written));
+        Err(Failure::AtOnce)
+    }
+}
+
+impl Sight {
+    pub(super) fn new(clients: &Clients) -> Result<Self, Error> {
+        let context = Plain { log: Log::new("results", clients.stranded()) };
+        let reader = BaseConsumer::from_config_and_context(&clients.rereader(), context)
+            .map_err(Error::client("make a reader of results"))?;
+        Ok(Self { reader, settings: clients.settings().clone() })
+    }
+
+    /// What of this is not to be seen, and which of these offsets are not the group's.
+    fn missing(&self, written: &Written, offsets: &TopicPartitionList) -> Result<Missing, Error> {
+        let config::Kafka { results_topic, dead_letters_topic, .. } = &self.settings;
+        let results = self.unstable(results_topic, &written.ends())?;
+        let letters = !self.unstable(dead_letters_topic, &written.letters)?.is_empty();
+        let there = results.is_empty() && !letters;
+        let offsets = there && offsets.count() > 0 && !self.are_committed(offsets)?;
+        Ok(Missing { results, letters, offsets })
+    }
+
+    /// The partitions in which a transaction is open that began below the offset.
+    fn unstable(&self, topic: &str, ends: &HashMap<i32, i64>) -> Result<HashSet<i32>, Error> {
+        if ends.is_empty() {
+            return Ok(HashSet::new());
+        }
+        let partitions: Vec<i32> = ends.keys().copied().collect();
+        let stable = edges(&self.reader, topic, &partitions, Offset::End)?;
+        Ok(stable
+            .into_iter()
+            .filter(|(partition, stable)| *stable < ends[partition])
+            .map(|(partition, _)| partition)
+            .collect())
+    }
+
+    fn are_committed(&self, offsets: &TopicPartitionList) -> Result<bool, Error> {
+        let config::Kafka { tokens_topic, group_id, .. } = &self.settings;
+        let wanted: Vec<(i32, i64)> = offsets
+            .elements()
+            .iter()
+            .map(|element| (element.partition(), element.offset().to_raw().unwrap_or_default()))
+            .collect();
+        let partitions: Vec<i32> = wanted.iter().map(|(partition, _)| *partition).collect();
+        match committed(&self.reader, tokens_topic, group_id, &partitions, OFFSETS) {
+            Ok(found) => Ok(wanted
+                .iter()
+                .zip(found)
+                .all(|((_, wanted), (_, found))| found.is_some_and(|(offset, _)| offset >= *wanted))),
+            Err(Error::Client { source, .. }) if is_timeout(&source) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether readers are given the record at that offset of the results topic, behind which no transaction is open.
+    fn is_visible(&self, partition: i32, offset: i64) -> Result<bool, Error> {
+        let failed = || Error::client("read results again");
+        let mut list = TopicPartitionList::with_capacity(1);
+        list.add_partition_offset(&self.settings.results_topic, partition, Offset::Offset(offset)).map_err(failed())?;
+        self.reader.assign(&list).map_err(failed())?;
+        let deadline = Instant::now() + RECORD;
+        let seen = loop {
+            match self.reader.poll(deadline.saturating_duration_since(Instant::now())) {
+                Some(Ok(message)) if message.partition() == partition => break Ok(message.offset() == offset),
+                Some(Err(KafkaError::PartitionEOF(ended))) if ended == partition => break Ok(false),
+                Some(_) => {}
+                None => break Err(failed()(KafkaError::NoMessageReceived)),
+            }
+        };
+        self.reader.unassign().map_err(failed())?;
+        seen
+    }
+}
+
+fn is_timeout(error: &KafkaError) -> bool {
+    error.rdkafka_error_code() == Some(RDKafkaErrorCode::OperationTimedOut)
+}
