@@ -211,7 +211,7 @@ impl Clients {
     /// gives it nothing else.
     pub(super) fn rereader(&self) -> ClientConfig {
         let mut config = self.reader();
-        config.set("fetch.wait.max.ms", "10");
+        config.set("fetch.wait.max.ms", "10").set("retry.backoff.ms", "10");
         config
     }
 

@@ -7,7 +7,7 @@ use rdkafka::admin::{
     AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
 };
 use rdkafka::client::DefaultClientContext;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerGroupMetadata};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Header, Headers, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
@@ -281,6 +281,11 @@ impl World {
             end - begin
         };
         (0..self.partitions(topic)).map(length).sum()
+    }
+
+    /// Who somebody is to the group who is no member of it: as long as it has none, its offsets are taken.
+    pub(crate) fn outsider(&self) -> Option<ConsumerGroupMetadata> {
+        self.observer().group_metadata()
     }
 
     /// A consumer that is no member of any group.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use tokenrelay::kafka::results::{Batch, Lane, Progress, Writer};
+use tokenrelay::kafka::results::{Batch, Lane, Mark, Progress, Writer};
 use tokio::time::{sleep, timeout};
 
 use super::RATE;
@@ -147,7 +147,8 @@ async fn write(mut writer: Writer, partition: i32, stop: Arc<AtomicBool>) -> Vec
             break;
         }
         report(&mut batch, lane, seq, &seq.to_string());
-        let number = writer.commit(&mut batch, Vec::new()).expect("taken");
+        let mark = Mark { lane, offset: seq as i64 + 1, metadata: String::new() };
+        let number = writer.commit(&mut batch, vec![mark]).expect("taken");
         let leaves = seq % 2 == 1;
         if leaves {
             sleep(Duration::from_millis(2)).await;
@@ -173,6 +174,7 @@ async fn results_are_there_once_when_brokers_leave_marks_out() {
         .map(|partition| {
             let clients = in_transactions(&world, &partition.to_string());
             let writer = Writer::start(&clients).expect("started");
+            writer.member(world.outsider());
             tokio::spawn(write(writer, partition, Arc::clone(&stop)))
         })
         .collect();
@@ -196,7 +198,11 @@ async fn results_are_there_once_when_brokers_leave_marks_out() {
     for record in tokio::task::block_in_place(|| world.read_all(&world.settings.results_topic)) {
         *seen.entry((record.partition, number(&record))).or_insert(0) += 1;
     }
-    let lost: Vec<_> = confirmed.into_iter().filter(|result| !seen.contains_key(result)).collect();
+    let lost: Vec<_> = confirmed.iter().filter(|result| !seen.contains_key(result)).collect();
+    let offsets = tokio::task::block_in_place(|| world.committed());
+    let behind: Vec<_> =
+        confirmed.iter().filter(|(partition, seq)| offsets[*partition as usize].1 <= *seq as i64).collect();
+    assert_eq!(behind, [&(0, 0); 0], "offsets are {offsets:?}, after {restarts} restarts");
     let twice: Vec<_> = seen.iter().filter(|(_, count)| **count > 1).collect();
     assert_eq!((&lost[..], &twice[..]), (&[][..], &[][..]), "lost and twice, after {restarts} restarts");
     eprintln!("{} results, {restarts} restarts, {} marks left out", seen.len(), broker.said(LEFT_OUT));

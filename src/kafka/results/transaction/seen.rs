@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{Message, Offset, TopicPartitionList};
 
 use super::{Failure, Thread, Written};
@@ -28,6 +29,8 @@ use crate::kafka::error::Error;
 const LOOK: Duration = Duration::from_millis(5);
 /// How long brokers that answer may not show it before it is closed; twice as long each time, up to the second.
 const PATIENCE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+/// When it is looked again if no broker answers.
+const RETRY: Duration = Duration::from_millis(500);
 /// How long the group may need to say what it has committed; it does not while a mark is missing there.
 const OFFSETS: Duration = Duration::from_secs(2);
 /// How long one record may need to be read.
@@ -45,7 +48,7 @@ pub(super) struct Unseen {
     closed: Missing,
 }
 
-/// What of a commit is not there.
+/// What of a commit lacks its mark, or was taken away.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Missing {
     /// Partitions of the results topic.
@@ -54,6 +57,17 @@ pub(super) struct Missing {
     pub(super) letters: bool,
     /// Some offsets of the group.
     pub(super) offsets: bool,
+}
+
+/// How the group stands to the offsets of a commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Group {
+    /// It has them.
+    AsCommitted,
+    /// It says nothing, because it lacks the mark.
+    Undecided,
+    /// It has others, which are older.
+    Behind,
 }
 
 /// Sees what readers see.
@@ -97,19 +111,18 @@ impl Thread {
     pub(super) fn see(&mut self, unseen: Unseen) -> Result<Option<Unseen>, Failure> {
         let missing = self.shared.call(|| self.sight.missing(&unseen.written, &self.offsets()));
         match missing {
-            Err(_) => {
-                self.look_later(unseen);
-                Ok(None)
-            }
-            Ok(missing) if !missing.is_empty() => self.wait_or_close(unseen, missing),
-            Ok(_) if unseen.closed.is_empty() => Ok(Some(unseen)),
-            Ok(_) => self.judge(unseen),
+            Err(_) => Ok(self.look_later(unseen)),
+            Ok((missing, _)) if !missing.is_empty() => self.wait_or_close(unseen, missing),
+            Ok((_, Group::AsCommitted)) if unseen.closed.is_empty() => Ok(Some(unseen)),
+            Ok((_, group)) => self.judge(unseen, group),
         }
     }
 
-    fn look_later(&mut self, unseen: Unseen) {
+    fn look_later(&mut self, unseen: Unseen) -> Option<Unseen> {
         self.unseen = Some(unseen);
-        self.again_later("what was committed cannot be looked at".to_owned());
+        self.retry_at = Instant::now() + RETRY;
+        self.tell_trouble(Some("what was committed cannot be looked at".to_owned()));
+        None
     }
 
     fn wait_or_close(&mut self, mut unseen: Unseen, missing: Missing) -> Result<Option<Unseen>, Failure> {
@@ -137,17 +150,15 @@ impl Thread {
     }
 
     /// Whatever had no mark has one now: ours, which took it away, or one that came after all.
-    fn judge(&mut self, unseen: Unseen) -> Result<Option<Unseen>, Failure> {
-        let mut lost = Missing { results: HashSet::new(), ..unseen.closed };
+    fn judge(&mut self, unseen: Unseen, group: Group) -> Result<Option<Unseen>, Failure> {
+        let offsets = group == Group::Behind;
+        let mut lost = Missing { results: HashSet::new(), letters: unseen.closed.letters, offsets };
         let ends = unseen.written.ends();
         for partition in &unseen.closed.results {
             match self.shared.call(|| self.sight.is_visible(*partition, ends[partition] - 1)) {
                 Ok(true) => {}
                 Ok(false) => _ = lost.results.insert(*partition),
-                Err(_) => {
-                    self.look_later(Unseen { closed: Missing { results: unseen.closed.results, ..lost }, ..unseen });
-                    return Ok(None);
-                }
+                Err(_) => return Ok(self.look_later(unseen)),
             }
         }
         if lost.is_empty() {
@@ -166,14 +177,14 @@ impl Sight {
         Ok(Self { reader, settings: clients.settings().clone() })
     }
 
-    /// What of this is not to be seen, and which of these offsets are not the group's.
-    fn missing(&self, written: &Written, offsets: &TopicPartitionList) -> Result<Missing, Error> {
+    /// What of this lacks its mark, and how the group stands to these offsets.
+    fn missing(&self, written: &Written, offsets: &TopicPartitionList) -> Result<(Missing, Group), Error> {
         let config::Kafka { results_topic, dead_letters_topic, .. } = &self.settings;
         let results = self.unstable(results_topic, &written.ends())?;
         let letters = !self.unstable(dead_letters_topic, &written.letters)?.is_empty();
-        let there = results.is_empty() && !letters;
-        let offsets = there && offsets.count() > 0 && !self.are_committed(offsets)?;
-        Ok(Missing { results, letters, offsets })
+        let all = results.is_empty() && !letters;
+        let group = if all { self.group(offsets)? } else { Group::Undecided };
+        Ok((Missing { results, letters, offsets: all && group == Group::Undecided }, group))
     }
 
     /// The partitions in which a transaction is open that began below the offset.
@@ -190,21 +201,26 @@ impl Sight {
             .collect())
     }
 
-    fn are_committed(&self, offsets: &TopicPartitionList) -> Result<bool, Error> {
+    fn group(&self, offsets: &TopicPartitionList) -> Result<Group, Error> {
         let config::Kafka { tokens_topic, group_id, .. } = &self.settings;
-        let wanted: Vec<(i32, i64)> = offsets
-            .elements()
-            .iter()
-            .map(|element| (element.partition(), element.offset().to_raw().unwrap_or_default()))
-            .collect();
+        let offset = |element: &TopicPartitionListElem<'_>| element.offset().to_raw().unwrap_or_default();
+        let wanted: Vec<(i32, i64)> =
+            offsets.elements().iter().map(|element| (element.partition(), offset(element))).collect();
+        if wanted.is_empty() {
+            return Ok(Group::AsCommitted);
+        }
         let partitions: Vec<i32> = wanted.iter().map(|(partition, _)| *partition).collect();
-        match committed(&self.reader, tokens_topic, group_id, &partitions, OFFSETS) {
-            Ok(found) => Ok(wanted
-                .iter()
-                .zip(found)
-                .all(|((_, wanted), (_, found))| found.is_some_and(|(offset, _)| offset >= *wanted))),
-            Err(Error::Client { source, .. }) if is_timeout(&source) => Ok(false),
-            Err(error) => Err(error),
+        let found = match committed(&self.reader, tokens_topic, group_id, &partitions, OFFSETS) {
+            Err(Error::Client { source, .. }) if is_timeout(&source) => return Ok(Group::Undecided),
+            found => found?,
+        };
+        let is_there = |(found, wanted): (&Option<(i64, String)>, i64)| {
+            found.as_ref().is_some_and(|(offset, _)| *offset >= wanted)
+        };
+        let both = found.iter().zip(&wanted);
+        match both.map(|((_, found), (_, wanted))| (found, *wanted)).all(is_there) {
+            true => Ok(Group::AsCommitted),
+            false => Ok(Group::Behind),
         }
     }
 
