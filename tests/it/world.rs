@@ -106,6 +106,11 @@ impl World {
         for topic in done {
             topic.expect("grown");
         }
+        // Brokers hear of it a moment later, and until then refuse what is produced there.
+        let deadline = Instant::now() + PATIENCE;
+        while self.partitions(topic) < partitions as i32 {
+            assert!(Instant::now() < deadline, "{topic} does not grow");
+        }
         // The old one would take minutes to hear of it.
         self.producer = client(&self.settings.bootstrap_servers).create().expect("a producer");
     }
@@ -183,6 +188,20 @@ impl World {
     pub(crate) fn read(&self, topic: &str, count: usize) -> Vec<Seen> {
         let mut tail = self.tail(topic);
         (0..count).map(|_| tail.next(PATIENCE).expect("enough records in time")).collect()
+    }
+
+    /// Begins a transaction of somebody else's that writes there, and leaves it open.
+    pub(crate) fn leave_open(&self, topic: &str, partition: i32) -> BaseProducer {
+        let producer: BaseProducer = client(&self.settings.bootstrap_servers)
+            .set("transactional.id", format!("{}-killed", self.settings.group_id))
+            .create()
+            .expect("a producer");
+        producer.init_transactions(PATIENCE).expect("introduced");
+        producer.begin_transaction().expect("begun");
+        let record = BaseRecord::<(), [u8]>::to(topic).partition(partition).payload(b"a record");
+        producer.send(record).expect("queued");
+        producer.flush(PATIENCE).expect("delivered");
+        producer
     }
 
     /// Reads a topic from its beginning.
@@ -273,9 +292,9 @@ impl World {
         }
     }
 
-    /// How many records a topic holds, markers of transactions among them.
+    /// How many records a topic holds, markers of transactions and what is not committed among them.
     pub(crate) fn count(&self, topic: &str) -> i64 {
-        let observer = self.observer();
+        let observer = self.reader("read_uncommitted");
         let length = |partition| {
             let (begin, end) = observer.fetch_watermarks(topic, partition, PATIENCE).expect("its ends");
             end - begin

@@ -1,7 +1,7 @@
 //! One member of a group: where it begins, what it reads, what it commits.
 
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use rdkafka::{ClientConfig, Message};
+use rdkafka::Message;
+use rdkafka::producer::Producer;
 use tokenrelay::config::Start;
 use tokenrelay::kafka::Error;
 use tokenrelay::kafka::assignment::Before;
@@ -9,7 +9,7 @@ use tokenrelay::kafka::source::{Item, Lag, Source, Waiting};
 use tokenrelay::kafka::{Handover, METADATA_BYTES_MAX};
 use tokio::time::timeout;
 
-use crate::world::{PATIENCE, World, next, servers, start, take, value};
+use crate::world::{PATIENCE, World, next, start, take, value};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_group_begins_where_it_is_told_to_and_stays_there() {
@@ -262,18 +262,7 @@ async fn a_partition_waits_for_the_end_of_a_transaction_on_its_results_and_no_ot
     for partition in 0..2 {
         world.produce(partition, 0, 5);
     }
-    let left_open: BaseProducer = ClientConfig::new()
-        .set("bootstrap.servers", servers())
-        .set("transactional.id", format!("{}-killed", world.settings.group_id))
-        .create()
-        .expect("a producer");
-    left_open.init_transactions(PATIENCE).expect("introduced");
-    left_open.begin_transaction().expect("begun");
-    left_open
-        .send(BaseRecord::<(), [u8]>::to(&world.settings.results_topic).partition(1).payload(b"a result"))
-        .expect("queued");
-    left_open.flush(PATIENCE).expect("delivered");
-
+    let left_open = world.leave_open(&world.settings.results_topic, 1);
     let source = Source::open(&world.clients()).expect("open");
     let mut intake = source.intake();
     let Item::Held(waiting) = next(&mut intake).await else { panic!("one is held") };

@@ -78,6 +78,36 @@ async fn a_transaction_may_hold_more_than_is_on_its_way_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_nobody_can_see_is_not_done_and_is_there_once_in_the_end() {
+    let world = World::new(2, 2, 1).await;
+    let results = &world.settings.results_topic;
+    let left_open = world.leave_open(results, 0);
+    let writer = Writer::start(&in_transactions(&world, "one")).expect("started");
+    writer.member(world.outsider());
+    let lanes = [Lane { partition: 0, life: 1 }, Lane { partition: 1, life: 2 }];
+    let marks = vec![mark(lanes[0], 7), mark(lanes[1], 9)];
+    let number = writer.commit(&mut batch(&lanes, "once"), marks).expect("taken");
+    // What was left open, both results and their marks; then the closing of what cannot be seen, with its mark.
+    let closed = async {
+        while tokio::task::block_in_place(|| world.count(results)) < 7 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, closed).await.expect("it is closed");
+    let mut progress = Progress::default();
+    assert!(!writer.take(&mut progress), "{progress:?}");
+
+    left_open.abort_transaction(PATIENCE).expect("aborted");
+    let progress = committed(&writer, number).await.expect("committed");
+    assert!(progress.ends.len() == 2 && progress.counts.results == 2, "{progress:?}");
+    let seen = tokio::task::block_in_place(|| world.read_all(results));
+    let mut seen: Vec<_> = seen.iter().map(|seen| (seen.partition, seen.value.as_deref())).collect();
+    seen.sort_unstable();
+    assert_eq!(seen, [(0, Some(&b"once"[..])), (1, Some(b"once"))]);
+    assert_eq!(world.committed().iter().map(|(_, offset, _)| *offset).collect::<Vec<_>>(), [7, 9]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn two_processes_of_one_name_find_out() {
     let world = World::new(1, 1, 1).await;
     // However long a round takes here, no broker ends a transaction meanwhile.

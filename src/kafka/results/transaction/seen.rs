@@ -29,6 +29,8 @@ use crate::kafka::error::Error;
 const LOOK: Duration = Duration::from_millis(5);
 /// How long brokers that answer may not show it before it is closed; twice as long each time, up to the second.
 const PATIENCE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+/// How long brokers may need to say which partitions a topic has.
+const NEWS: Duration = Duration::from_secs(5);
 /// When it is looked again if no broker answers.
 const RETRY: Duration = Duration::from_millis(500);
 /// How long the group may need to say what it has committed; it does not while a mark is missing there.
@@ -193,7 +195,14 @@ impl Sight {
             return Ok(HashSet::new());
         }
         let partitions: Vec<i32> = ends.keys().copied().collect();
-        let stable = edges(&self.reader, topic, &partitions, Offset::End)?;
+        let stable = match edges(&self.reader, topic, &partitions, Offset::End) {
+            // It may not have heard of new partitions yet.
+            Err(_) => {
+                self.reader.fetch_metadata(Some(topic), NEWS).map_err(Error::client("read a topic's partitions"))?;
+                edges(&self.reader, topic, &partitions, Offset::End)?
+            }
+            Ok(stable) => stable,
+        };
         Ok(stable
             .into_iter()
             .filter(|(partition, stable)| *stable < ends[partition])
