@@ -38,7 +38,6 @@ pub(in crate::ably) struct Secrets {
 #[derive(Debug, Clone)]
 struct Tried {
     auth: Auth,
-    former: Auth,
     at: Instant,
     taken: bool,
 }
@@ -47,7 +46,7 @@ impl Secrets {
     /// What to show: not what was refused a moment ago, while another serves.
     pub(super) fn usable(&self, auth: Auth) -> Auth {
         match self.tried(&auth) {
-            Some(Tried { taken: false, former, .. }) => former,
+            Some(Tried { taken: false, .. }) => auth.taken_last(),
             _ => auth,
         }
     }
@@ -219,7 +218,7 @@ async fn look(
     let opened = timeout(OPEN_TIMEOUT, open(id, settings, started, &auth, &target)).await;
     let opened = opened.unwrap_or(Err(Error::NoAnswer(OPEN_TIMEOUT)));
     let taken = opened.is_ok();
-    *secrets.lock() = Some(Tried { auth: auth.clone(), former, at: Instant::now(), taken });
+    *secrets.lock() = Some(Tried { auth: auth.clone(), at: Instant::now(), taken });
     match opened {
         Ok(_) if auth.shows_token() => Found::Token(auth),
         Ok((socket, session, details)) => Found::Heir(Box::new(Heir { auth, socket, session, details, _turn: turn })),
