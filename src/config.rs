@@ -7,6 +7,7 @@
 mod budgets;
 mod load;
 mod secret;
+mod size;
 mod values;
 
 use std::net::SocketAddr;
@@ -190,6 +191,7 @@ pub struct Ably {
     /// First part of every message id; tells clusters apart that share channels. Empty for the Kafka cluster's id.
     pub id_namespace: String,
     /// The largest message, until the connection says.
+    #[serde(serialize_with = "size::exactly")]
     pub max_message_size: ByteSize,
     /// The only channel that `tokenrelay check` may write to. Empty: it writes nowhere.
     pub check_channel: String,
@@ -210,6 +212,7 @@ pub struct Response {
     pub remember: usize,
     /// Text of all open responses together. At the limit texts are dropped from memory, and if that is not enough intake
     /// pauses.
+    #[serde(serialize_with = "size::exactly")]
     pub text_bytes_max: ByteSize,
 }
 

@@ -20,3 +20,6 @@ pub mod telemetry;
 #[cfg(test)]
 #[path = "../tests/it/sim.rs"]
 mod sim;
+
+#[cfg(test)]
+mod vectors;

@@ -2,9 +2,11 @@
 //!
 //! A secret that came from a file is read again before whatever is opened with it, when the server wants newer credentials, and
 //! every few seconds while there is nothing to be opened: so a corrected file, or a key that was rolled, is enough, without a
-//! restart.
+//! restart. All who have a secret from one file know which of its secrets was taken last: whoever is refused with what the
+//! file holds by now goes on with that.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
@@ -30,7 +32,15 @@ pub(super) const REFUSED_KEPT: Duration = Duration::from_secs(60);
 pub struct Auth {
     kind: Kind,
     secret: Secret,
-    file: Option<PathBuf>,
+    file: Option<File>,
+}
+
+/// The file of a secret.
+#[derive(Debug, Clone)]
+struct File {
+    path: PathBuf,
+    /// What it has held that Ably took last, or what was there first.
+    taken: Arc<Mutex<Secret>>,
 }
 
 #[derive(Debug, Clone)]
@@ -52,20 +62,20 @@ impl Auth {
     /// # Errors
     /// When it gives nothing, or something that is no key.
     pub fn from_config(config: &config::Ably) -> Result<Self, Error> {
-        let key_file = named(&config.key_file);
+        let key_file = Some(&*config.key_file);
         match (&config.jwt.key, &config.key, &config.token) {
             (Some(key), ..) => {
                 let config::Jwt { ttl, client_id, key_file, .. } = &config.jwt;
                 let client_id = if client_id.is_empty() { &config.client_id } else { client_id };
                 let kind = Kind::Jwt { ttl: *ttl, client_id: client_id.clone() };
-                Self::new(kind, key.clone(), named(key_file))
+                Self::new(kind, key.clone(), Some(key_file))
             }
             (None, Some(key), _) => Self::new(Kind::Key, key.clone(), key_file),
             (None, None, None) if !config.auth_url.expose().is_empty() => {
                 let kind = Kind::Given(Tokens::new(config.auth_url.clone()));
                 Ok(Self { kind, secret: Secret::default(), file: None })
             }
-            (None, None, Some(token)) => Self::new(Kind::Token, token.clone(), config.token_file.clone()),
+            (None, None, Some(token)) => Self::new(Kind::Token, token.clone(), config.token_file.as_deref()),
             (None, None, None) => Err(Error::Credentials(
                 "none given; set ably.key_file (or ably.key, ably.jwt.key_file, ably.token, ably.token_file, ably.auth_url)"
                     .into(),
@@ -81,21 +91,11 @@ impl Auth {
         Self::new(Kind::Key, Secret::new(key.to_owned()), None)
     }
 
-    fn new(kind: Kind, secret: Secret, file: Option<PathBuf>) -> Result<Self, Error> {
-        let text = secret.expose();
-        let is_good = match kind {
-            Kind::Key | Kind::Jwt { .. } => {
-                text.split_once(':').is_some_and(|(name, secret)| name.contains('.') && !secret.is_empty())
-            }
-            Kind::Token | Kind::Given(_) => !text.is_empty(),
-        };
-        if is_good && !text.contains(char::is_whitespace) {
-            return Ok(Self { kind, secret, file });
-        }
-        let what =
-            if matches!(kind, Kind::Token) { "a token is one word" } else { "a key has the form `app.id:secret`" };
-        let place = file.map_or_else(|| "what is given".to_owned(), |path| path.display().to_string());
-        Err(Error::Credentials(format!("{place} holds none: {what}")))
+    fn new(kind: Kind, secret: Secret, file: Option<&Path>) -> Result<Self, Error> {
+        let path = file.filter(|path| !path.as_os_str().is_empty());
+        kind.check(&secret, path)?;
+        let file = path.map(|path| File { path: path.to_owned(), taken: Arc::new(Mutex::new(secret.clone())) });
+        Ok(Self { kind, secret, file })
     }
 
     /// The parameter of a connection's address, and its secret value.
@@ -152,6 +152,19 @@ impl Auth {
         self.secret == other.secret
     }
 
+    /// Ably has taken it.
+    pub(super) fn was_taken(&self) {
+        if let Some(file) = &self.file {
+            *file.taken.lock().unwrap_or_else(PoisonError::into_inner) = self.secret.clone();
+        }
+    }
+
+    /// Itself, with what was taken last from its file.
+    pub(super) fn taken_last(&self) -> Self {
+        let taken = |file: &File| file.taken.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Self { secret: self.file.as_ref().map_or_else(|| self.secret.clone(), taken), ..self.clone() }
+    }
+
     /// What its file holds now, if that can be used and is another secret.
     pub(super) async fn changed(&self) -> Option<Self> {
         let mut newer = self.clone();
@@ -176,16 +189,34 @@ impl Auth {
             self.secret = tokens.newer(&self.secret).await?;
             return Ok(());
         }
-        let Some(path) = &self.file else { return Ok(()) };
+        let Some(File { path, .. }) = &self.file else { return Ok(()) };
         let text = tokio::fs::read_to_string(path).await;
         let text = text.map_err(|error| Error::Credentials(format!("read {}: {error}", path.display())))?;
-        *self = Self::new(self.kind.clone(), Secret::new(text.trim().to_owned()), self.file.clone())?;
+        let secret = Secret::new(text.trim().to_owned());
+        self.kind.check(&secret, Some(path))?;
+        self.secret = secret;
         Ok(())
     }
 }
 
-fn named(path: &std::path::Path) -> Option<PathBuf> {
-    (!path.as_os_str().is_empty()).then(|| path.to_owned())
+impl Kind {
+    /// Whether a secret has the form of one.
+    fn check(&self, secret: &Secret, file: Option<&Path>) -> Result<(), Error> {
+        let text = secret.expose();
+        let is_good = match self {
+            Self::Key | Self::Jwt { .. } => {
+                text.split_once(':').is_some_and(|(name, secret)| name.contains('.') && !secret.is_empty())
+            }
+            Self::Token | Self::Given(_) => !text.is_empty(),
+        };
+        if is_good && !text.contains(char::is_whitespace) {
+            return Ok(());
+        }
+        let what =
+            if matches!(self, Self::Token) { "a token is one word" } else { "a key has the form `app.id:secret`" };
+        let place = file.map_or_else(|| "what is given".to_owned(), |path| path.display().to_string());
+        Err(Error::Credentials(format!("{place} holds none: {what}")))
+    }
 }
 
 /// A token that a key signs, as Ably documents it: HS256, the key's name in `kid`. What it may do is what the key may.
@@ -277,6 +308,23 @@ mod tests {
                 auth.refresh().await.expect("there is one");
                 assert_eq!(auth.secret.expose(), shows);
             }
+        }
+    }
+    #[tokio::test]
+    async fn what_was_taken_last_is_known_to_all_who_share_a_file() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let (key, key_file) = (Some(Secret::new("a.b:first".into())), file.path().to_owned());
+        let first = Auth::from_config(&config::Ably { key, key_file, ..config::Ably::default() }).expect("a key");
+        let mut other = first.clone();
+        for (holds, is_taken, serves) in
+            [("a.b:wrong", false, "a.b:first"), ("a.b:next", true, "a.b:next"), ("a.b:wrong", false, "a.b:next")]
+        {
+            std::fs::write(file.path(), holds).expect("written");
+            other.renew().await.expect("renews");
+            if is_taken {
+                other.was_taken();
+            }
+            assert_eq!((first.secret.expose(), first.taken_last().secret.expose()), ("a.b:first", serves));
         }
     }
 }

@@ -157,8 +157,8 @@ enum Answer {
     Refusal(Rejection),
 }
 
-/// Reads a resource of a channel; with newer credentials when those that we have are too old, with those of the start when
-/// what is in their file by now is not taken.
+/// Reads a resource of a channel; with newer credentials when those that we have are too old, with those that were taken last
+/// when what is in their file by now is not.
 async fn get(client: &Client, settings: &Settings, channel: &str, path: &str) -> Result<Answer, Error> {
     let hosts = Hosts::of(&settings.endpoint);
     let path = format!("channels/{}/{path}", utf8_percent_encode(channel, NON_ALPHANUMERIC));
@@ -169,8 +169,8 @@ async fn get(client: &Client, settings: &Settings, channel: &str, path: &str) ->
             auth.renew().await?;
             get_as(client, settings, &hosts, &auth, &path).await
         }
-        Answer::Refusal(rejection) if rejection.class == Class::Account && !auth.is_same_as(&settings.auth) => {
-            get_as(client, settings, &hosts, &settings.auth, &path).await
+        Answer::Refusal(rejection) if rejection.class == Class::Account && !auth.is_same_as(&auth.taken_last()) => {
+            get_as(client, settings, &hosts, &auth.taken_last(), &path).await
         }
         answer => Ok(answer),
     }

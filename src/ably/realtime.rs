@@ -40,7 +40,7 @@ const TAKE_MAX: usize = 256;
 /// A connection.
 pub(super) struct Connection {
     id: ConnectionId,
-    text: bool,
+    encoding: Encoding,
     auth: Auth,
     target: Arc<Target>,
     lease: Lease,
@@ -118,7 +118,7 @@ impl Connection {
         let started = Instant::now();
         Self {
             id,
-            text: settings.encoding == Encoding::Json,
+            encoding: settings.encoding,
             auth: settings.auth.clone(),
             target,
             lease: settings.lease.clone(),
@@ -263,7 +263,9 @@ impl Connection {
                 }
                 Command::Leave => {}
                 Command::Close { deadline } => {
-                    self.succession.take();
+                    if let Some(heir) = self.succession.take() {
+                        heir.dismiss(self.encoding);
+                    }
                     let _ = self.relief.tell(Command::Close { deadline });
                     self.session.close(now + deadline, &mut self.actions);
                 }
@@ -300,6 +302,7 @@ impl Connection {
 
     /// There is a connection: it is used as soon as nothing is under way by request.
     async fn up(&mut self, details: session::Details) -> Option<()> {
+        self.auth.was_taken();
         let was_serving = self.relief.is_serving();
         match self.relief.up(details, self.patience) {
             Some(details) => self.tell(Event::up(self.id, details)).await,
@@ -376,10 +379,8 @@ impl Connection {
             *unflushed = true;
             return;
         }
-        let data = if self.text { Data::Text } else { Data::Binary };
-        let message = Message::Frame(Frame::message(frame, OpCode::Data(data), true));
         *unflushed = true;
-        let _ = socket.start_send_unpin(message);
+        let _ = socket.start_send_unpin(framed(frame, self.encoding));
     }
 
     fn connect(&mut self, resume: Option<Arc<str>>, renew: bool, failures: u32) {
@@ -429,6 +430,15 @@ impl Connection {
     fn now(&self) -> Time {
         Time::default() + self.started.elapsed()
     }
+}
+
+/// A frame as the transport takes it.
+fn framed(frame: Bytes, encoding: Encoding) -> Message {
+    let data = match encoding {
+        Encoding::Json => Data::Text,
+        Encoding::Msgpack => Data::Binary,
+    };
+    Message::Frame(Frame::message(frame, OpCode::Data(data), true))
 }
 
 fn poll_renewing(renewing: &mut Option<Renewing>, context: &mut Context<'_>) -> Poll<Result<Auth, Error>> {

@@ -14,6 +14,7 @@ pub struct Channels {
     /// Operations a second on one channel, counted after the server's rollup.
     pub rate: u32,
     /// Bytes of full texts a second on one channel.
+    #[serde(serialize_with = "super::size::exactly")]
     pub bandwidth: ByteSize,
 }
 
@@ -43,6 +44,7 @@ pub struct Account {
     /// Requests a second altogether, where operations go by request; 0 for no ceiling of ours.
     pub requests: u32,
     /// Bytes of full texts a second altogether; 0 for no ceiling of ours.
+    #[serde(serialize_with = "super::size::exactly")]
     pub bandwidth: ByteSize,
 }
 
@@ -53,6 +55,7 @@ pub struct InFlight {
     /// Operations.
     pub operations: u32,
     /// Bytes.
+    #[serde(serialize_with = "super::size::exactly")]
     pub bytes: ByteSize,
 }
 

@@ -87,8 +87,12 @@ impl State {
     }
 
     pub(super) fn stats(&self) -> Stats {
-        let live = self.connections.values().filter(|connection| connection.dropped_at.is_none()).count();
-        Stats { connections: live as u64, channels: self.store.channels() as u64, ..self.stats.clone() }
+        Stats { connections: self.live(), channels: self.store.channels() as u64, ..self.stats.clone() }
+    }
+
+    /// Connections that have a transport.
+    fn live(&self) -> u64 {
+        self.connections.values().filter(|connection| connection.dropped_at.is_none()).count() as u64
     }
 
     /// Gives a token; see [`Auth::request_token`].

@@ -10,8 +10,12 @@ use serde::Serialize;
 pub struct Stats {
     /// Connections that are open now.
     pub connections: u64,
+    /// Connections that were open at the same time, at the most.
+    pub connections_most: u64,
     /// Connections that were opened.
     pub connected: u64,
+    /// Connections that their clients have ended with CLOSE.
+    pub closed: u64,
     /// Newer tokens that were shown on connections that were up.
     pub authorised: u64,
     /// Resumes that gave the state back.

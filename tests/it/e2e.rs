@@ -17,6 +17,7 @@ mod lease;
 mod limits;
 pub(crate) mod member;
 mod offsets;
+mod others;
 mod outage;
 mod per_token;
 mod reader;

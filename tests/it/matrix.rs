@@ -91,7 +91,9 @@ impl Played {
             return Some(format!("no summary: {}", self.said.trim()));
         };
         let given_up = GIVEN_UP.contains(&self.play.scenario.as_str());
-        let texts = if given_up { wrong <= failed } else { wrong + failed == 0 };
+        // Nobody changes tokens that are messages of their own; of the others some are changed.
+        let is_struck = failed > 0 || self.play.pattern == PATTERNS[1];
+        let texts = if given_up { wrong <= failed && is_struck } else { wrong + failed == 0 };
         match texts && missing + surplus + hashes == 0 {
             true => None,
             false => Some(format!("{}\n{}", self.summary["differences"], self.said.trim())),
@@ -153,6 +155,8 @@ async fn some_scenarios_end_with_right_texts() {
         ("14e-answers-overlap", "realtime"),
         ("21d-renewal-fails", "rest"),
         ("24c-refused-appears-again", "realtime"),
+        ("25a-foreign-update", "rest"),
+        ("25d-foreign-delete-refuses", "rest"),
         ("28b-detached", "realtime"),
     ];
     let play_of = |(scenario, transport): (&str, &'static str)| Play {

@@ -27,7 +27,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("ably::session", &["engine", "ably::wire", "ably::fault", "ably::encode"]),
     ("decode", &["engine"]),
     ("emulator", &["ably::wire", "telemetry", "config"]),
-    ("demo", &["emulator", "kafka", "pipeline", "decode", "config", "telemetry", "ably::wire", "engine"]),
+    ("demo", &["emulator", "kafka", "pipeline", "decode", "config", "telemetry", "ably::wire", "engine", "vectors"]),
     // Formats and wires, but nothing that decides: what judges the relay shares no decision with it.
     (
         "audit",
@@ -42,8 +42,10 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "engine::Event",
             "engine::EventKind",
             "engine::Template",
+            "vectors",
         ],
     ),
+    ("vectors", &[]),
     ("engine", &[]),
     ("config", &[]),
     ("telemetry", &["engine", "config"]),

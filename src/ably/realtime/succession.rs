@@ -11,20 +11,25 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::{SinkExt, StreamExt};
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::{Instant, timeout};
+use tokio_tungstenite::tungstenite;
 
 use super::super::auth::{Auth, LOOK_EVERY, REFUSED_KEPT};
 use super::super::fault::Error;
 use super::super::pool::Event;
 use super::super::session::{self, Action, Details, Session};
-use super::super::transport::{Socket, Target};
-use super::{Connection, Transport};
+use super::super::transport::{self, Socket, Target};
+use super::super::wire::Encoding;
+use super::{Connection, Transport, framed};
 use crate::engine::{ConnectionId, Time};
 
 /// From the wish to connect to CONNECTED.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// From the wish to end to CLOSED.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the connections of a pool know together of their secrets.
 #[derive(Debug, Default)]
@@ -38,7 +43,6 @@ pub(in crate::ably) struct Secrets {
 #[derive(Debug, Clone)]
 struct Tried {
     auth: Auth,
-    former: Auth,
     at: Instant,
     taken: bool,
 }
@@ -47,7 +51,7 @@ impl Secrets {
     /// What to show: not what was refused a moment ago, while another serves.
     pub(super) fn usable(&self, auth: Auth) -> Auth {
         match self.tried(&auth) {
-            Some(Tried { taken: false, former, .. }) => former,
+            Some(Tried { taken: false, .. }) => auth.taken_last(),
             _ => auth,
         }
     }
@@ -171,6 +175,13 @@ impl Succession {
     }
 }
 
+impl Heir {
+    /// It is not needed after all.
+    pub(super) fn dismiss(self, encoding: Encoding) {
+        dismiss(self.socket, self.session, encoding);
+    }
+}
+
 impl Connection {
     /// The file of its secret was looked at.
     pub(super) async fn looked(&mut self, found: Found) -> Option<()> {
@@ -181,7 +192,8 @@ impl Connection {
                 return self.tell(Event::Leaving { connection: self.id }).await;
             }
             // It was lost meanwhile, and shows the new key by itself when it connects.
-            Found::Heir(_) | Found::Nothing => {}
+            Found::Heir(heir) => heir.dismiss(self.encoding),
+            Found::Nothing => {}
         }
         Some(())
     }
@@ -219,9 +231,12 @@ async fn look(
     let opened = timeout(OPEN_TIMEOUT, open(id, settings, started, &auth, &target)).await;
     let opened = opened.unwrap_or(Err(Error::NoAnswer(OPEN_TIMEOUT)));
     let taken = opened.is_ok();
-    *secrets.lock() = Some(Tried { auth: auth.clone(), former, at: Instant::now(), taken });
+    *secrets.lock() = Some(Tried { auth: auth.clone(), at: Instant::now(), taken });
     match opened {
-        Ok(_) if auth.shows_token() => Found::Token(auth),
+        Ok((socket, session, _)) if auth.shows_token() => {
+            dismiss(socket, session, settings.encoding);
+            Found::Token(auth)
+        }
         Ok((socket, session, details)) => Found::Heir(Box::new(Heir { auth, socket, session, details, _turn: turn })),
         Err(error) => {
             tracing::warn!(connection = id, %error, "a new key or token is not used: the former one still is");
@@ -260,4 +275,23 @@ async fn open(
         }
     }
     Err(Error::Frame("the first frame is none that answers".to_owned()))
+}
+
+/// Says goodbye on a connection that has carried nothing: one that is only dropped Ably keeps for two minutes, among those
+/// that the account may have.
+fn dismiss(mut socket: Box<Socket>, mut session: Session, encoding: Encoding) {
+    let mut actions = Vec::new();
+    session.close(Time::default(), &mut actions);
+    let goodbye = async move {
+        for action in actions {
+            if let Action::Write(frame) = action {
+                socket.send(framed(frame, encoding)).await?;
+            }
+        }
+        // It answers with CLOSED, and ends the transport.
+        while socket.next().await.transpose()?.is_some_and(|message| !message.is_close()) {}
+        transport::close_softly(&socket);
+        Ok::<(), tungstenite::Error>(())
+    };
+    tokio::spawn(timeout(CLOSE_TIMEOUT, goodbye));
 }

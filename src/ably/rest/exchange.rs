@@ -75,25 +75,40 @@ impl Parcel {
     }
 }
 
-/// Whether a host answers and takes our credentials, read again before; those that we had when it does not take other ones.
-pub(super) async fn ask(settings: Settings, former: Auth, host: String) -> (Auth, Result<Api, Error>) {
-    let mut auth = former.clone();
+/// Whether a host answers and takes our credentials, read again before; those that were taken last where these are no good.
+pub(super) async fn ask(settings: Settings, mut auth: Auth, host: String) -> (Auth, Result<Api, Error>) {
     let api = match http::client() {
         Ok(client) => Api { client, settings: Arc::new(settings), host: host.into() },
         Err(error) => return (auth, Err(error)),
     };
-    if let Err(error) = auth.renew().await {
+    let asked = match auth.renew().await {
+        Ok(()) => api.ask_as(&auth).await,
+        Err(error) => Err(error),
+    };
+    let error = match asked {
+        Ok(()) => return (auth, Ok(api)),
+        Err(error) => error,
+    };
+    let former = auth.taken_last();
+    let is_other = match &error {
+        Error::Credentials(_) => auth.is_from_file(),
+        error => is_for_credentials(error) && !auth.is_same_as(&former),
+    };
+    if !is_other {
         return (auth, Err(error));
     }
-    match api.ask_as(&auth).await {
-        Ok(()) => (auth, Ok(api)),
-        Err(Error::Refused { .. })
-            if auth.is_from_file() && !auth.is_same_as(&former) && api.ask_as(&former).await.is_ok() =>
-        {
-            (former, Ok(api))
-        }
-        Err(error) => (auth, Err(error)),
-    }
+    let asked = match api.ask_as(&former).await {
+        Ok(()) => Ok(api),
+        // What is to be mended is what was put there last.
+        Err(other) => Err(if is_for_credentials(&other) { error } else { other }),
+    };
+    (former, asked)
+}
+
+/// Whether others might be let in where we were not.
+fn is_for_credentials(error: &Error) -> bool {
+    let Error::Refused { code, status_code, .. } = error else { return false };
+    matches!(Fate::of(*code, *status_code), Fate::Fatal | Fate::Renew)
 }
 
 impl Api {
@@ -107,13 +122,15 @@ impl Api {
     async fn ask_as(&self, auth: &Auth) -> Result<(), Error> {
         let question = self.request(auth, Method::GET, "stats?limit=1").timeout(ASK_TIMEOUT);
         match self.exchange(question).await {
-            Answer::NotSent(error) | Answer::Unknown(error, _) => Err(error),
+            Answer::NotSent(error) | Answer::Unknown(error, _) => return Err(error),
             Answer::Refused(rejection, _) => match rejection.class {
-                Class::Account | Class::Token | Class::RateLimited => Err(refused(rejection)),
-                Class::Operation | Class::Channel | Class::MessageGone | Class::Transient | Class::Connection => Ok(()),
+                Class::Account | Class::Token | Class::RateLimited => return Err(refused(rejection)),
+                Class::Operation | Class::Channel | Class::MessageGone | Class::Transient | Class::Connection => {}
             },
-            Answer::Taken(_) => Ok(()),
+            Answer::Taken(_) => {}
         }
+        auth.was_taken();
+        Ok(())
     }
 
     /// Sends an operation once; a second time only if it was refused for credentials that have aged, or were rolled.
@@ -124,6 +141,9 @@ impl Api {
             && let Some(newer) = newer(auth, rejection).await
         {
             answer = self.send(&newer, &parcel).await;
+            if let Answer::Taken(_) = &answer {
+                newer.was_taken();
+            }
             renewed = Some(newer);
         }
         let op = parcel.op;

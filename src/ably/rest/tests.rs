@@ -5,7 +5,10 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::Response;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
+use tempfile::NamedTempFile;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -14,7 +17,7 @@ use super::*;
 use crate::ably::fixtures;
 use crate::ably::lease::{Lease, Moment};
 use crate::ably::pool::Pool;
-use crate::config::Transport;
+use crate::config::{self, Secret, Transport};
 use crate::engine::{Class, OpKind, Rejection};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -218,6 +221,98 @@ async fn credentials_that_are_no_good_stop_it_and_aged_ones_are_renewed() {
     assert!(matches!(stage.outcome().await, Outcome::Rejected(Rejection { class: Class::Account, .. })));
     assert!(matches!(stage.event().await, Event::Down { .. }));
     assert!(matches!(stage.event().await, Event::Fatal { error: Error::Refused { code: 40131, .. }, .. }));
+}
+
+/// Whom a request says that it is from.
+fn shown(seen: &Seen) -> String {
+    let shown = seen.headers["authorization"].to_str().expect("text").strip_prefix("Basic ").expect("a key");
+    String::from_utf8(STANDARD.decode(shown).expect("base64")).expect("a key")
+}
+
+/// A lane whose first key has been rolled: `app.id:next` serves. And the file that held both.
+async fn rolled() -> (Stage, NamedTempFile) {
+    let file = NamedTempFile::new().expect("a file");
+    std::fs::write(&file, "app.id:first").expect("written");
+    let config = config::Ably {
+        key: Some(Secret::new("app.id:first".to_owned())),
+        key_file: file.path().to_owned(),
+        ..config::Ably::default()
+    };
+    let auth = Auth::from_config(&config).expect("a key");
+    let mut stage = Stage::up(|settings| settings.auth = auth).await;
+    std::fs::write(&file, "app.id:next").expect("written");
+    stage.send(operation(0, OpKind::Append));
+    let first = stage.next_request().await;
+    assert_eq!(shown(&first), "app.id:first");
+    first.refuse(40131, 401);
+    let next = stage.next_request().await;
+    assert_eq!(shown(&next), "app.id:next");
+    next.reply(200, &[], json!({"versionSerial": "S@2"}));
+    assert!(matches!(stage.outcome().await, Outcome::Acked { .. }));
+    (stage, file)
+}
+
+#[tokio::test]
+async fn a_lane_that_begins_late_goes_on_with_the_key_that_serves() {
+    let (mut stage, file) = rolled().await;
+    std::fs::write(&file, "app.id:wrong").expect("written");
+    stage.pool.open(1);
+    let wrong = stage.next_request().await;
+    assert_eq!(shown(&wrong), "app.id:wrong");
+    wrong.refuse(40101, 401);
+    let serving = stage.next_request().await;
+    assert_eq!(shown(&serving), "app.id:next", "not the first, which may have been revoked");
+    serving.reply(200, &[], "[]");
+    assert!(matches!(stage.event().await, Event::Up { connection: 1, .. }));
+}
+
+#[tokio::test]
+async fn a_key_that_is_refused_does_not_take_the_place_of_the_one_that_serves() {
+    let (mut stage, file) = rolled().await;
+    for content in ["app.id:wrong", "half writt"] {
+        std::fs::write(&file, content).expect("written");
+        stage.send(operation(1, OpKind::Append));
+        // Nothing gets through for a while, and then the host does not know yet who may come in.
+        stage.next_request().await.reply(503, &[("retry-after", "0")], "away");
+        assert_eq!(stage.outcome().await, Outcome::Unknown(Doubt::NoAnswer));
+        assert!(matches!(stage.event().await, Event::Down { .. }));
+        for is_away in [true, false] {
+            if content == "app.id:wrong" {
+                let wrong = stage.next_request().await;
+                assert_eq!(shown(&wrong), content);
+                wrong.refuse(40101, 401);
+            }
+            let serving = stage.next_request().await;
+            assert_eq!(shown(&serving), "app.id:next");
+            match is_away {
+                true => serving.reply(503, &[], "away"),
+                false => serving.reply(200, &[], "[]"),
+            }
+            let event = stage.event().await;
+            assert!(matches!((is_away, &event), (true, Event::Down { .. }) | (false, Event::Up { .. })), "{event:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_operation_that_a_new_key_is_refused_for_leaves_the_one_that_serves() {
+    let (mut stage, file) = rolled().await;
+    std::fs::write(&file, "app.id:wrong").expect("written");
+    stage.send(operation(1, OpKind::Append));
+    for (key, code) in [("app.id:next", 40131), ("app.id:wrong", 40101)] {
+        let seen = stage.next_request().await;
+        assert_eq!(shown(&seen), key);
+        seen.refuse(code, 401);
+    }
+    assert!(matches!(stage.outcome().await, Outcome::Rejected(Rejection { class: Class::Account, .. })));
+    assert!(matches!(stage.event().await, Event::Down { .. }));
+    assert!(matches!(stage.event().await, Event::Fatal { .. }));
+    stage.pool.open(1);
+    stage.next_request().await.refuse(40101, 401);
+    let serving = stage.next_request().await;
+    assert_eq!(shown(&serving), "app.id:next");
+    serving.reply(200, &[], "[]");
+    assert!(matches!(stage.event().await, Event::Up { connection: 1, .. }));
 }
 
 #[tokio::test]

@@ -49,6 +49,7 @@ impl Transport {
             }
             action::AUTH => self.authorise(&message).await,
             action::CLOSE => {
+                self.shared.state().said_goodbye();
                 let closed = ProtocolMessage { action: action::CLOSED, ..ProtocolMessage::default() };
                 let _gone = self.send(encode(self.encoding, &closed)).await;
                 let _gone = self.sink.close().await;

@@ -74,6 +74,7 @@ impl State {
             connection.take(key, connect.encoding, connect.outbox);
         }
         self.stats.connected += 1;
+        self.stats.connections_most = self.stats.connections_most.max(self.live());
         self.connected(number, error).ok_or_else(|| failure(80022, 410, "Connection not found"))
     }
 
@@ -141,6 +142,11 @@ impl State {
             true => Ok(()),
             false => Err(failure(40168, 401, "The account requires another agent of its clients")),
         }
+    }
+
+    /// A client says goodbye.
+    pub(in crate::emulator) fn said_goodbye(&mut self) {
+        self.stats.closed += 1;
     }
 
     /// A transport has ended. The connection's state stays for a while, unless the client said goodbye.

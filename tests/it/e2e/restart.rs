@@ -1,9 +1,6 @@
 //! What an owner has begun, the next one finishes: same message, right text.
 
-use std::net::SocketAddr;
 use std::time::Duration;
-
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::relay::{self, Relay};
 use super::{KEY, results};
@@ -73,66 +70,5 @@ async fn a_response_outlives_a_process_that_was_killed() {
         let record = hand_over(false, delivery).await;
         assert_eq!(record["outcome"], "reconciled");
         assert_eq!(record["tokens"], 3);
-    }
-}
-
-/// Somebody who is no relay changes a message.
-async fn change(ably: SocketAddr, channel: &str, serial: &str, change: &serde_json::Value) {
-    let [channel, serial] = [channel, serial].map(|part| utf8_percent_encode(part, NON_ALPHANUMERIC).to_string());
-    let (name, secret) = KEY.split_once(':').expect("a key");
-    let url = format!("http://{ably}/channels/{channel}/messages/{serial}");
-    let request = reqwest::Client::new().patch(url).basic_auth(name, Some(secret)).json(change);
-    let answer = request.send().await.expect("an answer");
-    assert!(answer.status().is_success(), "{}", answer.status());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_somebody_else_changes_before_a_takeover_is_left_to_them() {
-    let world = World::new(1, 1, 1).await;
-    let config = emulator::Config { keys: vec![KEY.to_owned()], ..emulator::Config::default() };
-    let emulator = emulator::start(config).await.expect("an emulator");
-    let ably = emulator.local_addr();
-    let first = Relay::with(&world.settings, ably, DELIVERIES[0]);
-    let changes = [
-        ("edited", serde_json::json!({"action": 1, "data": "theirs"})),
-        ("deleted", serde_json::json!({"action": 2})),
-        ("ours", serde_json::Value::Null),
-    ];
-    for (id, _) in &changes {
-        say(&world, id, &event("one "));
-        say(&world, id, &event("two "));
-        let channel = format!("ai:{id}");
-        while relay::messages(ably, &channel).await.first().is_none_or(|message| message["data"] != "one two ") {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-    first.kill().await;
-    let mut left = Vec::new();
-    for (id, theirs) in &changes {
-        let channel = format!("ai:{id}");
-        let serial = relay::messages(ably, &channel).await[0]["serial"].as_str().expect("a serial").to_owned();
-        if theirs.is_object() {
-            change(ably, &channel, &serial, theirs).await;
-        }
-        left.push(relay::versions(ably, &channel, &serial).await);
-        say(&world, id, &event("three"));
-        say(&world, id, END);
-    }
-
-    let mut second = Relay::with(&world.settings, ably, DELIVERIES[0]);
-    let results = results::wait(&world, &mut second, changes.len()).await;
-    second.stop().await;
-    for ((id, theirs), left) in changes.iter().zip(left) {
-        let mut records = results.of_responses().filter(|record| record["responseId"] == *id);
-        let record = records.next().expect("its record");
-        let channel = format!("ai:{id}");
-        if theirs.is_object() {
-            assert_eq!((&record["outcome"], &record["reason"]), (&"failed".into(), &"changed-by-other".into()), "{id}");
-            let serial = left[0]["serial"].as_str().expect("a serial");
-            assert_eq!(relay::versions(ably, &channel, serial).await, left, "{id}: nothing more is written");
-            continue;
-        }
-        assert_eq!(record["outcome"], "reconciled");
-        assert_eq!(relay::message(ably, &channel).await.text, "one two three");
     }
 }

@@ -1,9 +1,10 @@
 //! Keys that are rolled while streams go on: new connections first, then the old ones end. Nobody restarts anything.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashSet};
+use std::pin::pin;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use serde_json::Value;
 use tempfile::NamedTempFile;
 use tokenrelay::emulator::{self, Emulator, Faults};
 
@@ -13,7 +14,7 @@ use super::relay::{self, Relay};
 use super::results::{self, Results};
 use super::story::Story;
 use super::{KEY, Stage};
-use crate::world::World;
+use crate::world::{PATIENCE, World};
 
 const NEXT_KEY: &str = "app.next:other-secret";
 /// Their names.
@@ -22,6 +23,8 @@ const KEY_NAME: &str = "app.key";
 const TICK: Duration = Duration::from_millis(100);
 /// One a tick and response: longer than it takes until a file is looked at.
 const TOKENS: usize = 160;
+/// Of these so many come when the key has been rolled, however long that takes.
+const TOKENS_AFTER: usize = 10;
 const RESPONSES: usize = 6;
 const CONNECTIONS: u64 = 4;
 
@@ -32,8 +35,8 @@ fn holding(key: &str) -> NamedTempFile {
     file
 }
 
-fn story(seed: u64) -> Story {
-    Story::sized(seed, RESPONSES, TOKENS, 8)
+fn story(seed: u64, tokens: usize) -> Story {
+    Story::sized(seed, RESPONSES, tokens, 8)
 }
 
 async fn ably() -> Emulator {
@@ -50,17 +53,62 @@ async fn stage(key: &str, file: &NamedTempFile, more: &[&str]) -> Stage {
     Stage { world, ably, relay }
 }
 
-/// Produces it all, a token of each response at a time.
-async fn produce(world: &World, story: &Story) {
-    let partitions = world.partitions(&world.settings.tokens_topic);
-    let mut pace = tokio::time::interval(TICK);
-    let events: Vec<_> = story.responses().iter().map(|response| (response.id.as_bytes(), response.events())).collect();
-    for turn in 0..=TOKENS {
-        pace.tick().await;
-        for (number, (id, events)) in events.iter().enumerate() {
-            world.send(number as i32 % partitions, Some(id), Some(events[turn].as_bytes()), &[]);
+/// Produces a token of each response at a time.
+struct Producer<'a> {
+    world: &'a World,
+    story: &'a Story,
+    events: Vec<Vec<String>>,
+    turns: usize,
+}
+
+impl<'a> Producer<'a> {
+    fn new(world: &'a World, story: &'a Story) -> Self {
+        let events = story.responses().iter().map(|response| response.events()).collect();
+        Self { world, story, events, turns: 0 }
+    }
+
+    fn turn(&mut self) {
+        let partitions = self.world.partitions(&self.world.settings.tokens_topic);
+        for ((number, response), events) in (0..).zip(self.story.responses()).zip(&self.events) {
+            let event = events[self.turns].as_bytes();
+            self.world.send(number % partitions, Some(response.id.as_bytes()), Some(event), &[]);
         }
-        world.flush();
+        self.world.flush();
+        self.turns += 1;
+    }
+
+    /// Goes on until something is over.
+    async fn during<T>(&mut self, something: impl Future<Output = T>) -> T {
+        let mut pace = tokio::time::interval(TICK);
+        let mut something = pin!(something);
+        loop {
+            tokio::select! {
+                over = &mut something => return over,
+                _ = pace.tick(), if self.turns + TOKENS_AFTER < self.events[0].len() => self.turn(),
+            }
+        }
+    }
+
+    /// Waits until Ably has all of it.
+    async fn carried(&self, ably: &Emulator) {
+        let carried = async {
+            for response in self.story.responses() {
+                let text = response.beginning(self.turns);
+                while relay::message(ably.local_addr(), &response.channel()).await.text != text {
+                    tokio::time::sleep(TICK).await;
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, carried).await.expect("in time");
+    }
+
+    /// Produces the rest.
+    async fn end(mut self) {
+        let mut pace = tokio::time::interval(TICK);
+        while self.turns < self.events[0].len() {
+            pace.tick().await;
+            self.turn();
+        }
     }
 }
 
@@ -73,22 +121,23 @@ async fn under_way(ably: &Emulator) {
     until(|| ably.stats().creates >= RESPONSES as u64).await;
 }
 
-/// The longest time in which nothing of a response was sent, from its first operation to its last.
-fn longest_gap(results: &Results) -> Duration {
-    let mut sent: HashMap<&str, Vec<Timestamp>> = HashMap::new();
+/// How each response travelled: its operations on one connection, those on the next, and so on.
+fn ways(results: &Results) -> Vec<Vec<(String, Vec<String>)>> {
+    let mut operations: BTreeMap<&str, Vec<&Value>> = BTreeMap::new();
     for operation in results.of_operations() {
-        let at = operation["sentAt"].as_str().expect("a time").parse().expect("a time");
-        sent.entry(operation["responseId"].as_str().expect("an id")).or_default().push(at);
+        operations.entry(operation["responseId"].as_str().expect("an id")).or_default().push(operation);
     }
-    let gaps = sent.values_mut().flat_map(|times| {
-        times.sort();
-        times.windows(2).map(|two| two[1].duration_since(two[0]).unsigned_abs()).collect::<Vec<_>>()
-    });
-    gaps.max().expect("something was sent")
+    let way = |mut operations: Vec<&Value>| {
+        operations.sort_by_key(|operation| operation["opSeq"].as_u64());
+        let by = operations.chunk_by(|one, next| one["connectionId"] == next["connectionId"]);
+        let text = |value: &Value| value.as_str().expect("text").to_owned();
+        by.map(|some| (text(&some[0]["connectionId"]), some.iter().map(|one| text(&one["op"])).collect())).collect()
+    };
+    operations.into_values().map(way).collect()
 }
 
-/// Everything that was promised of it, and how long a stream stood still at the most.
-async fn judge(stage: Stage, story: &Story) -> (results::Summary, Duration) {
+/// Everything that was promised of it, and how it travelled.
+async fn judge(stage: Stage, story: &Story) -> (results::Summary, Vec<Vec<(String, Vec<String>)>>) {
     let Stage { world, ably, mut relay } = stage;
     let results = results::wait(&world, &mut relay, story.responses().len()).await;
     let summary = results.check(story.responses());
@@ -99,49 +148,77 @@ async fn judge(stage: Stage, story: &Story) -> (results::Summary, Duration) {
         assert_eq!((message.text, &*message.status), (response.text(), "complete"), "{}", response.id);
     }
     relay.stop().await;
-    (summary, longest_gap(&results))
+    (summary, ways(&results))
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_a_rolled_key_connections_are_replaced_before_the_former_key_ends() {
     let file = holding(KEY);
     let stage = stage("ably.key_file", &file, &[&format!("ably.connections.max={CONNECTIONS}")]).await;
-    let story = story(31);
+    let story = story(31, TOKENS);
+    let mut producer = Producer::new(&stage.world, &story);
     let roll = async {
         under_way(&stage.ably).await;
         until(|| stage.ably.stats().connections == CONNECTIONS).await;
-        let before = stage.ably.stats().connected;
+        let before = stage.ably.stats();
         std::fs::write(&file, NEXT_KEY).expect("written");
         until(|| {
             let stats = stage.ably.stats();
-            stats.connected == before + CONNECTIONS && stats.connections == CONNECTIONS
+            stats.closed == before.closed + CONNECTIONS && stats.connections == CONNECTIONS
         })
         .await;
-        revoke(&stage.ably);
-        before + CONNECTIONS
+        before
     };
-    let ((), connected) = tokio::join!(produce(&stage.world, &story), roll);
-    assert_eq!(stage.ably.stats().connected, connected, "the former key is needed no more");
-    let (summary, gap) = judge(stage, &story).await;
+    let before = producer.during(roll).await;
+    producer.turn();
+    producer.carried(&stage.ably).await;
+    revoke(&stage.ably);
+    producer.end().await;
+    let after = stage.ably.stats();
+    assert_eq!(before.connections_most, CONNECTIONS);
+    assert_eq!(after.connections_most, CONNECTIONS + 1, "the next is up before the former ends");
+    assert_eq!(after.connected, before.connected + CONNECTIONS, "the former key is needed no more");
+    assert_eq!((after.resumed, after.resumes_refused), (0, 0), "no connection was lost");
+    let (summary, ways) = judge(stage, &story).await;
     assert_eq!((summary.rejected, summary.unknown, summary.reconciled), (0, 0, 0), "nothing was interrupted");
-    assert!(gap < Duration::from_secs(2), "a stream stood still for {gap:?}");
+    let (mut former, mut next) = (HashSet::new(), HashSet::new());
+    for way in &ways {
+        let [(one, _), (other, operations)] = &way[..] else { panic!("on a connection, then on the next: {way:?}") };
+        assert_eq!(operations[0], "update", "it begins there with its full text");
+        assert!(operations.len() > 1 && !operations[1..].contains(&"update".to_owned()), "and goes on: {way:?}");
+        former.insert(one);
+        next.insert(other);
+    }
+    assert!(former.is_disjoint(&next), "{former:?}, then {next:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_that_ends_at_once_costs_a_moment() {
-    for (transport, gap_max) in [("realtime", 5), ("rest", 2)] {
+async fn with_a_key_that_ends_at_once_nobody_comes_back_with_it() {
+    for transport in ["realtime", "rest"] {
         let file = holding(KEY);
         let stage = stage("ably.key_file", &file, &[&format!("ably.transport={transport}")]).await;
-        let story = story(32);
+        let story = story(32, 3 * TOKENS_AFTER);
+        let by_request = transport == "rest";
+        let mut producer = Producer::new(&stage.world, &story);
         let roll = async {
             under_way(&stage.ably).await;
+            let before = stage.ably.stats();
             std::fs::write(&file, NEXT_KEY).expect("written");
             revoke(&stage.ably);
+            until(|| stage.ably.stats().connected == before.connected + before.connections).await;
+            before
         };
-        tokio::join!(produce(&stage.world, &story), roll);
-        let (summary, gap) = judge(stage, &story).await;
-        assert!(gap < Duration::from_secs(gap_max), "{transport}: a stream stood still for {gap:?}");
-        assert!(transport == "realtime" || summary.rejected == 0, "what is refused for its key is asked again");
+        let before = producer.during(roll).await;
+        producer.end().await;
+        let after = stage.ably.stats();
+        let returned = after.resumes_refused - before.resumes_refused;
+        assert_eq!(returned, before.connections, "each came back at once, before anybody had given it up");
+        let (summary, ways) = judge(stage, &story).await;
+        if by_request {
+            assert_eq!((summary.rejected, summary.unknown), (0, 0), "what is refused for its key is asked again");
+        }
+        let connections = if by_request { 1 } else { 2 };
+        assert!(ways.iter().all(|way| way.len() == connections), "{transport}: {ways:?}");
     }
 }
 
@@ -149,21 +226,31 @@ async fn a_key_that_ends_at_once_costs_a_moment() {
 async fn tokens_that_a_rolled_key_signs_are_shown_on_the_connections_that_there_are() {
     let file = holding(KEY);
     let stage = stage("ably.jwt.key_file", &file, &[&format!("ably.connections.max={CONNECTIONS}")]).await;
-    let story = story(33);
+    let story = story(33, TOKENS);
+    let mut producer = Producer::new(&stage.world, &story);
     let roll = async {
         under_way(&stage.ably).await;
         until(|| stage.ably.stats().connections == CONNECTIONS).await;
         let before = stage.ably.stats();
         std::fs::write(&file, NEXT_KEY).expect("written");
-        until(|| stage.ably.stats().authorised == before.authorised + CONNECTIONS).await;
-        revoke(&stage.ably);
-        before.connected
+        until(|| {
+            let stats = stage.ably.stats();
+            stats.authorised == before.authorised + CONNECTIONS && stats.closed > before.closed
+        })
+        .await;
+        before
     };
-    let ((), connected) = tokio::join!(produce(&stage.world, &story), roll);
-    assert_eq!(stage.ably.stats().connected, connected + 1, "one was to see whether the key is taken");
-    let (summary, gap) = judge(stage, &story).await;
+    let before = producer.during(roll).await;
+    producer.turn();
+    producer.carried(&stage.ably).await;
+    revoke(&stage.ably);
+    producer.end().await;
+    let after = stage.ably.stats();
+    let opened = (after.connected - before.connected, after.closed - before.closed);
+    assert_eq!(opened, (1, 1), "one was to see whether the key is taken, and said goodbye");
+    let (summary, ways) = judge(stage, &story).await;
     assert_eq!((summary.rejected, summary.unknown, summary.reconciled), (0, 0, 0), "nothing was interrupted");
-    assert!(gap < Duration::from_secs(2), "a stream stood still for {gap:?}");
+    assert!(ways.iter().all(|way| way.len() == 1), "all on the connections that there were: {ways:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

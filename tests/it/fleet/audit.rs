@@ -11,6 +11,9 @@ use crate::engine::{Head, Latest, Offset, OpKind, ReadBack, Serial, Status};
 use crate::kafka::Handover;
 use crate::sim::scene::{Broken, Kept, hold};
 
+/// The code of what is larger than a message may be.
+const TOO_LARGE: u32 = 40_009;
+
 #[derive(Deserialize)]
 struct Range {
     first: Offset,
@@ -39,6 +42,18 @@ struct Said<'a> {
     repairs: Option<u32>,
     text_sha256: Option<&'a str>,
     reason: Option<&'a str>,
+    cut: Option<Cut>,
+    error: Option<Refusal>,
+}
+
+#[derive(Deserialize)]
+struct Cut {
+    limit: usize,
+}
+
+#[derive(Deserialize)]
+struct Refusal {
+    code: Option<u32>,
 }
 
 /// What a record says of an operation.
@@ -61,6 +76,10 @@ pub(super) struct Account {
     pub(super) opens_again: bool,
     /// Its last record that is accounted for.
     through: Option<Offset>,
+    /// Bytes of text in one message, at the most.
+    limit: Option<usize>,
+    /// Something of it was too large.
+    too_large: bool,
 }
 
 /// The books.
@@ -223,10 +242,21 @@ impl Account {
         };
         hold!(self.settled.is_none(), "I11: {name} is settled, but an operation of it is recorded");
         hold!(!self.operations.contains_key(&seq), "I4: two results of operation {seq} of {name}");
+        self.cut(name, said)?;
         let (first, last) = (said.covered.first, said.covered.last);
         let is_new_text = matches!(cause, "stream" | "final");
         let is_whole = op == OpKind::Update || (said.name == Some("response-complete") && first <= last);
         self.operations.insert(seq, Operation { is_whole, is_new_text, outcome: said.outcome.into(), first, last });
+        Ok(())
+    }
+
+    /// All owners cut alike, whatever each is told; until something is too large.
+    fn cut(&mut self, name: &str, said: &Said<'_>) -> Kept {
+        self.too_large |= said.error.as_ref().is_some_and(|error| error.code == Some(TOO_LARGE));
+        let Some(Cut { limit }) = said.cut else { return Ok(()) };
+        let before = self.limit.replace(limit).unwrap_or(limit);
+        let holds = limit == before || (limit < before && self.too_large);
+        hold!(holds, "R13: {name} is cut at {limit} bytes, and was at {before}");
         Ok(())
     }
 

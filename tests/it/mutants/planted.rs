@@ -299,6 +299,12 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "all => all,",
     ),
     mutant(
+        "a new owner cuts a text that is cut already by its own limit",
+        "engine/segment.rs",
+        "(self.from, self.limit, self.moved) = (place.from, place.limit, place.superseded);",
+        "(self.from, self.limit, self.moved) = (place.from, None, place.superseded);",
+    ),
+    mutant(
         "messages that nobody knows are not looked for",
         "engine/segment.rs",
         "true => Next::LookBehind,",
@@ -358,6 +364,12 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "engine/response.rs",
         "let in_doubt = self.takeover.is_some_and(|takeover| offset < takeover.before && self.per_token.is_some());",
         "let in_doubt = false;",
+    ),
+    mutant(
+        "no full text follows tokens that an owner before may have published",
+        "engine/inherit.rs",
+        "tokens.doubt();",
+        "",
     ),
     rarer(
         "a full text that was written again is believed to be there",

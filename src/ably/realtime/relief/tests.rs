@@ -1,38 +1,68 @@
 //! A server that takes no WebSockets at first, but requests.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::extract::{State as With, WebSocketUpgrade, ws};
-use axum::http::StatusCode;
-use axum::response::IntoResponse;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
 use super::*;
+use crate::ably::auth::Auth;
 use crate::ably::fault::Error;
 use crate::ably::fixtures;
 use crate::ably::pool::Pool;
-use crate::config::Transport;
+use crate::config::{self, Secret, Transport};
 use crate::engine::{OpKind, Outcome, Pipelining};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Whether WebSockets are taken by now.
-type Open = Arc<AtomicBool>;
+#[derive(Default)]
+struct Server {
+    /// Whether WebSockets are taken, and served.
+    is_open: AtomicBool,
+    /// Keys with which nobody may ask anything.
+    refused: Mutex<Vec<&'static str>>,
+}
 
-async fn websocket(With(open): With<Open>, upgrade: WebSocketUpgrade) -> impl IntoResponse {
-    match open.load(Ordering::Acquire) {
-        true => upgrade.on_upgrade(serve).into_response(),
+impl Server {
+    fn open(&self, is_open: bool) {
+        self.is_open.store(is_open, Ordering::Release);
+    }
+
+    fn is_open(&self) -> bool {
+        self.is_open.load(Ordering::Acquire)
+    }
+}
+
+async fn websocket(With(server): With<Arc<Server>>, upgrade: WebSocketUpgrade) -> impl IntoResponse {
+    match server.is_open() {
+        true => upgrade.on_upgrade(|socket| serve(socket, server)).into_response(),
         false => StatusCode::FORBIDDEN.into_response(),
     }
 }
 
+async fn stats(With(server): With<Arc<Server>>, headers: HeaderMap) -> Response {
+    let refused = server.refused.lock().expect("not poisoned");
+    let is_shown = |key: &&str| headers["authorization"] == format!("Basic {}", STANDARD.encode(key));
+    match refused.iter().any(is_shown) {
+        true => {
+            let error = json!({"error": {"code": 40101, "statusCode": 401, "message": "no"}});
+            (StatusCode::UNAUTHORIZED, error.to_string()).into_response()
+        }
+        false => "[]".into_response(),
+    }
+}
+
 /// Answers each frame.
-async fn serve(mut socket: ws::WebSocket) {
+async fn serve(mut socket: ws::WebSocket, server: Arc<Server>) {
     let connected = json!({"action": 4, "connectionId": "id", "connectionDetails": {"connectionKey": "key"}});
     let mut say = Some(connected);
     loop {
@@ -42,6 +72,9 @@ async fn serve(mut socket: ws::WebSocket) {
             return;
         }
         let Some(Ok(ws::Message::Text(text))) = socket.recv().await else { return };
+        if !server.is_open() {
+            return;
+        }
         let frame: Value = serde_json::from_str(&text).expect("JSON");
         say = (frame["action"] == 15).then(
             || json!({"action": 1, "msgSerial": frame["msgSerial"], "count": 1, "res": [{"serials": ["by frame"]}]}),
@@ -56,26 +89,32 @@ async fn requested() -> String {
 struct Stage {
     pool: Pool,
     events: mpsc::Receiver<Event>,
-    open: Open,
+    server: Arc<Server>,
 }
 
 impl Stage {
     async fn start() -> Self {
-        let open = Open::default();
+        Self::with(false, Auth::key("app.id:secret").expect("a key")).await
+    }
+
+    async fn with(is_open: bool, auth: Auth) -> Self {
+        let server = Arc::new(Server::default());
+        server.open(is_open);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let port = listener.local_addr().expect("an address").port();
         let router = Router::new()
             .route("/", any(websocket))
-            .route("/stats", get(async || "[]"))
+            .route("/stats", get(stats))
             .fallback(requested)
-            .with_state(open.clone());
+            .with_state(server.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
         let mut settings = fixtures::settings(Transport::Realtime, port);
         settings.requests_after = Duration::from_millis(50);
+        settings.auth = auth;
         let (sender, events) = mpsc::channel(16);
         let mut pool = Pool::new(settings, sender);
         pool.open(0);
-        Self { pool, events, open }
+        Self { pool, events, server }
     }
 
     async fn event(&mut self) -> Event {
@@ -110,7 +149,7 @@ async fn requests_serve_while_no_websocket_is_to_be_had_and_no_longer() {
     let mut stage = Stage::start().await;
     assert_eq!(stage.up().await, Pipelining::Off);
     assert_eq!(stage.append(0).await.as_deref(), Some("by request"));
-    stage.open.store(true, Ordering::Release);
+    stage.server.open(true);
     match stage.event().await {
         Event::Down { reason: Error::TransportLost(_), .. } => {}
         other => panic!("{other:?}"),
@@ -125,4 +164,27 @@ async fn the_end_does_not_wait_for_a_websocket() {
     let mut stage = Stage::start().await;
     assert_eq!(stage.up().await, Pipelining::Off);
     stage.pool.close(PATIENCE).await;
+}
+
+#[tokio::test]
+async fn requests_show_the_key_that_was_taken_last() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(&file, "app.id:next").expect("written");
+    let (key, key_file) = (Some(Secret::new("app.id:first".to_owned())), file.path().to_owned());
+    let auth = Auth::from_config(&config::Ably { key, key_file, ..config::Ably::default() }).expect("a key");
+    let mut stage = Stage::with(true, auth).await;
+    assert_eq!(stage.up().await, Pipelining::On);
+    std::fs::write(&file, "app.id:wrong").expect("written");
+    *stage.server.refused.lock().expect("not poisoned") = vec!["app.id:first", "app.id:wrong"];
+    stage.server.open(false);
+    stage.pool.send(0, &mut vec![fixtures::operation(0, 0, OpKind::Append, "ai:x")]);
+    let pipelining = loop {
+        match stage.event().await {
+            Event::Up { pipelining, .. } => break pipelining,
+            Event::Down { .. } | Event::Lost { .. } | Event::Answers(_) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(pipelining, Pipelining::Off);
+    assert_eq!(stage.append(1).await.as_deref(), Some("by request"));
 }
