@@ -67,6 +67,8 @@ pub(super) struct PastCreate {
     pub(super) tokens: u32,
     pub(super) sent_at: Time,
     pub(super) doubtful: bool,
+    /// It was taken, and the answer named no message.
+    pub(super) unnamed: bool,
 }
 
 /// One of several messages of a response.
@@ -316,6 +318,7 @@ impl Past {
             tokens: u32::try_from(line.tokens).unwrap_or(u32::MAX),
             sent_at: time(line.sent_at.as_deref()?)?,
             doubtful: false,
+            unnamed: false,
         });
         Some(())
     }
@@ -336,7 +339,12 @@ impl Past {
             version.clone_into(&mut self.version);
         }
         match op {
-            OpKind::Create => self.tainted |= self.create.as_ref().is_some_and(|create| create.doubtful),
+            OpKind::Create => {
+                if let Some(create) = &mut self.create {
+                    create.unnamed = line.serial.is_none();
+                    self.tainted |= create.doubtful;
+                }
+            }
             OpKind::Append => {}
             OpKind::Update => self.tainted = !newest,
             OpKind::Publish if line.is_full_text() => self.tainted = false,
@@ -354,6 +362,13 @@ impl Past {
             started_at: time(line.started_at.as_deref()?)?,
         });
         Some(())
+    }
+}
+
+impl PastMessage {
+    /// Whether it is there, for all that is known.
+    pub(super) fn is_made(&self) -> bool {
+        self.serial.is_some() || self.create.as_ref().is_some_and(|create| create.unnamed)
     }
 }
 
