@@ -102,7 +102,9 @@ impl Engine {
 
     /// Sends an operation if it may leave now; otherwise arranges for another try. Whether to go on asking.
     fn try_send(&mut self, now: Time, id: SlotId, kind: OpKind, shared: &mut Shared, effects: &mut Effects) -> bool {
-        let Some(takes) = self.responses.get(id).map(|response| self.takes(now, response, shared)) else { return false };
+        let Some(takes) = self.responses.get(id).map(|response| self.takes(now, response, shared)) else {
+            return false;
+        };
         let Some(response) = self.responses.get_mut(id) else { return false };
         if self.draining || self.unannounced || response.blocked {
             return false;

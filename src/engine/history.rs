@@ -69,6 +69,8 @@ pub(super) struct PastCreate {
     pub(super) doubtful: bool,
     /// It was taken, and the answer named no message.
     pub(super) unnamed: bool,
+    /// The message that its own takes the place of.
+    pub(super) replaces: Option<Serial>,
 }
 
 /// One of several messages of a response.
@@ -135,6 +137,8 @@ struct Line<'a> {
     version_serial: Option<Text<'a>>,
     #[serde(borrow, default)]
     create_id: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    replaces: Option<Text<'a>>,
     #[serde(borrow, default)]
     sent_at: Option<Text<'a>>,
     #[serde(borrow, default)]
@@ -319,6 +323,7 @@ impl Past {
             sent_at: time(line.sent_at.as_deref()?)?,
             doubtful: false,
             unnamed: false,
+            replaces: line.replaces.as_deref().map(Into::into),
         });
         Some(())
     }

@@ -349,7 +349,8 @@ impl Engine {
         };
         let (response_id, part, segment) = (past.response_id.clone(), past.part, past.segment);
         let prev = segment.checked_sub(1).and_then(|before| past.others.get(&before)?.serial.clone());
-        let head = Head { channel, response_id, part, segment, create_id, supersedes: None, prev };
+        let supersedes = past.create.as_ref().and_then(|create| create.replaces.clone());
+        let head = Head { channel, response_id, part, segment, create_id, supersedes, prev };
         Ok((head, key))
     }
 
@@ -445,8 +446,9 @@ impl Response {
             let (serial, version) = (other.serial, other.version);
             let prev = former.last().and_then(|made: &Made| made.serial.clone());
             let mut head = self.head.of_segment(segment, prev);
-            let id = other.create.map_or_else(|| head.create_id.clone(), |create| create.id);
-            head.create_id.clone_from(&id);
+            let (id, supersedes) =
+                other.create.map_or_else(|| (head.create_id.clone(), None), |create| (create.id, create.replaces));
+            (head.create_id, head.supersedes) = (id.clone(), supersedes);
             let made = Made { head: Arc::new(head), serial, version, remade: remade(&id), check: self.check.clone() };
             if segment < present { former.push(made) } else { beyond.push_back(made) }
         }

@@ -201,9 +201,12 @@ impl Response {
             }
             OpKind::Update | OpKind::Publish => {
                 self.counts.repairs += 1;
-                (self.carry_all(now), status, self.message_text().into())
+                let carried = if repeats { self.carry_nothing(now) } else { self.carry_all(now) };
+                (carried, status, self.message_text().into())
             }
         };
+        // What an owner before us has carried cannot be told from what this carries.
+        self.create.unread &= kind == OpKind::Create;
         self.terminal_sent |= closing == Some(status);
         self.counts.operations += 1;
         self.in_flight.push_back(InFlight {
@@ -269,6 +272,11 @@ impl Response {
         let tokens = u32::try_from(self.counts.tokens).unwrap_or(u32::MAX);
         let cause = if self.takeover.is_some() { Cause::Takeover } else { Cause::Repair };
         Carried { cause, span: self.span, tokens, since: now }
+    }
+
+    /// What its message says already was carried before; what waits is for the next one.
+    fn carry_nothing(&self, now: Time) -> Carried {
+        Carried { cause: Cause::Repair, span: (self.span.1 + 1, self.span.1), tokens: 0, since: now }
     }
 
     /// Everything that waits is on its way now. Without a record behind it (an idle end) it covers an empty range.

@@ -299,6 +299,8 @@ impl Response {
             }
             return;
         }
+        // It may be found by now, if it has to be replaced.
+        self.create.searched = 0;
         if self.segments.is_surplus() {
             self.recut();
         }
@@ -335,7 +337,6 @@ impl Response {
             }
             OpKind::Update => {
                 let newest = self.raise_version(serial);
-                self.create.unread = false;
                 match (newest, resent) {
                     (true, false) => self.repair.cleaned(now),
                     // Doubt about a resume is nobody's refusal: the next try need not wait longer for it.
@@ -449,7 +450,8 @@ impl Response {
         if self.text.equals(text) {
             return;
         }
-        if let (Some(bytes), None, None, None) = (self.create.bytes, &self.create.text, &self.serial, &self.given_up) {
+        if let (Some(bytes), None, false, None) = (self.create.bytes, &self.create.text, self.is_made(), &self.given_up)
+        {
             let text = self.text.from(self.segments.from.min(self.text.len()));
             self.create.text = Some(text.get(..bytes).unwrap_or(text).into());
         }

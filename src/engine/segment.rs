@@ -334,7 +334,8 @@ impl Response {
     /// The present message, as one of others.
     fn leave(&mut self) -> Option<Made> {
         self.look_away();
-        let made = self.is_made();
+        // One that is not there yet, but takes the place of another: its name may not be used for anything else.
+        let made = self.is_made() || (self.create.remade > 0 && self.create.bytes.is_none());
         let serial = self.serial.take();
         let version = std::mem::take(&mut self.version);
         let (head, remade, check) = (Arc::clone(&self.head), self.create.remade, self.check.take().map(Check::left));
@@ -384,7 +385,7 @@ impl Response {
         let all = former.chain([(&self.head, self.serial.as_ref())]);
         let serials = |(head, serial): (&Arc<Head>, Option<&Serial>)| {
             // One that nobody can name must not be taken for one too many.
-            let is_told = serial.is_some() || head.segment == self.head.segment;
+            let is_told = serial.is_some() || (self.segments.surplus && head.segment >= self.count_segments());
             let (segment, gone) = (head.segment, head.supersedes.clone().filter(|_| is_told));
             serial.cloned().into_iter().chain(gone).map(move |serial| (segment, serial))
         };

@@ -46,6 +46,11 @@ impl Response {
         takes.is_whole() && self.create.bytes.is_none() && self.closing().is_none()
     }
 
+    /// Whether its present message, which cannot be changed, waits for the end to be made anew.
+    fn waits_to_be_remade(&self, takes: Takes) -> bool {
+        self.is_made() && self.closing().is_none() && (takes.is_whole() || self.create.unnamed)
+    }
+
     /// What it wants on a channel that takes no changes, as far as is known.
     pub(super) fn next_whole(&self, now: Time, policy: &ReconcileSettings, takes: Takes) -> Next {
         if !self.in_flight.is_empty() || self.looking_up {
@@ -143,7 +148,14 @@ impl Response {
     }
 
     /// Its create was taken.
-    pub(super) fn created(&mut self, now: Time, serial: Option<&Serial>, resent: bool, takes: Takes, settings: &Settings) {
+    pub(super) fn created(
+        &mut self,
+        now: Time,
+        serial: Option<&Serial>,
+        resent: bool,
+        takes: Takes,
+        settings: &Settings,
+    ) {
         self.raise_version(serial);
         self.serial = serial.cloned();
         self.create.unnamed = serial.is_none();
@@ -178,8 +190,15 @@ impl Response {
             (self.create.unnamed, self.create.found) = (false, true);
             return;
         }
-        self.create.searched += 1;
-        self.create.search_from = now + backoff::delay(NAME_AGAIN, self.create.searched.into());
+        match found {
+            // It is to be replaced, and readers are to know by what.
+            Found::Unreadable if !self.is_said() => self.create.search_from = now + LOOK_AGAIN,
+            Found::Refused(_) => self.create.searched = SEARCHES,
+            Found::Unreadable | Found::Nothing | Found::Others | Found::Message { .. } => {
+                self.create.searched += 1;
+                self.create.search_from = now + backoff::delay(NAME_AGAIN, self.create.searched.into());
+            }
+        }
         if self.create.searched >= SEARCHES {
             // Where nobody can look, what was made anew is made anew no more.
             self.create.unread &= self.create.remade == 0;
@@ -240,11 +259,11 @@ impl Response {
             let is_quiet = self.in_flight.is_empty() && !self.reloading && tokens.is_idle();
             return is_quiet && self.end.is_none() && self.text.in_memory() > 0;
         }
-        let waits_for_all = self.waits_for_all(takes) || (takes.is_whole() && self.is_made() && self.closing().is_none());
+        let waits_for_all = self.waits_for_all(takes) || self.waits_to_be_remade(takes);
         let waits_for_end = self.repair.is_tainted() && when != ReconcileWhen::Eager;
         let is_done = !self.repair.is_tainted() && !self.has_more_to_send();
         let is_quiet = self.end.is_none() && self.in_flight.is_empty() && !self.reloading;
-        let may_be_dropped = waits_for_all || (self.serial.is_some() && (is_done || waits_for_end));
+        let may_be_dropped = waits_for_all || (self.is_made() && (is_done || waits_for_end));
         is_quiet && may_be_dropped && self.text.in_memory() > 0
     }
 }

@@ -88,7 +88,9 @@ impl Flow {
             None => Takes::Whole(Trial::Create),
             Some(Namespace { rule: Rule::On, .. }) => Takes::Changes,
             Some(Namespace { change_from, .. }) if now < *change_from => Takes::Whole(Trial::Nothing),
-            Some(Namespace { rule: Rule::Unknown, begin_from, .. }) if now >= *begin_from => Takes::Whole(Trial::Create),
+            Some(Namespace { rule: Rule::Unknown, begin_from, .. }) if now >= *begin_from => {
+                Takes::Whole(Trial::Create)
+            }
             Some(_) => Takes::Whole(Trial::Change),
         }
     }

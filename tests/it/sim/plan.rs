@@ -71,7 +71,6 @@ pub(super) struct Plan {
     pub(super) tried_every_s: u64,
 }
 
-
 impl Plan {
     /// The plan of a seed.
     pub(super) fn draw(seed: u64) -> Self {

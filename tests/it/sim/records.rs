@@ -104,7 +104,11 @@ impl Checks {
                 None => instance.is_whole || instance.is_done(),
             };
             hold!(done, "{name}: {} before its text is complete and clean", said.outcome);
-            hold!(instance.is_whole || said.segments == Some(instance.shows()), "I6: {name}: {:?} segments", said.segments);
+            hold!(
+                instance.is_whole || said.segments == Some(instance.shows()),
+                "I6: {name}: {:?} segments",
+                said.segments
+            );
             if self.plan.audits {
                 instance.is_covered()?;
             }
@@ -178,8 +182,7 @@ impl Instance {
         let unknown = outcomes("unknown");
         let unnamed = unknown..=unknown + outcomes("unnamed");
         let unknown = said.unknown.map(|n| n as usize).filter(|n| unnamed.contains(n)).unwrap_or(unknown);
-        let expected =
-            [operations, outcomes("rejected"), unknown, self.updates as usize, self.reopened as usize];
+        let expected = [operations, outcomes("rejected"), unknown, self.updates as usize, self.reopened as usize];
         hold!(!audited || self.records.len() == operations, "I6: {name}: an operation has no record");
         hold!(
             counted.iter().zip(expected).all(|(counted, expected)| counted.map(|n| n as usize) == Some(expected)),

@@ -33,6 +33,11 @@ impl NoRule {
         Self { from, until, names: rng.bool() }
     }
 
+    /// Never on.
+    pub(in crate::sim) fn for_ever(seed: u64) -> Self {
+        Self { from: 0, until: u64::MAX, ..Self::draw(seed) }
+    }
+
     /// Off for so long, from the start.
     const fn during(time: u64, names: bool) -> Self {
         Self { from: 0, until: START + time, names }
@@ -43,10 +48,12 @@ impl NoRule {
     }
 }
 
-/// Without what cannot be where nothing is changed, and without serials that no message has: a text that nobody can read is
-/// waited for as long as these runs last.
+/// Without what cannot be where nothing is changed; without serials that no message has, since a text that nobody can read is
+/// waited for as long as these runs last; and with ids that are recognised, since nobody can empty what was made twice and has
+/// no name.
 pub(in crate::sim) fn possible(odds: Odds) -> Odds {
-    let impossible = [Fault::Edited, Fault::Deleted, Fault::Gone, Fault::Phantom];
+    let impossible =
+        [Fault::Edited, Fault::Deleted, Fault::UpdateSuperseded, Fault::Gone, Fault::Phantom, Fault::Twice];
     impossible.into_iter().fold(odds, |odds, fault| odds.with(fault, 0))
 }
 
@@ -72,7 +79,8 @@ impl Server {
         let is_its = |message: &&Message| message.create_id.rsplit_once('.').is_some_and(|(of, _)| of == base);
         let all = || self.messages.iter().filter(is_its).filter(|message| !message.gone);
         let replaced: HashSet<_> = all().filter_map(|message| message.supersedes.clone()).collect();
-        let current = all().filter(|message| !replaced.contains(&message.serial) && message.status != Status::Superseded);
+        let current =
+            all().filter(|message| !replaced.contains(&message.serial) && message.status != Status::Superseded);
         let mut current: Vec<_> = current.collect();
         current.sort_by_key(|message| message.segment);
         let is_one_each = (0..).zip(&current).all(|(segment, message)| message.segment == segment);
