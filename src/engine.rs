@@ -37,6 +37,7 @@ mod slots;
 mod text;
 mod time;
 mod verify;
+mod whole;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};

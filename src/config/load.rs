@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use config::{File, FileFormat, builder::DefaultState};
 
-use super::{Config, Format, NoMutable, Secret};
+use super::{Config, Format, Secret};
 
 /// The environment variables that are read begin with this.
 const PREFIX: &str = "TOKENRELAY__";
@@ -196,8 +196,6 @@ fn check(config: &Config) -> Result<(), Error> {
     refuse(bad, "ably.jwt.ttl", &ttl, "Ably takes tokens that are good for a minute to a day")?;
     let later = !matches!(config.input.format, Format::Auto | Format::Tokenrelay | Format::OpenaiChat);
     refuse(later, "input.format", &config.input.format, "not available yet; use auto, tokenrelay or openai-chat")?;
-    let later = ably.no_mutable == NoMutable::Whole;
-    refuse(later, "ably.no_mutable", &"whole", "not available yet; use fail")?;
     refuse(ably.connections.max == 0, "ably.connections.max", &0, "at least one connection is needed")?;
     refuse(ably.connections.rate == 0, "ably.connections.rate", &0, "nothing could ever be sent; Ably allows 50")?;
     refuse(ably.channels.rate == 0, "ably.channels.rate", &0, "nothing could ever be sent; Ably allows 50")?;

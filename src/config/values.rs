@@ -124,7 +124,7 @@ words! {
     NoMutable {
         /// Responses fail.
         Fail = "fail",
-        /// Not yet.
+        /// Each is published once, as a whole, when it ends.
         Whole = "whole",
     }
 }

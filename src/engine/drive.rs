@@ -1,7 +1,7 @@
 //! What goes out: asks each response what it wants, takes the permits, sends, matches answers, settles.
 
 use super::effect::{Effect, Effects, Found, Latest, LookUp, Notice, ReadBack, Reload};
-use super::flow::{Pipelining, TURN, Wait, Wanted};
+use super::flow::{NO_RULE, Pipelining, TURN, Takes, Wait, Wanted};
 use super::inherit::INPUT_LOST;
 use super::line::Ticket;
 use super::next::{FRAME_OVERHEAD, Next};
@@ -9,7 +9,7 @@ use super::op::{ConnectionId, OpId, OpKind, Status};
 use super::outcome::{Answer, Outcome};
 use super::record::ResponseOutcome;
 use super::remember::{self, Memory};
-use super::response::Response;
+use super::response::{InFlight, Response};
 use super::settings::ReconcileWhen;
 use super::shared::{Shared, Weight};
 use super::slots::{Order, SlotId};
@@ -26,13 +26,7 @@ impl Engine {
         let policy = self.settings.reconcile;
         let mut is_waiting = false;
         loop {
-            let Some(response) = self.responses.get_mut(id).filter(|response| !response.waiting) else { return };
-            response.look_for_cut();
-            let next = match response.next(now, &policy) {
-                // Who cannot write yet does not look yet: it would not see what is there then.
-                Next::Look if !shared.flow.is_up(response.channel) => Next::Send(OpKind::Update),
-                next => next,
-            };
+            let Some(next) = self.wanted(now, id, shared) else { return };
             match next {
                 Next::Nothing => break,
                 Next::At(time) => {
@@ -53,7 +47,7 @@ impl Engine {
                     self.try_read_back(now, id, shared, effects);
                     break;
                 }
-                Next::Remake => response.remake(),
+                Next::Remake => self.change_message(now, id, Response::remake, shared),
                 Next::Rewind => self.change_message(now, id, Response::rewind, shared),
                 Next::Continue => self.change_message(now, id, Response::next_segment, shared),
                 Next::LookBehind => {
@@ -72,14 +66,45 @@ impl Engine {
         if !is_waiting {
             self.stop_waiting_for_budgets(now, id, shared);
         }
-        match self.responses.get(id).is_some_and(|response| response.may_drop_text(policy.when)) {
+        let may_drop_text =
+            |response: &Response| response.may_drop_text(policy.when, self.takes(now, response, shared));
+        match self.responses.get(id).is_some_and(may_drop_text) {
             true => self.responses.move_to_back(Order::Quiet, id),
             false => self.responses.unlink(Order::Quiet, id),
         }
     }
 
+    /// What a response wants now; none if nothing, before all that a former owner had read has been read again.
+    fn wanted(&mut self, now: Time, id: SlotId, shared: &Shared) -> Option<Next> {
+        let takes = self.takes(now, self.responses.get(id)?, shared);
+        let response = self.responses.get_mut(id).filter(|response| !response.waiting)?;
+        if response.waits_for_all(takes)
+            && let Some(room) = room(response, shared)
+        {
+            response.fix_limit(room);
+        }
+        response.look_for_cut();
+        Some(match response.next(now, &self.settings.reconcile, takes) {
+            // Who cannot write yet does not look yet: it would not see what is there then.
+            Next::Look if !shared.flow.is_up(response.channel) => Next::Send(OpKind::Update),
+            next => next,
+        })
+    }
+
+    /// What the channel of a response takes. Who is about to leave tries nothing.
+    fn takes(&self, now: Time, response: &Response, shared: &Shared) -> Takes {
+        match self.settings.whole {
+            false => Takes::Changes,
+            true if self.draining => shared.flow.takes(now, response.channel).untried(),
+            true => shared.flow.takes(now, response.channel),
+        }
+    }
+
     /// Sends an operation if it may leave now; otherwise arranges for another try. Whether to go on asking.
     fn try_send(&mut self, now: Time, id: SlotId, kind: OpKind, shared: &mut Shared, effects: &mut Effects) -> bool {
+        let Some(takes) = self.responses.get(id).map(|response| self.takes(now, response, shared)) else {
+            return false;
+        };
         let Some(response) = self.responses.get_mut(id) else { return false };
         if self.draining || self.unannounced || response.blocked {
             return false;
@@ -92,9 +117,7 @@ impl Engine {
         {
             return true;
         }
-        if let Some(bytes_max) = shared.flow.message_bytes_max(channel) {
-            let overhead = FRAME_OVERHEAD + response.head.response_id.len() + response.head.create_id.len();
-            let room = bytes_max.saturating_sub(overhead);
+        if let Some(room) = room(response, shared) {
             if kind == OpKind::Publish {
                 if !response.fix_room(now, room) {
                     return true;
@@ -116,6 +139,9 @@ impl Engine {
                 (response.ticket, response.connection) = (None, Some(connection));
                 if charged {
                     response.charge(now, kind, &self.settings);
+                }
+                if takes.is_whole() && (kind == OpKind::Update || response.closing().is_none()) {
+                    shared.flow.tries(now, channel);
                 }
                 let seq = response.counts.operations;
                 let op = OpId { partition: self.partition, slot: id.index, generation: id.generation, seq };
@@ -139,20 +165,12 @@ impl Engine {
     /// An operation has its outcome.
     pub(super) fn answer(&mut self, now: Time, mut answer: Answer, shared: &mut Shared, effects: &mut Effects) {
         let id = slot_of(answer.op);
+        let Some(takes) = self.responses.get(id).map(|response| self.takes(now, response, shared)) else { return };
         let Some(response) = self.responses.get_mut(id) else { return };
-        let Some(operation) = response.answer(now, &mut answer, &self.settings) else { return };
+        let Some(operation) = response.answer(now, &mut answer, takes, &self.settings) else { return };
         self.in_flight -= 1;
         shared.flow.answered(answer.connection, response.channel, operation.bytes + FRAME_OVERHEAD);
-        match &answer.outcome {
-            Outcome::Acked { .. } => shared.flow.accepted(response.channel, operation.kind),
-            Outcome::Unknown(_) => {}
-            Outcome::Rejected(rejection) => {
-                let sent = (operation.kind, operation.sent_at);
-                shared.flow.refused(now, answer.connection, response.channel, sent, rejection);
-                let (channel, rejection) = (response.head.channel.clone(), rejection.clone());
-                effects.list.push(Effect::Notice(Notice::Rejected { channel, rejection }));
-            }
-        }
+        learn(now, response, &operation, &answer, self.settings.whole, shared, effects);
         let reporter = Self::reporter(&self.settings, self.partition, self.sender.epoch, now);
         reporter.operation(self.ledger.next_report(), response, &operation, &answer, &shared.flow, effects);
         if operation.is_whole() && matches!(answer.outcome, Outcome::Acked { .. }) {
@@ -281,6 +299,7 @@ impl Engine {
         let op = self.op_id(id, 0);
         let Some(response) = self.responses.get_mut(id) else { return };
         response.looking_up = true;
+        response.looks_behind();
         let (head, since, known) = (response.head.clone(), response.started_at, response.messages());
         effects.list.push(Effect::LookUp(Box::new(LookUp { id: op, head, since, known })));
     }
@@ -379,6 +398,55 @@ impl Engine {
         let through = response.span.1;
         let revival = (outcome == ResponseOutcome::Abandoned).then(|| Memory::Ours(Box::new(response)));
         self.remembered.insert(key, through, revival, self.ledger.next());
+    }
+}
+
+/// Bytes of text that a message of a response may have; none until its connection has said so.
+fn room(response: &Response, shared: &Shared) -> Option<usize> {
+    let overhead = FRAME_OVERHEAD + response.head.response_id.len() + response.head.create_id.len();
+    Some(shared.flow.message_bytes_max(response.channel)?.saturating_sub(overhead))
+}
+
+/// What an answer says of the channel.
+fn learn(
+    now: Time,
+    response: &Response,
+    operation: &InFlight,
+    answer: &Answer,
+    whole: bool,
+    shared: &mut Shared,
+    effects: &mut Effects,
+) {
+    let (channel, kind) = (response.channel, operation.kind);
+    let name = || response.head.channel.clone();
+    let is_news = match &answer.outcome {
+        Outcome::Acked { serial } => {
+            shared.flow.accepted(channel, kind);
+            match (kind, serial) {
+                (OpKind::Create, None) if whole => shared.flow.unnamed(now, channel),
+                (OpKind::Create, Some(_)) if whole => {
+                    shared.flow.named(now, channel);
+                    false
+                }
+                (OpKind::Append | OpKind::Update, _) if whole => {
+                    shared.flow.takes_changes(now, channel, operation.sent_at);
+                    false
+                }
+                _ => false,
+            }
+        }
+        Outcome::Unknown(_) => false,
+        Outcome::Rejected(rejection) if whole && kind != OpKind::Create && rejection.code == NO_RULE => {
+            shared.flow.takes_no_changes(now, channel)
+        }
+        Outcome::Rejected(rejection) => {
+            shared.flow.refused(now, answer.connection, channel, (kind, operation.sent_at), rejection);
+            effects.list.push(Effect::Notice(Notice::Rejected { channel: name(), rejection: rejection.clone() }));
+            false
+        }
+    };
+    if is_news {
+        effects.list.push(Effect::Notice(Notice::Whole { channel: name() }));
     }
 }
 

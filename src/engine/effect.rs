@@ -309,6 +309,11 @@ pub enum Notice {
         /// Why.
         rejection: Rejection,
     },
+    /// Messages on the channels of a namespace cannot be changed: responses are published whole there.
+    Whole {
+        /// One of the channels.
+        channel: Arc<str>,
+    },
     /// Texts cannot be read back: responses settle unverified.
     Unverified {
         /// The channel.

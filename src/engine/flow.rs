@@ -4,8 +4,10 @@
 //! its in-flight limits and into the budgets. What has no permit waits as text, and is joined: that is how a stream becomes
 //! coarser under a limit instead of wrong.
 //!
-//! `permit.rs` says what may leave, `pin.rs` which connections there are and what they carry.
+//! `permit.rs` says what may leave, `pin.rs` which connections there are and what they carry, `namespace.rs` where messages can
+//! be changed.
 
+mod namespace;
 mod permit;
 mod pin;
 
@@ -21,7 +23,9 @@ use super::line::{Line, Ticket, Tickets};
 use super::op::ConnectionId;
 use super::settings::Limits;
 use super::time::Time;
-pub(super) use permit::{TURN, Wait, Wanted};
+use namespace::Namespace;
+pub(super) use namespace::Takes;
+pub(super) use permit::{LOOK_AGAIN, NO_RULE, TURN, Wait, Wanted};
 
 /// How often a channel that refused is tried again.
 const PROBE_EVERY: Duration = Duration::from_secs(30);
@@ -131,6 +135,7 @@ pub struct Flow {
     /// Channels without an open response: their budgets are used up all the same.
     resting: BinaryHeap<Reverse<(Time, ChannelKey)>>,
     by_name: HashMap<Arc<str>, ChannelKey, RandomState>,
+    namespaces: HashMap<Box<str>, Namespace, RandomState>,
     account: Account,
     read_backs: Bucket,
     tickets: Tickets,
@@ -154,6 +159,7 @@ impl Flow {
             free: Vec::new(),
             resting: BinaryHeap::new(),
             by_name: HashMap::default(),
+            namespaces: HashMap::default(),
             account: Account {
                 rate: operations(limits.account_rate),
                 line: Line::default(),

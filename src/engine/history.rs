@@ -67,6 +67,10 @@ pub(super) struct PastCreate {
     pub(super) tokens: u32,
     pub(super) sent_at: Time,
     pub(super) doubtful: bool,
+    /// It was taken, and the answer named no message.
+    pub(super) unnamed: bool,
+    /// The message that its own takes the place of.
+    pub(super) replaces: Option<Serial>,
 }
 
 /// One of several messages of a response.
@@ -133,6 +137,8 @@ struct Line<'a> {
     version_serial: Option<Text<'a>>,
     #[serde(borrow, default)]
     create_id: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    replaces: Option<Text<'a>>,
     #[serde(borrow, default)]
     sent_at: Option<Text<'a>>,
     #[serde(borrow, default)]
@@ -316,6 +322,8 @@ impl Past {
             tokens: u32::try_from(line.tokens).unwrap_or(u32::MAX),
             sent_at: time(line.sent_at.as_deref()?)?,
             doubtful: false,
+            unnamed: false,
+            replaces: line.replaces.as_deref().map(Into::into),
         });
         Some(())
     }
@@ -336,7 +344,12 @@ impl Past {
             version.clone_into(&mut self.version);
         }
         match op {
-            OpKind::Create => self.tainted |= self.create.as_ref().is_some_and(|create| create.doubtful),
+            OpKind::Create => {
+                if let Some(create) = &mut self.create {
+                    create.unnamed = line.serial.is_none();
+                    self.tainted |= create.doubtful;
+                }
+            }
             OpKind::Append => {}
             OpKind::Update => self.tainted = !newest,
             OpKind::Publish if line.is_full_text() => self.tainted = false,
@@ -354,6 +367,13 @@ impl Past {
             started_at: time(line.started_at.as_deref()?)?,
         });
         Some(())
+    }
+}
+
+impl PastMessage {
+    /// Whether it is there, for all that is known.
+    pub(super) fn is_made(&self) -> bool {
+        self.serial.is_some() || self.create.as_ref().is_some_and(|create| create.unnamed)
     }
 }
 

@@ -349,7 +349,8 @@ impl Engine {
         };
         let (response_id, part, segment) = (past.response_id.clone(), past.part, past.segment);
         let prev = segment.checked_sub(1).and_then(|before| past.others.get(&before)?.serial.clone());
-        let head = Head { channel, response_id, part, segment, create_id, supersedes: None, prev };
+        let supersedes = past.create.as_ref().and_then(|create| create.replaces.clone());
+        let head = Head { channel, response_id, part, segment, create_id, supersedes, prev };
         Ok((head, key))
     }
 
@@ -380,7 +381,7 @@ impl Response {
         if self.per_token.is_some() {
             return self.inherit_publishes(now, &past, settings);
         }
-        let missing = (0..past.segment).any(|n| past.others.get(&n).is_none_or(|other| other.serial.is_none()));
+        let missing = (0..past.segment).any(|n| past.others.get(&n).is_none_or(|other| !other.is_made()));
         if missing {
             // Their results are gone: they are looked for when they are needed.
             let (before, check) = (Offset::MAX, self.check.clone());
@@ -395,17 +396,20 @@ impl Response {
         if let Some(create) = past.create {
             let remade = remade(&create.id);
             self.create = Create::first_sent(create.bytes, create.span, create.tokens, create.sent_at, remade);
+            self.create.unnamed = create.unnamed && past.serial.is_none();
             if past.place.limit.is_some_and(|limit| create.bytes > limit) {
                 // The server takes less than it said.
                 self.create.resize();
             }
         }
         self.serial = past.serial;
-        if self.serial.is_none() {
+        if !self.is_made() {
             self.doubt_create();
             self.segments.doubt_twins(now, &settings.reconcile);
             return;
         }
+        // Where nothing can be changed it is read, or made anew.
+        self.create.unread = !past.tainted;
         let wait = settling_time(settings.reconcile.debounce, settings.append_rollup);
         self.repair.moved(now, wait);
         if past.ever_tainted {
@@ -436,11 +440,15 @@ impl Response {
     fn inherit_messages(&mut self, present: u32, place: Place, others: BTreeMap<u32, PastMessage>) {
         let (mut former, mut beyond) = (Vec::new(), VecDeque::new());
         for (segment, other) in others {
-            let (Some(serial), version) = (other.serial, other.version) else { continue };
-            let prev = former.last().map(|made: &Made| made.serial.clone());
+            if !other.is_made() {
+                continue;
+            }
+            let (serial, version) = (other.serial, other.version);
+            let prev = former.last().and_then(|made: &Made| made.serial.clone());
             let mut head = self.head.of_segment(segment, prev);
-            let id = other.create.map_or_else(|| head.create_id.clone(), |create| create.id);
-            head.create_id.clone_from(&id);
+            let (id, supersedes) =
+                other.create.map_or_else(|| (head.create_id.clone(), None), |create| (create.id, create.replaces));
+            (head.create_id, head.supersedes) = (id.clone(), supersedes);
             let made = Made { head: Arc::new(head), serial, version, remade: remade(&id), check: self.check.clone() };
             if segment < present { former.push(made) } else { beyond.push_back(made) }
         }

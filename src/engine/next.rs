@@ -9,6 +9,7 @@ use std::time::Duration;
 use compact_str::CompactString;
 
 use super::event::Offset;
+use super::flow::Takes;
 use super::op::{ConnectionId, OpId, OpKind, Operation, Sender, Status};
 use super::reconcile::Due;
 use super::record::Cause;
@@ -53,7 +54,7 @@ pub(super) enum Next {
 
 impl Response {
     /// What it wants now.
-    pub(super) fn next(&self, now: Time, policy: &ReconcileSettings) -> Next {
+    pub(super) fn next(&self, now: Time, policy: &ReconcileSettings, takes: Takes) -> Next {
         let quiet = self.in_flight.is_empty();
         if self.given_up.is_some() {
             return if quiet && self.end.is_some() { Next::Settle } else { Next::Nothing };
@@ -68,8 +69,11 @@ impl Response {
             let remake = || self.next_look(now, now).unwrap_or(Next::Remake);
             return if quiet { remake() } else { Next::Nothing };
         }
-        if self.must_rewind() && (self.serial.is_some() || self.create.bytes.is_none()) {
+        if self.must_rewind() && (self.is_made() || self.create.bytes.is_none()) {
             return self.next_rewind();
+        }
+        if takes.is_whole() || self.create.unnamed {
+            return self.next_whole(now, policy, takes);
         }
         if self.serial.is_none() {
             return self.next_create(now);
@@ -85,7 +89,7 @@ impl Response {
         }
     }
 
-    fn next_create(&self, now: Time) -> Next {
+    pub(super) fn next_create(&self, now: Time) -> Next {
         if self.cut_off.is_some() && self.in_flight.is_empty() {
             return self.next_without_message();
         }
@@ -109,7 +113,7 @@ impl Response {
         if !self.in_flight.is_empty() || self.looking_up || self.reloading {
             return Next::Nothing;
         }
-        let is_lost = self.serial.is_none() && self.create.sent_at.is_some() && !self.finds_orphans();
+        let is_lost = !self.is_made() && self.create.sent_at.is_some() && !self.finds_orphans();
         if is_lost { Next::LookUp } else { Next::Rewind }
     }
 
@@ -188,7 +192,7 @@ impl Response {
     fn send(&mut self, now: Time, kind: OpKind, id: OpId, connection: ConnectionId, sender: Arc<Sender>) -> Operation {
         let closing = self.closing();
         let status = closing.unwrap_or(Status::Streaming);
-        let retry = self.repair.failures();
+        let (retry, repeats) = (self.repair.failures(), kind == OpKind::Update && self.is_said());
         let (operation, status, data) = match kind {
             OpKind::Create => self.make_create(now, status),
             OpKind::Append => {
@@ -197,9 +201,12 @@ impl Response {
             }
             OpKind::Update | OpKind::Publish => {
                 self.counts.repairs += 1;
-                (self.carry_all(now), status, self.message_text().into())
+                let carried = if repeats { self.carry_nothing(now) } else { self.carry_all(now) };
+                (carried, status, self.message_text().into())
             }
         };
+        // What an owner before us has carried cannot be told from what this carries.
+        self.create.unread &= kind == OpKind::Create;
         self.terminal_sent |= closing == Some(status);
         self.counts.operations += 1;
         self.in_flight.push_back(InFlight {
@@ -207,6 +214,7 @@ impl Response {
             kind,
             published: None,
             cause: operation.cause,
+            repeats,
             span: operation.span,
             tokens: operation.tokens,
             bytes: data.len(),
@@ -264,6 +272,11 @@ impl Response {
         let tokens = u32::try_from(self.counts.tokens).unwrap_or(u32::MAX);
         let cause = if self.takeover.is_some() { Cause::Takeover } else { Cause::Repair };
         Carried { cause, span: self.span, tokens, since: now }
+    }
+
+    /// What its message says already was carried before; what waits is for the next one.
+    fn carry_nothing(&self, now: Time) -> Carried {
+        Carried { cause: Cause::Repair, span: (self.span.1 + 1, self.span.1), tokens: 0, since: now }
     }
 
     /// Everything that waits is on its way now. Without a record behind it (an idle end) it covers an empty range.

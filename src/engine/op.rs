@@ -125,7 +125,8 @@ impl Head {
     /// The name of the message that takes the place of this one, of serial `gone`, for the `remade`th time.
     pub(super) fn remade(&self, remade: u32, gone: Option<Serial>) -> Self {
         let (base, segment, _) = split(&self.create_id);
-        Self { create_id: format!("{base}.{segment}~{remade}").into(), supersedes: gone, ..self.clone() }
+        let supersedes = gone.or_else(|| self.supersedes.clone());
+        Self { create_id: format!("{base}.{segment}~{remade}").into(), supersedes, ..self.clone() }
     }
 
     /// Whether a message of that create id belongs to the same response.

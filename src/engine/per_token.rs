@@ -293,6 +293,7 @@ impl Response {
             kind: OpKind::Publish,
             published: Some(Published { name: plan.name, completes: carried.completes }),
             cause: carried.cause,
+            repeats: false,
             span: carried.span,
             tokens: carried.tokens,
             bytes: plan.to - plan.from,

@@ -89,6 +89,11 @@ impl Repair {
         self.not_before = self.not_before.max(now + wait);
     }
 
+    /// Something has failed that does not matter to the text.
+    pub(super) const fn noted(&mut self) {
+        self.ever_tainted = true;
+    }
+
     /// The connection that carried the message is gone for good.
     pub(super) fn moved(&mut self, now: Time, wait: Duration) {
         self.moved = true;

@@ -98,6 +98,9 @@ pub struct OperationRecord<'a> {
     /// Takeovers: the records whose outcomes died with the former owner.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub supersedes: Option<Covered<'a>>,
+    /// Creates: the serial of the message that this one takes the place of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<&'a str>,
     /// Creates and updates: which part of the text the message holds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cut: Option<Cut>,

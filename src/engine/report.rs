@@ -71,6 +71,7 @@ impl Reporter<'_> {
             epoch: self.epoch,
             connection_id: flow.ably_id(answer.connection),
             supersedes: self.superseded(response, operation),
+            replaces: response.head.supersedes.as_deref().filter(|_| operation.kind == OpKind::Create),
             cut: response.segments.place().filter(|_| operation.kind != OpKind::Append),
             reopens: response.reopens.as_deref().copied().filter(|_| operation.kind != OpKind::Append),
         });

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::event::{Event, EventKind, Offset, Record};
-use super::flow::ChannelKey;
+use super::flow::{ChannelKey, NO_RULE, Takes};
 use super::ledger::Hold;
 use super::line::Ticket;
 use super::look::Look;
@@ -20,10 +20,11 @@ use super::per_token::PerToken;
 use super::reconcile::{Repair, settling_time};
 use super::record::{Reopens, Stamp};
 use super::segment::Segments;
-use super::settings::{ReconcileWhen, Settings};
+use super::settings::Settings;
 use super::text::Text;
 use super::time::Time;
 use super::verify::Check;
+use super::whole::judge_name;
 pub(super) use books::{Counts, Create, InFlight, Pending, Takeover};
 
 /// Ably's code for a message that is larger than it takes.
@@ -223,17 +224,27 @@ impl Response {
     }
 
     /// Takes the answer to an operation in and gives the operation back; none if it was answered before.
-    pub(super) fn answer(&mut self, now: Time, answer: &mut Answer, settings: &Settings) -> Option<InFlight> {
+    pub(super) fn answer(
+        &mut self,
+        now: Time,
+        answer: &mut Answer,
+        takes: Takes,
+        settings: &Settings,
+    ) -> Option<InFlight> {
         let position = self.in_flight.iter().position(|operation| operation.seq == answer.op.seq)?;
         let operation = self.in_flight.remove(position)?;
-        if operation.kind == OpKind::Create && answer.outcome == (Outcome::Acked { serial: None }) {
-            answer.outcome = Outcome::Unknown(Doubt::NoSerial);
+        if operation.kind == OpKind::Create {
+            judge_name(answer, takes);
         }
         if answer.resent {
             // What the broken transport still held may land behind what was written again.
             self.doubt(now, true, &settings.reconcile);
         }
         match &answer.outcome {
+            Outcome::Acked { serial } if operation.kind == OpKind::Create => {
+                self.first_ack_at.get_or_insert(now);
+                self.created(now, serial.as_ref(), answer.resent, takes, settings);
+            }
             Outcome::Acked { serial } => self.acked(now, operation, serial.as_ref(), answer.resent, settings),
             Outcome::Rejected(rejection) => self.rejected(now, operation, rejection, settings),
             Outcome::Unknown(doubt) => self.unknown(now, operation, *doubt, settings),
@@ -288,6 +299,8 @@ impl Response {
             }
             return;
         }
+        // It may be found by now, if it has to be replaced.
+        self.create.searched = 0;
         if self.segments.is_surplus() {
             self.recut();
         }
@@ -299,36 +312,9 @@ impl Response {
         }
     }
 
-    /// Its message is gone: a new one is to take its place, with the whole text.
-    pub(super) fn remake(&mut self) {
-        let remade = self.create.remade + 1;
-        self.look_away();
-        self.head = Arc::new(self.head.remade(remade, self.serial.take()));
-        self.create = Create { remade, ..Create::default() };
-        self.version.clear();
-        self.sent = self.segments.from;
-        self.terminal_sent = false;
-        self.gone = false;
-        self.published_at = None;
-    }
-
     /// Whether it has something that no operation has carried.
     pub(super) fn has_more_to_send(&self) -> bool {
         self.sent < self.shown() || (self.closing().is_some() && !self.terminal_sent)
-    }
-
-    /// Whether its text may be dropped from memory: all of it was taken and nothing is wrong (a change of connection is not,
-    /// and may be the last thing that happens for a while), or its repair waits for its end, which may stand behind a pause.
-    pub(super) fn may_drop_text(&self, when: ReconcileWhen) -> bool {
-        if let Some(tokens) = &self.per_token {
-            let is_quiet = self.in_flight.is_empty() && !self.reloading && tokens.is_idle();
-            return is_quiet && self.end.is_none() && self.text.in_memory() > 0;
-        }
-        let waits_for_end = self.repair.is_tainted() && when != ReconcileWhen::Eager;
-        let is_done = !self.repair.is_tainted() && !self.has_more_to_send();
-        let may_be_dropped =
-            self.serial.is_some() && self.end.is_none() && self.in_flight.is_empty() && !self.reloading;
-        may_be_dropped && (is_done || waits_for_end) && self.text.in_memory() > 0
     }
 
     /// Drops its text from memory.
@@ -343,14 +329,7 @@ impl Response {
         }
         let debounce = settings.reconcile.debounce;
         match operation.kind {
-            OpKind::Create => {
-                self.raise_version(serial);
-                self.serial = serial.cloned();
-                let clean = !self.create.doubtful && !resent && !self.outdated;
-                let wait = self.quiet_time(settings);
-                if clean { self.repair.cleaned(now) } else { self.repair.taint(now, wait) }
-            }
-            OpKind::Append => {
+            OpKind::Create | OpKind::Append => {
                 self.raise_version(serial);
                 if resent {
                     self.repair.taint(now, debounce);
@@ -383,6 +362,10 @@ impl Response {
         self.counts.rejected += 1;
         if operation.kind == OpKind::Publish {
             return self.publish_refused(now, &operation, rejection, settings);
+        }
+        let refuses_changes = settings.whole && rejection.code == NO_RULE && operation.kind != OpKind::Create;
+        if rejection.class != Class::MessageGone && self.forgives(now, &operation, refuses_changes) {
+            return;
         }
         if rejection.code == TOO_LARGE && self.lower_limit(&operation) {
             return match operation.kind {
@@ -431,6 +414,9 @@ impl Response {
         self.counts.unknown += 1;
         let may_land = matches!(doubt, Doubt::ConnectionLost | Doubt::NoAnswer);
         self.doubt(now, may_land, &settings.reconcile);
+        if self.forgives(now, &operation, false) {
+            return;
+        }
         let wait = settling_time(settings.reconcile.debounce, settings.append_rollup);
         match operation.kind {
             OpKind::Append => self.repair.taint(now, wait),
@@ -464,7 +450,8 @@ impl Response {
         if self.text.equals(text) {
             return;
         }
-        if let (Some(bytes), None, None, None) = (self.create.bytes, &self.create.text, &self.serial, &self.given_up) {
+        if let (Some(bytes), None, false, None) = (self.create.bytes, &self.create.text, self.is_made(), &self.given_up)
+        {
             let text = self.text.from(self.segments.from.min(self.text.len()));
             self.create.text = Some(text.get(..bytes).unwrap_or(text).into());
         }

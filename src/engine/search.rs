@@ -11,7 +11,7 @@ use super::settings::Settings;
 use super::time::Time;
 
 /// How often a message is looked for whose serial is not there, before it is believed to be nowhere: history may lag.
-const SEARCHES: u8 = 5;
+pub(super) const SEARCHES: u8 = 5;
 
 impl Response {
     /// Takes in what the channel's history says of a create that was long in doubt.
@@ -23,8 +23,11 @@ impl Response {
         if self.create.search {
             return self.searched(now, found, settings);
         }
-        if self.serial.is_some() {
+        if self.looked_behind_it() {
             return self.looked_behind(now, found);
+        }
+        if self.create.unnamed {
+            return self.named(now, &found);
         }
         match found {
             Found::Message { serial, version } => self.adopt(now, serial, version.as_ref(), settings),

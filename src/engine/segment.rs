@@ -70,13 +70,16 @@ struct Others {
     twins: bool,
     /// When they are looked for again, and how often that was in vain.
     look: (Time, u32),
+    /// They are being looked for.
+    looking: bool,
 }
 
 /// A message that is there.
 #[derive(Debug, Clone)]
 pub(super) struct Made {
     pub(super) head: Arc<Head>,
-    pub(super) serial: Serial,
+    /// None if no answer has named it.
+    pub(super) serial: Option<Serial>,
     pub(super) version: String,
     pub(super) remade: u32,
     pub(super) check: Option<Box<Check>>,
@@ -301,7 +304,8 @@ impl Response {
         let Some(others) = others else { return Next::Settle };
         let limit = self.segments.limit.unwrap_or_default();
         let orphans = others.orphans.as_ref().is_some_and(|orphans| orphans.reach > limit / LIMITS_DIFFER);
-        match orphans || others.twins {
+        // Who does not know its own message cannot tell another one from it.
+        match (orphans || others.twins) && (self.serial.is_some() || self.segments.surplus) {
             true if now < others.look.0 => Next::At(others.look.0),
             true => Next::LookBehind,
             false => Next::Settle,
@@ -330,10 +334,12 @@ impl Response {
     /// The present message, as one of others.
     fn leave(&mut self) -> Option<Made> {
         self.look_away();
-        let serial = self.serial.take()?;
+        // One that is not there yet, but takes the place of another: its name may not be used for anything else.
+        let made = self.is_made() || (self.create.remade > 0 && self.create.bytes.is_none());
+        let serial = self.serial.take();
         let version = std::mem::take(&mut self.version);
         let (head, remade, check) = (Arc::clone(&self.head), self.create.remade, self.check.take().map(Check::left));
-        Some(Made { head, serial, version, remade, check })
+        made.then_some(Made { head, serial, version, remade, check })
     }
 
     /// The text goes on from byte `from` in a message that is there, or in a new one.
@@ -343,12 +349,12 @@ impl Response {
         self.repair.cleaned(now);
         self.text.drop_before(from);
         let others = self.segments.others();
-        let prev = others.former.last().map(|made| made.serial.clone());
+        let prev = others.former.last().and_then(|made| made.serial.clone());
         if let Some(made) = others.beyond.pop_front_if(|made| made.head.segment == segment) {
             self.head =
                 if made.head.prev == prev { made.head } else { Arc::new(Head { prev, ..(*made.head).clone() }) };
-            (self.serial, self.version, self.check) = (Some(made.serial), made.version, made.check);
-            self.create = Create::answered(made.remade);
+            (self.serial, self.version, self.check) = (made.serial, made.version, made.check);
+            self.create = Create { unnamed: self.serial.is_none(), ..Create::answered(made.remade) };
             self.repair.taint(now, Duration::ZERO);
             return self.look_if_in_doubt(now);
         }
@@ -362,6 +368,11 @@ impl Response {
         }
     }
 
+    /// Whether there may be messages that should not be there.
+    pub(super) fn may_be_more(&self) -> bool {
+        self.segments.others.as_ref().is_some_and(|others| others.orphans.is_some() || others.twins)
+    }
+
     /// Whether a message that nobody knows would be found when the text is finished.
     pub(super) fn finds_orphans(&self) -> bool {
         self.segments.others.as_ref().is_some_and(|others| others.orphans.is_some())
@@ -370,13 +381,25 @@ impl Response {
     /// The messages that it has or had, by segment and serial.
     pub(super) fn messages(&self) -> Vec<(u32, Serial)> {
         let former = self.segments.others.iter().flat_map(|others| &others.former);
-        let former = former.map(|made| (&made.head, Some(&made.serial)));
+        let former = former.map(|made| (&made.head, made.serial.as_ref()));
         let all = former.chain([(&self.head, self.serial.as_ref())]);
         let serials = |(head, serial): (&Arc<Head>, Option<&Serial>)| {
-            let (segment, gone) = (head.segment, head.supersedes.clone());
+            // One that nobody can name must not be taken for one too many.
+            let is_told = serial.is_some() || (self.segments.surplus && head.segment >= self.count_segments());
+            let (segment, gone) = (head.segment, head.supersedes.clone().filter(|_| is_told));
             serial.cloned().into_iter().chain(gone).map(move |serial| (segment, serial))
         };
         all.flat_map(serials).collect()
+    }
+
+    /// They are being looked for.
+    pub(super) fn looks_behind(&mut self) {
+        self.segments.others().looking = true;
+    }
+
+    /// Whether they were being looked for, which is over.
+    pub(super) fn looked_behind_it(&mut self) -> bool {
+        self.segments.others.as_mut().is_some_and(|others| std::mem::take(&mut others.looking))
     }
 
     /// The history has been searched for messages that should not be there. One that was found is left over, after the
@@ -388,7 +411,7 @@ impl Response {
             Found::Message { serial, version } => {
                 let check = others.orphans.as_ref().and_then(|orphans| orphans.check.clone());
                 let version = version.map_or_else(|| serial.to_string(), |version| version.to_string());
-                others.beyond.push_back(Made { head, serial, version, remade: 0, check });
+                others.beyond.push_back(Made { head, serial: Some(serial), version, remade: 0, check });
             }
             Found::Unreadable => {
                 let times = others.look.1 + 1;
@@ -412,7 +435,7 @@ impl Response {
     /// The serial of its first message.
     pub(super) fn first_serial(&self) -> Option<&Serial> {
         let first = self.segments.others.as_ref().and_then(|others| others.former.first());
-        first.map(|made| &made.serial).or(self.serial.as_ref())
+        first.map_or(self.serial.as_ref(), |made| made.serial.as_ref())
     }
 }
 

@@ -30,6 +30,8 @@ pub struct Settings {
     pub reconcile: ReconcileSettings,
     /// How long responses wait on a channel that refuses them before they fail.
     pub refused_hold: Duration,
+    /// Where messages cannot be changed each response is published once, as a whole, when it ends.
+    pub whole: bool,
     /// The server's rollup window: appends to one message within it count as one.
     pub append_rollup: Duration,
     /// How responses are put on channels whose records do not say.

@@ -12,6 +12,7 @@ mod searched;
 mod segments;
 mod tokens;
 mod verified;
+mod whole;
 
 /// One engine, one connection, and a channel that takes everything unless told otherwise.
 struct Story {
@@ -51,6 +52,7 @@ fn settings() -> Settings {
             verify_timeout: Duration::from_secs(30),
         },
         refused_hold: Duration::from_secs(600),
+        whole: false,
         append_rollup: Duration::from_millis(40),
         pattern: Pattern::MessagePerResponse,
         batch: Batch::Array,

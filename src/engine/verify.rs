@@ -65,10 +65,16 @@ impl Response {
         match &self.check {
             None if policy.verify != Verify::Always || self.verified.is_some() => self.next_message(now),
             _ if !self.segments.is_one() && self.lacks_text() => self.next_reload(),
-            None => Next::ReadBack,
-            Some(check) if check.asked.is_some() => Next::Nothing,
-            Some(check) if now < check.not_before => Next::At(check.not_before),
-            Some(_) => Next::ReadBack,
+            _ => self.check_pause(now).unwrap_or(Next::ReadBack),
+        }
+    }
+
+    /// What is waited for before it can be read back, if anything.
+    pub(super) fn check_pause(&self, now: Time) -> Option<Next> {
+        let check = self.check.as_ref()?;
+        match check.asked {
+            Some(_) => Some(Next::Nothing),
+            None => (now < check.not_before).then_some(Next::At(check.not_before)),
         }
     }
 
@@ -86,6 +92,11 @@ impl Response {
         if self.looked(now, number, &latest) {
             return;
         }
+        if self.create.unread {
+            let asked = self.check.as_mut().and_then(|check| check.asked.take_if(|(_, asked)| *asked == number));
+            let asked = asked.filter(|_| self.in_flight.is_empty() && !self.lacks_text());
+            return asked.map_or((), |(asked, _)| self.read_whole(now, latest, asked, &settings.reconcile));
+        }
         let said = self.is_said();
         let (is_one, closing) = (self.segments.is_one(), self.closing());
         let shown = (said && !is_one && !self.lacks_text()).then(|| self.message_text().to_owned());
@@ -101,23 +112,15 @@ impl Response {
                 let same = is_text && closing.is_some_and(|status| status.as_str() == said_status);
                 let newer = version.as_deref().unwrap_or_default() > &*self.version;
                 let patient = check.in_vain.is_none_or(|(since, _)| now.since(since) < policy.verify_timeout);
-                if same && asked >= check.late_until {
-                    self.verified_as(true);
-                } else if same {
-                    check.in_vain = None;
-                    check.not_before = check.late_until;
+                if same {
+                    self.seen_right(asked);
                 } else if !newer && patient {
                     // What was taken without a version of its own may not be in it yet.
                     self.read_in_vain(now);
                 } else {
-                    check.differed += 1;
-                    check.in_vain = None;
-                    let too_often = check.differed >= DIFFERED_MAX;
                     self.raise_version(version.as_ref());
                     self.repair.failed(now, policy.debounce);
-                    if too_often {
-                        self.leave_to_others();
-                    }
+                    self.differs();
                 }
             }
             Latest::Unreadable | Latest::Deleted => self.read_or_settle(now, policy),
@@ -125,11 +128,37 @@ impl Response {
         }
     }
 
-    /// The next read may say more, or it takes too long, and then it is over without.
-    fn read_or_settle(&mut self, now: Time, policy: &ReconcileSettings) {
+    /// What was asked for then was right: that is it, or it is read once more when nothing can land any more.
+    pub(super) fn seen_right(&mut self, asked: Time) {
+        let Some(check) = &mut self.check else { return };
+        if asked >= check.late_until {
+            self.verified_as(true);
+        } else {
+            check.in_vain = None;
+            check.not_before = check.late_until;
+        }
+    }
+
+    /// It was another text than ours, or could not be seen to be ours.
+    pub(super) fn differs(&mut self) {
+        let Some(check) = &mut self.check else { return };
+        check.differed += 1;
+        check.in_vain = None;
+        if check.differed >= DIFFERED_MAX {
+            self.leave_to_others();
+        }
+    }
+
+    /// A read has said nothing of use. Whether the next one may.
+    pub(super) fn reads_in_vain(&mut self, now: Time, policy: &ReconcileSettings) -> bool {
         self.read_in_vain(now);
         let since = self.check.as_ref().and_then(|check| check.in_vain);
-        if since.is_some_and(|(since, _)| now.since(since) >= policy.verify_timeout) {
+        since.is_some_and(|(since, _)| now.since(since) < policy.verify_timeout)
+    }
+
+    /// The next read may say more, or it takes too long, and then it is over without.
+    fn read_or_settle(&mut self, now: Time, policy: &ReconcileSettings) {
+        if !self.reads_in_vain(now, policy) {
             self.verified_as(false);
         }
     }
@@ -141,13 +170,13 @@ impl Response {
         check.not_before = now + backoff::delay(READ_AGAIN, times + 1);
     }
 
-    fn verified_as(&mut self, verified: bool) {
+    pub(super) fn verified_as(&mut self, verified: bool) {
         self.check = None;
         self.verified = Some(verified);
     }
 
     /// Whether all is said, answered and believed to be right.
-    fn is_said(&self) -> bool {
+    pub(super) fn is_said(&self) -> bool {
         let pending = self.gone || self.given_up.is_some() || self.repair.is_tainted() || self.has_more_to_send();
         self.closing().is_some() && self.terminal_sent && self.in_flight.is_empty() && !pending
     }

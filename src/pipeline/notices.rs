@@ -38,6 +38,16 @@ impl Notices {
     pub(super) fn say(&mut self, notice: Notice) {
         match notice {
             Notice::Rejected { channel, rejection } => self.rejected(&channel, &rejection),
+            Notice::Whole { channel } => {
+                let namespace = channel.split_once(':').map_or(&*channel, |(namespace, _)| namespace);
+                if let Some(suppressed) = self.due(&format!("whole {namespace}")) {
+                    tracing::warn!(
+                        namespace,
+                        suppressed,
+                        "messages cannot be changed here: responses are published whole, at their end (ably.no_mutable)"
+                    );
+                }
+            }
             Notice::Unverified { channel, rejection } => self.unverified(&channel, rejection.as_ref()),
             Notice::TooOld { partition, below, before } => {
                 let before =

@@ -271,6 +271,7 @@ mod tests {
                 verify_timeout: Duration::ZERO,
             },
             refused_hold: Duration::from_secs(600),
+            whole: false,
             append_rollup: Duration::ZERO,
             pattern: Pattern::MessagePerResponse,
             batch: Batch::Array,

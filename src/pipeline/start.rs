@@ -169,6 +169,7 @@ fn engine_settings(config: &Config, topic: Arc<str>, channels: ChannelRules, lay
             verify_timeout: reconcile.verify_timeout,
         },
         refused_hold: config.ably.refused_hold,
+        whole: config.ably.no_mutable == config::NoMutable::Whole,
         append_rollup: config.ably.append_rollup,
     }
 }

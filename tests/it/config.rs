@@ -17,6 +17,7 @@ const OTHERS: &[(&str, &str)] = &[
     ("ably.jwt.ttl", "90s"),
     ("ably.per_token", "joined"),
     ("ably.transport", "rest"),
+    ("ably.no_mutable", "whole"),
     ("admin.listen", "0.0.0.0:1"),
     ("input.format", "openai-chat"),
     ("input.include", "text,reasoning"),
@@ -29,7 +30,7 @@ const OTHERS: &[(&str, &str)] = &[
 ];
 
 /// Keys that have only one value so far, and one that is to come.
-const TO_COME: &[(&str, &str)] = &[("ably.no_mutable", "whole"), ("input.format", "anthropic")];
+const TO_COME: &[(&str, &str)] = &[("input.format", "anthropic")];
 
 fn file(text: &str) -> NamedTempFile {
     let mut file = NamedTempFile::new().expect("a file");

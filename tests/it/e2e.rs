@@ -30,6 +30,7 @@ mod segments;
 pub(crate) mod story;
 pub(crate) mod tokens;
 mod vllm;
+mod whole;
 
 /// The emulator's only key.
 pub(crate) const KEY: &str = "app.key:secret";

@@ -32,11 +32,16 @@ mod world;
 #[path = "fleet/writer.rs"]
 mod writer;
 
+use super::whole::{NoRule, possible};
 use super::{number, run};
+use crate::engine::Verify;
 use plan::Plan;
 
 /// Seeds of the test command.
 const SEEDS: u64 = if cfg!(debug_assertions) { 2_000 } else { 100_000 };
+
+/// The same where the rule for changes is off.
+const WHOLE_SEEDS: u64 = if cfg!(debug_assertions) { 1_000 } else { 20_000 };
 
 /// Something that is to happen among many processes. The first number is the process, if it is not said otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -78,4 +83,18 @@ fn every_text_is_right_whoever_dies() {
         return run::play_one(&Plan::draw(seed));
     }
     run::play_all(0..number("TOKENRELAY_SIM_SEEDS").unwrap_or(SEEDS), Plan::draw);
+}
+
+#[test]
+fn every_text_is_right_where_nothing_can_be_changed() {
+    let draw = |seed| {
+        let plan = Plan::draw(seed);
+        // Who never reads believes in what an owner before has made anew.
+        let verify = if plan.verify == Verify::Never { Verify::AfterUnknown } else { plan.verify };
+        Plan { odds: possible(plan.odds), whole: Some(NoRule::for_ever(seed)), verify, ..plan }
+    };
+    if let Some(seed) = number("TOKENRELAY_SIM_WHOLE_SEED") {
+        return run::play_one(&draw(seed));
+    }
+    run::play_all(0..number("TOKENRELAY_SIM_SEEDS").unwrap_or(WHOLE_SEEDS), draw);
 }

@@ -39,6 +39,8 @@ mod server;
 mod tokens;
 #[path = "sim/topic.rs"]
 mod topic;
+#[path = "sim/whole.rs"]
+mod whole;
 #[path = "sim/world.rs"]
 mod world;
 

@@ -16,10 +16,10 @@ pub(in crate::engine) const TURN: Duration = Duration::from_millis(5);
 const FAR_BELOW: f64 = 0.9;
 
 /// How soon those who wait for a channel that refuses look whether it has taken a probe meanwhile.
-const LOOK_AGAIN: Duration = Duration::from_secs(5);
+pub(in crate::engine) const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 /// The channel has no rule for changing messages.
-const NO_RULE: u32 = 93002;
+pub(in crate::engine) const NO_RULE: u32 = 93002;
 
 /// Why an operation may not leave now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

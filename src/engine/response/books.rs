@@ -36,6 +36,12 @@ pub(in crate::engine) struct Create {
     pub(in crate::engine) search: bool,
     /// How often it was looked for in vain.
     pub(in crate::engine) searched: u8,
+    /// When it is looked for again.
+    pub(in crate::engine) search_from: Time,
+    /// Its message was made, and no answer says which it is.
+    pub(in crate::engine) unnamed: bool,
+    /// Its message may have been made by an owner before us, and shows whatever that one had.
+    pub(in crate::engine) unread: bool,
     /// Its message was looked for and found.
     pub(in crate::engine) found: bool,
     /// What was sent first was larger than the server takes.
@@ -52,6 +58,8 @@ pub(in crate::engine) struct InFlight {
     /// What it publishes, if it does.
     pub(in crate::engine) published: Option<Published>,
     pub(in crate::engine) cause: Cause,
+    /// It says what its message says already: whatever becomes of it, that is right.
+    pub(in crate::engine) repeats: bool,
     pub(in crate::engine) span: (Offset, Offset),
     pub(in crate::engine) tokens: u32,
     pub(in crate::engine) bytes: usize,

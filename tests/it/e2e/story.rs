@@ -137,8 +137,13 @@ impl Response {
 
 impl Story {
     pub(super) fn new(seed: u64, count: usize) -> Self {
+        Self::numbered(seed, 0..count)
+    }
+
+    /// Responses of these numbers, so that several stories have different ones.
+    pub(super) fn numbered(seed: u64, numbers: std::ops::Range<usize>) -> Self {
         let mut rng = Rng::with_seed(seed);
-        Self { responses: (0..count).map(|number| Response::new(&mut rng, number)).collect(), seed }
+        Self { responses: numbers.map(|number| Response::new(&mut rng, number)).collect(), seed }
     }
 
     /// Responses of so many tokens of about so many bytes each.

@@ -12,6 +12,7 @@ use crate::sim::plan::{VERIFY_TIMEOUT, channel_rules, overhead};
 use crate::sim::run::Plans;
 use crate::sim::scene::{MS, SECOND, Trace};
 use crate::sim::server::{LANDED, LATE};
+use crate::sim::whole::NoRule;
 
 /// What somebody or something does to the fleet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,6 +96,8 @@ pub(super) struct Plan {
     pub(super) batch: Batch,
     /// Every second process joins tokens in the other way.
     pub(super) regroups: bool,
+    /// Responses are published whole where the rule for changes is off, and it is at times.
+    pub(super) whole: Option<NoRule>,
 }
 
 impl Plan {
@@ -133,6 +136,7 @@ impl Plan {
             batch: if rng.bool() { Batch::Array } else { Batch::Joined },
             text_max_then: 0,
             regroups: seed.is_multiple_of(2),
+            whole: None,
         };
         Self { text_max_then: plan.text_max, ..plan }
     }
@@ -185,6 +189,7 @@ impl Plan {
                 verify_timeout: VERIFY_TIMEOUT,
             },
             refused_hold: Duration::from_secs(600),
+            whole: self.whole.is_some(),
             append_rollup: Duration::from_millis(self.rollup_ms),
             pattern: self.pattern,
             batch,

@@ -5,6 +5,7 @@ use super::world::Fleet;
 use crate::engine::Status;
 use crate::sim::frames::Token;
 use crate::sim::scene::{Broken, Kept, hold};
+use crate::sim::server::Message;
 
 impl Fleet {
     /// Faults have ceased and nothing is due.
@@ -16,7 +17,8 @@ impl Fleet {
                 self.reads(truth)?;
             }
         }
-        for message in self.net.server.messages.iter().filter(|message| message.status != Status::Superseded) {
+        let is_seen = |message: &&Message| message.status != Status::Superseded && self.plan.whole.is_none();
+        for message in self.net.server.messages.iter().filter(is_seen) {
             let known = self.net.server.made(&message.create_id).is_some_and(|other| other.serial == message.serial);
             let names = |truth: &Truth| truth.create_id(message.segment) == *message.create_id;
             let owner = self.tokens.truths.iter().position(names);
@@ -53,6 +55,10 @@ impl Fleet {
             hold!(text == truth.text, "I1: {name} reads {text:?}, but is {:?}", truth.text);
             hold!(status == Some(truth.status), "I1: {name} ends with {status:?}, not {:?}", truth.status);
             return Ok(());
+        }
+        if self.plan.whole.is_some() {
+            let base = format!("fleet.tokens.{}.{}.{}", truth.partition, truth.first, truth.part);
+            return self.net.server.reads_as(&name, &base, &truth.text, truth.status);
         }
         let all = (0..).map_while(|segment| self.net.server.made(&truth.create_id(segment)));
         let shown: Vec<_> = all.filter(|message| message.status != Status::Superseded).collect();

@@ -44,7 +44,7 @@ impl Fleet {
         }
         Self {
             scene: Scene::new(rng, plan.odds(), last + 60 * SECOND, trace),
-            net: Net::new(Server::new(plan.rollup_ms * MS, 50_003, plan.text_max), plan.terms()),
+            net: Net::new(Server::new(plan.rollup_ms * MS, 50_003, plan.text_max).with_rule(plan.whole), plan.terms()),
             broker,
             group: Group::new(plan.partitions),
             processes: Vec::new(),

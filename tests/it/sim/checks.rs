@@ -113,6 +113,9 @@ pub(super) struct Instance {
     pub(super) records: Vec<Recorded>,
     /// Its tokens are messages of their own.
     pub(super) tokens: Option<Tokens>,
+    /// Its messages may be replaced instead of changed: the creates of all of them, and when they were first sent.
+    pub(super) is_whole: bool,
+    pub(super) wholes: Vec<(u64, Operation)>,
 }
 
 /// A message of a response besides the present one.
@@ -205,7 +208,8 @@ impl Checks {
         partition.held.push(record.offset);
         self.current.insert(key, self.instances.len());
         let tokens = (self.plan.pattern == Pattern::MessagePerToken).then(Tokens::default);
-        self.instances.push(Instance { tokens, ..Instance::new(p, record, part, begins == Some(false)) });
+        let is_whole = self.plan.whole.is_some() && tokens.is_none();
+        self.instances.push(Instance { tokens, is_whole, ..Instance::new(p, record, part, begins == Some(false)) });
         Some(self.instances.len() - 1)
     }
 
@@ -349,6 +353,8 @@ impl Instance {
             outcomes: Vec::new(),
             records: Vec::new(),
             tokens: None,
+            is_whole: false,
+            wholes: Vec::new(),
         }
     }
 

@@ -23,6 +23,8 @@ pub(super) struct Frame {
     pub(super) text: Box<str>,
     pub(super) status: Status,
     pub(super) segment: u32,
+    /// The message that this one stands in for.
+    pub(super) supersedes: Option<Serial>,
     /// It was written before the connection was resumed.
     pub(super) resent: bool,
     /// What a publish makes.
@@ -83,6 +85,7 @@ struct Headers<'a> {
     create_id: &'a str,
     status: &'a str,
     segment: &'a str,
+    supersedes: Option<&'a str>,
     seq: Option<&'a str>,
     n: Option<&'a str>,
     epoch: Option<&'a str>,
@@ -120,6 +123,7 @@ pub(super) fn read(encoding: Encoding, bytes: &[u8]) -> Kept<Frame> {
         text: message.data.into(),
         status: status(headers.status)?,
         segment: headers.segment.parse().map_err(|_| Broken(format!("R18: segment {:?}", headers.segment)))?,
+        supersedes: headers.supersedes.map(Into::into),
         resent: false,
         tokens: Vec::new(),
     })
@@ -174,6 +178,7 @@ fn publish(frame: Written<'_>) -> Kept<Frame> {
         text: tokens.iter().map(|token| &*token.text).collect::<String>().into(),
         status: Status::Streaming,
         segment: 0,
+        supersedes: None,
         resent: false,
         tokens,
     })

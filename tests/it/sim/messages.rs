@@ -18,6 +18,7 @@ pub(in crate::sim) struct Message {
     pub(in crate::sim) response_id: Box<str>,
     pub(in crate::sim) create_id: Box<str>,
     pub(in crate::sim) segment: u32,
+    pub(in crate::sim) supersedes: Option<Serial>,
     pub(in crate::sim) serial: Serial,
     /// What readers see.
     pub(in crate::sim) text: String,
@@ -154,7 +155,7 @@ impl Server {
                 self.clock += 1;
                 return Verdict::Ack(Some(serial(self.clock)));
             }
-            let unnamed = scene.strikes(Fault::CreateNull);
+            let unnamed = self.names_nothing(scene) || scene.strikes(Fault::CreateNull);
             return Verdict::Ack((!unnamed).then(|| self.messages[m].serial.clone()));
         }
         self.clock += 1;
@@ -164,6 +165,7 @@ impl Server {
             response_id: frame.response_id.clone(),
             create_id: frame.create_id.clone(),
             segment: frame.segment,
+            supersedes: frame.supersedes.clone(),
             serial: serial.clone(),
             text: frame.text.to_string(),
             status: frame.status,
@@ -180,7 +182,7 @@ impl Server {
         });
         self.by_create.insert(frame.create_id.clone(), m);
         self.by_serial.insert(serial.clone(), m);
-        let unnamed = scene.strikes(Fault::CreateNull);
+        let unnamed = self.names_nothing(scene) || scene.strikes(Fault::CreateNull);
         Verdict::Ack((!unnamed).then_some(serial))
     }
 
@@ -287,6 +289,7 @@ impl Server {
         message.version = self.clock;
         // Its headers are replaced as a whole.
         (message.create_id, message.segment) = (frame.create_id.clone(), frame.segment);
+        message.supersedes.clone_from(&frame.supersedes);
         let foreign = scene.strikes(Fault::UpdateSuperseded);
         if foreign {
             message.text.push('\u{2620}');

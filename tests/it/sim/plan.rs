@@ -9,6 +9,7 @@ use super::link::Terms;
 use super::run::Plans;
 use super::scene::{MS, SECOND, Trace};
 use super::server::{LANDED, LATE};
+use super::whole::NoRule;
 use super::world::World;
 use crate::ably::wire::Encoding;
 use crate::engine::{
@@ -64,6 +65,10 @@ pub(super) struct Plan {
     pub(super) pipelining: Pipelining,
     pub(super) pattern: Pattern,
     pub(super) batch: Batch,
+    /// Responses are published whole where the rule for changes is off, and it is at times.
+    pub(super) whole: Option<NoRule>,
+    /// Messages are begun no more often than that while the rule is off from the start; 0 if that is not looked at.
+    pub(super) tried_every_s: u64,
 }
 
 impl Plan {
@@ -107,6 +112,8 @@ impl Plan {
             pipelining: if rng.u8(..5) == 0 { Pipelining::Off } else { Pipelining::On },
             pattern: if seed % 5 == 3 { Pattern::MessagePerToken } else { Pattern::MessagePerResponse },
             batch: if rng.bool() { Batch::Array } else { Batch::Joined },
+            whole: None,
+            tried_every_s: 0,
         }
     }
 
@@ -181,6 +188,7 @@ impl Plan {
                 verify_timeout: VERIFY_TIMEOUT,
             },
             refused_hold: Duration::from_secs(600),
+            whole: self.whole.is_some(),
             append_rollup: Duration::from_millis(self.rollup_ms),
             pattern: self.pattern,
             batch: self.batch,

@@ -2,7 +2,7 @@
 
 use super::checks::{Checks, Instance};
 use super::fault::Fault;
-use super::scene::{Broken, Kept, hold};
+use super::scene::{Broken, Kept, SECOND, START, hold};
 use super::server::{Message, Server};
 use super::topic::Log;
 use crate::engine::{Status, Verify};
@@ -32,12 +32,29 @@ impl Checks {
                 let (text, said) = instance.reads_as(server);
                 hold!(text == instance.text, "I1: {name} reads {text:?}, but is {:?}", instance.text);
                 hold!(said == status, "I1: {name} ends with {said:?}, not {status:?}");
+            } else if settled != "failed" && instance.is_whole {
+                let base = format!("sim.tokens.{}.{}.{}", instance.partition, instance.hold_first(), instance.part);
+                server.reads_as(&name, &base, &instance.text, instance.ended.unwrap_or(Status::Abandoned))?;
             } else if settled != "failed" && !self.is_changed(instance, server)? {
                 hold!(instance.create.is_some(), "I1: {name} was never created");
                 self.reads(instance, server)?;
             }
         }
-        self.no_message_is_left_over(server)
+        if self.plan.whole.is_some() { self.are_trials() } else { self.no_message_is_left_over(server) }
+    }
+
+    /// Messages that were begun before all was there are no more than may be tried.
+    fn are_trials(&self) -> Kept {
+        let mut begun: Vec<_> = self.instances.iter().flat_map(|instance| &instance.wholes).collect();
+        begun.retain(|(_, create)| create.status == Status::Streaming);
+        begun.sort_by_key(|(time, _)| *time);
+        let every = self.plan.tried_every_s * SECOND;
+        let off = begun.windows(2).filter(|pair| pair[1].0 < START + 300 * SECOND);
+        for pair in off.filter(|_| every > 0) {
+            let (one, other) = (pair[0].0, pair[1].0);
+            hold!(other >= one + every, "R15: a message is begun at {one}, the next at {other}");
+        }
+        Ok(())
     }
 
     /// Whether somebody else has changed a message of a response without being seen. Who always reads, and reads what is

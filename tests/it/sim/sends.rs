@@ -24,7 +24,7 @@ impl Checks {
         let before = self.instances[i].create.as_ref().filter(|_| operation.kind == OpKind::Create);
         let repeats = before.is_some_and(|create| create.head == operation.head) && !self.instances[i].gone;
         // A text that is mended only at its end shows by that that it has ended, in whichever of its messages.
-        let mends = operation.kind == OpKind::Update && self.instances[i].tainted;
+        let mends = operation.kind == OpKind::Update && self.instances[i].tainted && !self.instances[i].is_whole;
         let ends = operation.status == Status::Abandoned || (mends && self.plan.when == ReconcileWhen::AtEnd);
         if ends && self.instances[i].ended.is_none() && !repeats {
             self.abandoned(scene, &self.instances[i])?;
@@ -44,6 +44,9 @@ impl Checks {
         let room = self.plan.text_max();
         match operation.kind {
             OpKind::Publish => instance.publishes(scene, operation, when, room)?,
+            OpKind::Create | OpKind::Append | OpKind::Update if instance.is_whole => {
+                instance.sends_whole(scene.now, operation)?;
+            }
             OpKind::Create | OpKind::Append | OpKind::Update => instance.sends(scene, operation, when)?,
         }
         instance.connection = Some(operation.connection);
@@ -327,6 +330,11 @@ impl Instance {
 
     fn outcome(&mut self, now: u64, operation: &Operation, outcome: &Outcome, resent: bool, settling: u64) {
         let word = match outcome {
+            Outcome::Acked { serial: None } | Outcome::Unknown(Doubt::NoSerial)
+                if operation.kind == OpKind::Create && self.is_whole =>
+            {
+                "unnamed"
+            }
             Outcome::Acked { serial: None } if operation.kind == OpKind::Create => "unknown",
             Outcome::Acked { .. } => "acked",
             Outcome::Rejected(_) => "rejected",

@@ -11,6 +11,7 @@ use std::collections::{HashMap, VecDeque};
 use super::fault::Fault;
 use super::frames::{Frame, Token};
 use super::scene::{Due, MS, SECOND, Scene, note};
+use super::whole::NoRule;
 use crate::engine::{Found, Latest, LookUp, OpKind, Serial, Status};
 pub(super) use messages::Message;
 use messages::serial;
@@ -73,6 +74,7 @@ pub(super) struct Server {
     turns: u32,
     /// Bytes of text that a message may have.
     pub(super) text_max: usize,
+    pub(super) no_rule: Option<NoRule>,
 }
 
 impl Server {
@@ -90,6 +92,7 @@ impl Server {
             update_code,
             turns: 0,
             text_max,
+            no_rule: None,
         }
     }
 
@@ -244,6 +247,10 @@ impl Server {
         }
         if frame.kind != OpKind::Append && scene.strikes(Fault::Permanent) {
             return Some(40_013);
+        }
+        let changes = matches!(frame.kind, OpKind::Append | OpKind::Update);
+        if changes && self.changes_nothing(scene) {
+            return Some(93_002);
         }
         if frame.kind != OpKind::Create && scene.plays(Fault::ChannelRefuses) {
             let channel = frame.channel.clone();

@@ -65,7 +65,10 @@ impl World {
             scene: Scene::new(rng, plan.odds(), last + plan.faults_s * SECOND, trace),
             engines: (0..).zip(&logs).map(|(p, log)| Engine::new(settings.clone(), p, first(log))).collect(),
             shared: Shared::new(plan.limits, settings.append_rollup),
-            net: Net::new(Server::new(plan.rollup(), plan.update_code, plan.text_max()), plan.terms()),
+            net: Net::new(
+                Server::new(plan.rollup(), plan.update_code, plan.text_max()).with_rule(plan.whole),
+                plan.terms(),
+            ),
             checks: Checks::new(plan),
             intakes: logs.iter().map(|_| Intake::default()).collect(),
             deadlines: vec![None; logs.len()],

@@ -1,0 +1,249 @@
+//! Channels that take no changes: each response is one message, made at its end.
+
+use super::*;
+
+impl Story {
+    /// Responses are published whole where messages cannot be changed.
+    fn whole(change: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = Settings { whole: true, ..settings() };
+        change(&mut settings);
+        Self::with(settings, LIMITS)
+    }
+
+    /// The same, and that they cannot be changed is known: one message was made and could not be changed.
+    fn without_rule(change: impl FnOnce(&mut Settings)) -> Self {
+        let mut story = Self::whole(change);
+        let create = only(story.of("first", token("x")));
+        let update = only(story.ack(&create));
+        assert!(story.no_rule(&update).is_empty());
+        let anew = only(story.of("first", END));
+        assert!(story.ack(&anew).is_empty());
+        story
+    }
+
+    fn no_rule(&mut self, operation: &Operation) -> Vec<Operation> {
+        self.reject(operation, Class::Channel, 93002)
+    }
+
+    /// An event of another response in the same namespace.
+    fn of(&mut self, id: &'static str, kind: EventKind<'static>) -> Vec<Operation> {
+        let channel = format!("ai:{id}");
+        self.events(&[Event { response_id: id.into(), channel: Some(channel.into()), ..event(kind) }])
+    }
+
+    /// Taken, without a word of which message it is.
+    fn ack_unnamed(&mut self, operation: &Operation) -> Vec<Operation> {
+        self.answer(operation, Outcome::Acked { serial: None })
+    }
+
+    fn outcome(&self, id: &str) -> Option<&str> {
+        let is_it = |report: &&serde_json::Value| report["kind"] == "response" && report["responseId"] == id;
+        self.reports.iter().rfind(is_it)?["outcome"].as_str()
+    }
+}
+
+#[test]
+fn where_changes_are_taken_one_message_shows_it_and_the_others_follow() {
+    let mut story = Story::whole(|_| {});
+    let create = only(story.says(token("a")));
+    assert!(story.of("s", token("x")).is_empty(), "one at a time tries");
+    assert!(story.says(token("b")).is_empty());
+    let update = only(story.ack(&create));
+    assert_eq!((update.kind, &*update.data, update.status), (OpKind::Update, "ab", Status::Streaming));
+    assert!(story.of("s", token("y")).is_empty());
+    story.ack(&update);
+    let other = only(story.of("s", token("z")));
+    assert_eq!((other.kind, &*other.data), (OpKind::Create, "xyz"));
+    assert_eq!(only(story.says(token("c"))).kind, OpKind::Append);
+    let end = only(story.says(END));
+    story.ack(&end);
+    let third = only(story.of("t", token("x")));
+    assert_eq!(third.kind, OpKind::Create, "that changes are taken is known");
+}
+
+#[test]
+fn where_they_are_not_a_response_is_published_once_when_it_ends() {
+    for named in [true, false] {
+        let mut story = Story::without_rule(|_| {});
+        for text in ["one ", "two ", "three"] {
+            assert!(story.says(token(text)).is_empty());
+        }
+        assert!(story.after(Duration::from_secs(60)).is_empty());
+        let create = only(story.says(END));
+        let sent = (create.kind, &*create.data, create.status);
+        assert_eq!(sent, (OpKind::Create, "one two three", Status::Complete));
+        let sent = if named { story.ack(&create) } else { story.ack_unnamed(&create) };
+        if named {
+            // The rule may be on by now: the message is sent again as it is.
+            let update = only(sent);
+            assert_eq!((update.kind, &*update.data, update.status), (OpKind::Update, &*create.data, create.status));
+            story.no_rule(&update);
+        }
+        // What was refused was an operation all the same.
+        assert_eq!(story.outcome("r"), Some(if named { "reconciled" } else { "delivered" }));
+        let operations = story.reports.iter().filter(|report| report["responseId"] == "r" && report["op"] == "create");
+        assert_eq!(operations.map(|report| report["outcome"].clone()).collect::<Vec<_>>(), ["acked"]);
+
+        story.of("s", token("more"));
+        let create = only(story.of("s", EventKind::Cancel));
+        assert_eq!((&*create.data, create.status), ("more", Status::Cancelled));
+        let trials = story.ack(&create);
+        assert_eq!(trials.is_empty(), named, "one was tried just now, or not: {trials:?}");
+        trials.iter().for_each(|trial| assert!(story.no_rule(trial).is_empty()));
+        assert_eq!(story.outcome("s"), Some("cancelled"));
+    }
+}
+
+#[test]
+fn a_message_that_was_begun_is_replaced_once_at_the_end() {
+    let mut story = Story::whole(|_| {});
+    let create = only(story.says(token("a")));
+    let update = only(story.ack(&create));
+    let append = only(story.ack(&update).into_iter().chain(story.says(token("b"))).collect());
+    assert!(story.no_rule(&append).is_empty());
+    assert!(story.says(token("c")).is_empty());
+    assert!(story.of("s", token("x")).is_empty(), "what is new waits for its end");
+    assert!(story.after(Duration::from_secs(20)).is_empty());
+    let anew = only(story.says(END));
+    assert_eq!((anew.kind, &*anew.data, anew.status), (OpKind::Create, "abc", Status::Complete));
+    assert_eq!(&*anew.head.create_id, "test.tokens.3.0.0.0~1");
+    assert_eq!(anew.head.supersedes.as_deref(), Some("00000001"));
+    story.ack(&anew);
+    assert_eq!(story.outcome("r"), Some("reconciled"));
+    assert_eq!(story.engine.open(), 1);
+    assert_eq!(story.reports.iter().filter(|report| report["outcome"] == "failed").count(), 0);
+}
+
+#[test]
+fn a_message_that_was_begun_shows_every_half_minute_whether_the_rule_is_on() {
+    let mut story = Story::whole(|_| {});
+    let create = only(story.of("first", token("x")));
+    let update = only(story.ack(&create));
+    assert!(story.no_rule(&update).is_empty());
+    let trial = only(story.after(Duration::from_secs(30)));
+    assert_eq!((trial.kind, &*trial.data), (OpKind::Update, "x"));
+    assert!(story.no_rule(&trial).is_empty());
+    assert!(story.of("first", token("y")).is_empty());
+    let trial = only(story.after(Duration::from_secs(30)));
+    assert_eq!((trial.kind, &*trial.data), (OpKind::Update, "xy"));
+    story.ack(&trial);
+    assert_eq!(only(story.of("first", token("z"))).kind, OpKind::Append, "it goes on");
+    assert_eq!(only(story.says(token("a"))).kind, OpKind::Create, "and so do others");
+}
+
+#[test]
+fn a_message_that_was_begun_and_not_named_is_looked_for_to_be_replaced() {
+    let found = Found::Message { serial: "00000001".into(), version: None };
+    for (found, supersedes) in [(found, Some("00000001")), (Found::Nothing, None)] {
+        let mut story = Story::whole(|_| {});
+        let create = only(story.says(token("a")));
+        assert!(story.ack_unnamed(&create).is_empty());
+        assert!(story.says(token("b")).is_empty());
+        assert!(story.after(Duration::from_secs(60)).is_empty());
+        let mut sent = story.says(END);
+        for _ in 0..5 {
+            assert!(sent.is_empty());
+            sent = story.after(Duration::from_secs(30));
+            if let Some(look_up) = story.look_ups.pop() {
+                sent.extend(story.apply(Input::LookedUp { id: look_up.id, found: found.clone() }));
+            }
+            if supersedes.is_some() {
+                break;
+            }
+        }
+        sent.extend(story.after(Duration::from_secs(30)));
+        if supersedes.is_some() {
+            // That it has a serial may mean that the rule is on.
+            let trial = only(std::mem::take(&mut sent));
+            assert_eq!((trial.kind, &*trial.data), (OpKind::Update, "ab"));
+            sent = story.no_rule(&trial);
+        }
+        let anew = sent.pop().expect("it is made anew");
+        assert_eq!((anew.kind, &*anew.data, anew.status), (OpKind::Create, "ab", Status::Complete));
+        assert_eq!(anew.head.supersedes.as_deref(), supersedes);
+        story.ack_unnamed(&anew);
+        assert_eq!(story.outcome("r"), Some("reconciled"));
+    }
+}
+
+#[test]
+fn a_create_whose_answer_is_lost_is_repeated_and_not_changed() {
+    let mut story = Story::without_rule(|_| {});
+    story.says(token("a"));
+    let create = only(story.says(END));
+    assert!(story.answer(&create, Outcome::Unknown(Doubt::ConnectionLost)).is_empty());
+    let again = only(story.after(Duration::from_secs(1)));
+    assert_eq!((&again.head, &again.data, again.status), (&create.head, &create.data, create.status));
+    assert!(story.ack(&again).is_empty());
+    assert_eq!(story.outcome("r"), Some("reconciled"));
+}
+
+#[test]
+fn long_texts_are_messages_that_are_made_as_they_fill() {
+    let mut story = Story::with(Settings { whole: true, ..settings() }, Limits { message_bytes_max: 1_140, ..LIMITS });
+    let first = only(story.of("first", token("x")));
+    let update = only(story.ack(&first));
+    story.no_rule(&update);
+    assert!(story.says(token("0123456789 0123456789 0123456789 0123456789 0123456789 ")).is_empty());
+    let one = only(story.says(token("0123456789 0123456789 0123456789 0123456789 0123456789 ")));
+    assert_eq!((one.kind, one.status), (OpKind::Create, Status::Continued));
+    assert!(story.ack_unnamed(&one).is_empty());
+    let two = only(story.says(END));
+    assert_eq!((two.kind, two.head.segment, two.status, two.segments), (OpKind::Create, 1, Status::Complete, Some(2)));
+    assert_eq!(format!("{}{}", one.data, two.data).len(), 110);
+    story.ack_unnamed(&two);
+    assert_eq!(story.outcome("r"), Some("delivered"));
+}
+
+#[test]
+fn an_idle_response_ends_abandoned_and_is_published_anew_if_it_goes_on() {
+    let mut story = Story::without_rule(|settings| settings.idle = Duration::from_secs(20));
+    story.apply(Input::CaughtUp(true));
+    story.says(token("a"));
+    let sent = story.after(Duration::from_secs(20));
+    let create = sent.iter().find(|operation| *operation.head.response_id == *"r").expect("it is idle");
+    assert_eq!((create.kind, create.status), (OpKind::Create, Status::Abandoned));
+    story.ack(create);
+    assert_eq!(story.outcome("r"), Some("abandoned"));
+    story.says(token("b"));
+    story.says(END);
+    let op = story.engine.op_id(story.engine.find("r", 0).expect("it is open"), 0);
+    let mut sent = story.after(Duration::from_secs(1));
+    sent.extend(story.apply(Input::Reloaded { id: op, text: Some("a") }));
+    let anew = sent.iter().rfind(|operation| *operation.head.response_id == *"r").expect("it is made anew");
+    assert_eq!((anew.kind, &*anew.data, anew.status), (OpKind::Create, "ab", Status::Complete));
+    assert!(anew.head.supersedes.is_some());
+}
+
+#[test]
+fn text_that_waits_for_its_end_makes_room() {
+    let settings = Settings { whole: true, ..settings() };
+    let mut story = Story::with(settings, Limits { text_bytes_max: 4, ..LIMITS });
+    let create = only(story.of("first", token("x")));
+    let update = only(story.ack(&create));
+    story.no_rule(&update);
+    assert!(story.says(token("text")).is_empty());
+    assert!(story.shared.intake_open(), "its end may stand behind the pause");
+    let op = story.engine.op_id(story.engine.find("r", 0).expect("it is open"), 0);
+    assert!(story.says(END).is_empty());
+    let create = only(story.apply(Input::Reloaded { id: op, text: Some("text") }));
+    assert_eq!((create.kind, &*create.data), (OpKind::Create, "text"));
+}
+
+#[test]
+fn tokens_that_are_messages_need_no_rule() {
+    let mut story = Story::whole(|settings| settings.pattern = Pattern::MessagePerToken);
+    let sent = story.says(token("a"));
+    assert!(!sent.is_empty() && sent.iter().all(|operation| operation.kind == OpKind::Publish));
+}
+
+#[test]
+fn with_fail_nothing_waits() {
+    let mut story = Story::new();
+    let create = only(story.says(token("a")));
+    story.ack(&create);
+    let append = only(story.says(token("b")));
+    story.no_rule(&append);
+    assert_eq!(story.notices.len(), 1);
+    assert!(matches!(story.notices[0], Notice::Rejected { .. }));
+}
