@@ -49,6 +49,8 @@ struct Written {
     lanes: HashMap<Lane, (ReportSeq, i64)>,
     /// Where partitions of the dead-letter topic end then.
     letters: HashMap<i32, i64>,
+    /// The marks are in it.
+    offsets: bool,
 }
 
 /// See the module.
@@ -101,6 +103,7 @@ impl Written {
             let last = self.lanes.entry(lane).or_default();
             *last = (last.0.max(seq), last.1.max(end));
         }
+        self.offsets |= before.offsets;
         for (partition, end) in before.letters {
             let last = self.letters.entry(partition).or_default();
             *last = (*last).max(end);

@@ -78,6 +78,17 @@ async fn a_transaction_may_hold_more_than_is_on_its_way_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn offsets_that_cannot_be_committed_hold_no_results_up() {
+    let world = World::new(1, 1, 1).await;
+    let writer = Writer::start(&in_transactions(&world, "no-member")).expect("started");
+    let lane = Lane { partition: 0, life: 1 };
+    let number = writer.commit(&mut batch(&[lane], "once"), vec![mark(lane, 5)]).expect("taken");
+    committed(&writer, number).await.expect("committed");
+    assert_eq!(world.read(&world.settings.results_topic, 1).len(), 1);
+    assert_eq!(world.committed(), [(0, -1001, 0)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_nobody_can_see_is_not_done_and_is_there_once_in_the_end() {
     let world = World::new(2, 2, 1).await;
     let results = &world.settings.results_topic;
@@ -112,10 +123,14 @@ async fn two_processes_of_one_name_find_out() {
     let world = World::new(1, 1, 1).await;
     // However long a round takes here, no broker ends a transaction meanwhile.
     let clients = world.clients().in_transactions("same", PATIENCE);
-    let writers = [Writer::start(&clients).expect("started"), Writer::start(&clients).expect("started")];
+    let start = || Writer::start(&clients).expect("started");
     let lane = Lane { partition: 0, life: 1 };
-    let mut results = Vec::new();
+    let (mut writers, mut results) = (Vec::new(), Vec::new());
     for round in 0..6 {
+        // One after the other: who is fenced while it commits cannot tell why.
+        if round < 2 {
+            writers.push(start());
+        }
         let writer = &writers[round % 2];
         let Some(number) = writer.commit(&mut batch(&[lane], &round.to_string()), Vec::new()) else { break };
         results.push(committed(writer, number).await);

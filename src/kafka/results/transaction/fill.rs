@@ -29,6 +29,7 @@ impl Thread {
             let offsets = self.offsets();
             let added = self.shared.call(|| self.outbox.add_offsets(&offsets, &group, CALL));
             added.map_err(|error| self.failure(error))?;
+            written.offsets = true;
         }
         Ok(written)
     }

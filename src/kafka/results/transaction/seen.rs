@@ -28,7 +28,7 @@ use crate::kafka::error::Error;
 /// How often it is looked.
 const LOOK: Duration = Duration::from_millis(5);
 /// How long brokers that answer may not show it before it is closed; twice as long each time, up to the second.
-const PATIENCE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+const PATIENCE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 /// How long brokers may need to say which partitions a topic has.
 const NEWS: Duration = Duration::from_secs(5);
 /// When it is looked again if no broker answers.
@@ -113,17 +113,20 @@ impl Thread {
     pub(super) fn see(&mut self, unseen: Unseen) -> Result<Option<Unseen>, Failure> {
         let missing = self.shared.call(|| self.sight.missing(&unseen.written, &self.offsets()));
         match missing {
-            Err(_) => Ok(self.look_later(unseen)),
+            Err(error) => Ok(self.look_later(unseen, &error)),
             Ok((missing, _)) if !missing.is_empty() => self.wait_or_close(unseen, missing),
             Ok((_, Group::AsCommitted)) if unseen.closed.is_empty() => Ok(Some(unseen)),
             Ok((_, group)) => self.judge(unseen, group),
         }
     }
 
-    fn look_later(&mut self, unseen: Unseen) -> Option<Unseen> {
+    fn look_later(&mut self, unseen: Unseen, error: &Error) -> Option<Unseen> {
         self.unseen = Some(unseen);
         self.retry_at = Instant::now() + RETRY;
-        self.tell_trouble(Some("what was committed cannot be looked at".to_owned()));
+        // While brokers are away errors change with every look.
+        if lock(&self.shared.progress).trouble.is_none() {
+            self.tell_trouble(Some(format!("what was committed cannot be looked at: {error}")));
+        }
         None
     }
 
@@ -135,7 +138,7 @@ impl Thread {
         }
         tracing::warn!(
             ?missing,
-            "kafka: a commit is incomplete: brokers have left its marks out; closing and writing it again"
+            "kafka: a commit cannot be seen: brokers are late with its marks, or have left them out; closing and writing it again"
         );
         unseen.since = None;
         unseen.patience = (unseen.patience * 2).min(PATIENCE.1);
@@ -160,7 +163,7 @@ impl Thread {
             match self.shared.call(|| self.sight.is_visible(*partition, ends[partition] - 1)) {
                 Ok(true) => {}
                 Ok(false) => _ = lost.results.insert(*partition),
-                Err(_) => return Ok(self.look_later(unseen)),
+                Err(error) => return Ok(self.look_later(unseen, &error)),
             }
         }
         if lost.is_empty() {
@@ -185,7 +188,11 @@ impl Sight {
         let results = self.unstable(results_topic, &written.ends())?;
         let letters = !self.unstable(dead_letters_topic, &written.letters)?.is_empty();
         let all = results.is_empty() && !letters;
-        let group = if all { self.group(offsets)? } else { Group::Undecided };
+        let group = match written.offsets {
+            true if all => self.group(offsets)?,
+            true => Group::Undecided,
+            false => Group::AsCommitted,
+        };
         Ok((Missing { results, letters, offsets: all && group == Group::Undecided }, group))
     }
 
@@ -215,9 +222,6 @@ impl Sight {
         let offset = |element: &TopicPartitionListElem<'_>| element.offset().to_raw().unwrap_or_default();
         let wanted: Vec<(i32, i64)> =
             offsets.elements().iter().map(|element| (element.partition(), offset(element))).collect();
-        if wanted.is_empty() {
-            return Ok(Group::AsCommitted);
-        }
         let partitions: Vec<i32> = wanted.iter().map(|(partition, _)| *partition).collect();
         let found = match committed(&self.reader, tokens_topic, group_id, &partitions, OFFSETS) {
             Err(Error::Client { source, .. }) if is_timeout(&source) => return Ok(Group::Undecided),
