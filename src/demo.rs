@@ -32,6 +32,9 @@ use crate::config::Config;
 use crate::emulator::Scenario;
 use crate::{emulator, pipeline};
 
+/// What the readers of the demo say that they are: some accounts want to know.
+const AGENT: &str = concat!("tokenrelay/", env!("CARGO_PKG_VERSION"));
+
 /// What `tokenrelay demo` can be told.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {

@@ -5,8 +5,8 @@ use futures_util::stream;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::Client;
 
-use super::Error;
 use super::reader::{Seen, View, Wire};
+use super::{AGENT, Error};
 
 /// Requests at once.
 const PARALLEL: usize = 16;
@@ -59,7 +59,8 @@ impl History {
     /// A page of messages, and where the next one is.
     async fn page(&self, url: &str) -> reqwest::Result<(Vec<Wire>, Option<String>)> {
         let request = self.client.get(url).basic_auth(&self.key_name, Some(&self.key_secret));
-        let page = request.header("accept", "application/json").send().await?.error_for_status()?;
+        let request = request.header("accept", "application/json").header("ably-agent", AGENT);
+        let page = request.send().await?.error_for_status()?;
         let links = page.headers().get_all("link").into_iter().filter_map(|link| link.to_str().ok());
         let next = links.flat_map(|line| line.split(',')).find(|link| link.contains("rel=\"next\""));
         let next = next.and_then(|link| Some(link.split_once("<./")?.1.split_once('>')?.0.to_owned()));

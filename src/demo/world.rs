@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::Error;
 use super::broker::Broker;
 use super::history::History;
+use super::{AGENT, Error};
 use crate::emulator::{self, Emulator, Faults, Scenario};
 
 /// The key of an account that is as old as the process.
@@ -56,7 +56,7 @@ impl World {
     /// Where a subscriber connects.
     pub(super) fn subscriber_url(&self) -> String {
         let key = utf8_percent_encode(KEY, NON_ALPHANUMERIC);
-        format!("ws://{}/?v=6&format=json&heartbeats=true&key={key}", self.ably())
+        format!("ws://{}/?v=6&format=json&heartbeats=true&agent={AGENT}&key={key}", self.ably())
     }
 
     /// History.

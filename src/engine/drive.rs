@@ -95,6 +95,7 @@ impl Engine {
     fn takes(&self, now: Time, response: &Response, shared: &Shared) -> Takes {
         match self.settings.whole {
             false => Takes::Changes,
+            true if response.per_token.is_some() => Takes::Changes,
             true if self.draining => shared.flow.takes(now, response.channel).untried(),
             true => shared.flow.takes(now, response.channel),
         }

@@ -20,10 +20,15 @@ impl Response {
         if found == Found::Others {
             return self.leave_to_others();
         }
+        let behind = self.looked_behind_it();
         if self.create.search {
-            return self.searched(now, found, settings);
+            // What was asked before it was lost says nothing of it.
+            if !behind {
+                self.searched(now, found, settings);
+            }
+            return;
         }
-        if self.looked_behind_it() {
+        if behind {
             return self.looked_behind(now, found);
         }
         if self.create.unnamed {
@@ -33,6 +38,8 @@ impl Response {
             Found::Message { serial, version } => self.adopt(now, serial, version.as_ref(), settings),
             Found::Nothing | Found::Others => self.create.sent_at = None,
             Found::Unreadable | Found::Refused(_) if self.cut_off.is_some() => self.create.sent_at = None,
+            // That one was made anew by somebody before us is unlikely, and no reason to fail.
+            Found::Refused(_) if self.create.remade > 0 => self.create.sent_at = None,
             Found::Unreadable => self.repair.failed(now, settings.reconcile.debounce),
             Found::Refused(rejection) => self.refused(now, &rejection, settings),
         }

@@ -79,7 +79,8 @@ impl Response {
         if policy.when == ReconcileWhen::Never && self.repair.is_tainted() {
             return if self.end.is_some() { Next::Settle } else { Next::Nothing };
         }
-        if tries && !self.create.unread {
+        // As long as it goes on it is not finished, whatever its former owner has sent of it.
+        if tries && (!self.create.unread || self.closing().is_none()) {
             return self.next_trial(now, policy);
         }
         match self.closing() {

@@ -116,6 +116,7 @@ fn stretches(
     }
     // Their ends wait for librdkafka's threads, and nobody else needs to.
     thread::spawn(move || drop((committed, uncommitted)));
+    unstable.sort_unstable();
     stretches.retain(|partition, _| !unstable.contains(partition));
     for Assigned { partition, before, .. } in assigned {
         let Some((Stretch { end, whole, .. }, low)) = stretches.get(partition) else { continue };

@@ -69,6 +69,8 @@ pub(super) struct Thread {
     unseen: Option<Unseen>,
     /// What is to be written once more of what is pending, if not all; and what stays as it was written.
     again: Option<(Missing, Written)>,
+    /// A transaction was aborted, and nobody has seen that since; from when on brokers have answered that it is open.
+    aborted: Option<Option<Instant>>,
     sight: Sight,
     /// Records are produced one at a time, so that it shows which one is too long.
     carefully: bool,
@@ -124,6 +126,7 @@ impl Thread {
             pending: false,
             unseen: None,
             again: None,
+            aborted: None,
             sight: Sight::new(clients)?,
             carefully: false,
             retry_at: Instant::now(),
@@ -216,7 +219,10 @@ impl Thread {
                     self.add(job);
                 }
             }
-            Err(RecvTimeoutError::Timeout) => self.outbox.look(),
+            Err(RecvTimeoutError::Timeout) => {
+                self.outbox.look();
+                self.sight.attend();
+            }
             Err(RecvTimeoutError::Disconnected) => self.closing = true,
         }
     }
@@ -230,12 +236,7 @@ impl Thread {
     }
 
     fn write(&mut self) -> Result<(), Error> {
-        let begun = Instant::now();
-        let committed = match self.unseen.take() {
-            None => self.transaction().map(|written| Unseen::new(written, begun)),
-            Some(unseen) => Ok(unseen),
-        };
-        match committed.and_then(|unseen| self.see(unseen)) {
+        match self.attempt() {
             Ok(None) => {}
             Ok(Some(unseen)) => {
                 self.committed(unseen);
@@ -274,13 +275,31 @@ impl Thread {
         Ok(())
     }
 
+    /// The next step to a commit that is seen; the commit once it is.
+    fn attempt(&mut self) -> Result<Option<Unseen>, Failure> {
+        let begun = Instant::now();
+        if let Some(unseen) = self.unseen.take() {
+            return self.see(unseen);
+        }
+        if !self.is_clear()? {
+            return Ok(None);
+        }
+        // Until it is committed it counts as aborted.
+        self.aborted = Some(None);
+        let written = self.transaction()?;
+        self.aborted = None;
+        self.see(Unseen::new(written, begun))
+    }
+
     /// One transaction with all that is pending. What it holds.
     fn transaction(&mut self) -> Result<Written, Failure> {
-        let Membership { group, gone } = lock(&self.shared.membership).clone();
+        let Membership { group, mut gone } = lock(&self.shared.membership).clone();
         self.letters.retain(|letter| !gone.contains(&letter.lane));
         self.marks.retain(|lane, _| !gone.contains(lane));
+        gone.retain(|lane| !self.is_owed(*lane));
         let mut written = self.fill(group, &gone)?;
-        if lock(&self.shared.membership).gone.iter().any(|lane| written.lanes.contains_key(lane)) {
+        let left = lock(&self.shared.membership).gone.clone();
+        if left.iter().any(|lane| written.lanes.contains_key(lane) && !self.is_owed(*lane)) {
             return Err(self.abort(None));
         }
         self.commit()?;

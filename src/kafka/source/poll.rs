@@ -55,10 +55,15 @@ impl<'a> Intake<'a> {
                 }
                 Poll::Ready(None) => return Poll::Ready(Item::Failed(Error::Ended { role: "the consumer" })),
                 // The poll may have brought a rebalance.
-                Poll::Pending if self.asking.is_none() && self.source.consumer.context().has_event() => {}
+                Poll::Pending if self.looks_at_events() && self.source.consumer.context().has_event() => {}
                 Poll::Pending => return Poll::Pending,
             }
         }
+    }
+
+    /// Nothing is asked, and nothing was handed out that is to be started.
+    fn looks_at_events(&self) -> bool {
+        self.asking.is_none() && !self.offered
     }
 
     /// Everything but records: each thing is finished before the next is looked at.
@@ -78,7 +83,7 @@ impl<'a> Intake<'a> {
                 }
                 continue;
             }
-            if self.offered {
+            if !self.looks_at_events() {
                 return None;
             }
             let group = self.source.consumer.context();

@@ -24,6 +24,7 @@ use crate::kafka::assignment::{committed, edges};
 use crate::kafka::client::Clients;
 use crate::kafka::context::{Log, Plain, lock};
 use crate::kafka::error::Error;
+use crate::kafka::results::batch::Lane;
 
 /// How often it is looked.
 const LOOK: Duration = Duration::from_millis(5);
@@ -55,6 +56,9 @@ pub(super) struct Unseen {
 pub(super) struct Missing {
     /// Partitions of the results topic.
     pub(super) results: HashSet<i32>,
+    /// Those of them whose offsets the group has all the same: nobody will write their results again but us, even if they have
+    /// left us.
+    owed: HashSet<i32>,
     /// Some dead letters.
     pub(super) letters: bool,
     /// Some offsets of the group.
@@ -62,19 +66,21 @@ pub(super) struct Missing {
 }
 
 /// How the group stands to the offsets of a commit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 enum Group {
     /// It has them.
     AsCommitted,
     /// It says nothing, because it lacks the mark.
     Undecided,
-    /// It has others, which are older.
-    Behind,
+    /// It has older ones of these partitions.
+    Behind(HashSet<i32>),
 }
 
 /// Sees what readers see.
 pub(super) struct Sight {
     reader: BaseConsumer<Plain>,
+    /// It sees what is not committed, too.
+    other: BaseConsumer<Plain>,
     settings: config::Kafka,
 }
 
@@ -101,8 +107,8 @@ impl Missing {
         self.results.is_empty() && !self.letters && !self.offsets
     }
 
-    fn extend(&mut self, more: Self) {
-        self.results.extend(more.results);
+    fn extend(&mut self, more: &Self) {
+        self.results.extend(&more.results);
         self.letters |= more.letters;
         self.offsets |= more.offsets;
     }
@@ -112,6 +118,7 @@ impl Thread {
     /// Looks whether all of a commit is there, and gives it back if it is.
     pub(super) fn see(&mut self, unseen: Unseen) -> Result<Option<Unseen>, Failure> {
         let missing = self.shared.call(|| self.sight.missing(&unseen.written, &self.offsets()));
+        self.sight.attend();
         match missing {
             Err(error) => Ok(self.look_later(unseen, &error)),
             Ok((missing, _)) if !missing.is_empty() => self.wait_or_close(unseen, missing),
@@ -120,14 +127,69 @@ impl Thread {
         }
     }
 
+    /// Whether all of the last transaction is closed, if it was aborted: brokers leave out marks of those, too, and the next one
+    /// would commit what it left.
+    pub(super) fn is_clear(&mut self) -> Result<bool, Failure> {
+        let Some(since) = self.aborted else { return Ok(true) };
+        let reports = self.batches.iter().flat_map(|batch| &batch.reports);
+        let touched: HashSet<i32> = reports.map(|report| report.lane.partition).collect();
+        let open = self.shared.call(|| self.sight.open(&touched));
+        self.sight.attend();
+        match open {
+            Err(error) => {
+                self.aborted = Some(None);
+                self.look_again_later(&error);
+                Ok(false)
+            }
+            Ok(open) if open.is_empty() => {
+                self.aborted = None;
+                Ok(true)
+            }
+            Ok(_) if since.is_none_or(|since| since.elapsed() < PATIENCE.0) => {
+                self.aborted = Some(Some(since.unwrap_or_else(Instant::now)));
+                self.retry_at = Instant::now() + LOOK;
+                Ok(false)
+            }
+            Ok(open) => {
+                tracing::warn!(?open, "kafka: what was aborted is still open; closing it");
+                // Somebody else's may be open there.
+                self.aborted = Some(Some(Instant::now() + (PATIENCE.1 - PATIENCE.0)));
+                self.close(Missing { results: open, ..Missing::default() })?;
+                Ok(false)
+            }
+        }
+    }
+
+    /// Writes the same once more, in a transaction that is aborted.
+    fn close(&mut self, missing: Missing) -> Result<(), Failure> {
+        let again = self.again.replace((missing, Written::default()));
+        // Whether a partition has left us since does not matter: it is closed for those who have it now.
+        let group = lock(&self.shared.membership).group.clone();
+        let closed = self.fill(group, &HashSet::new()).map(|_| self.abort(None));
+        self.again = again;
+        match closed {
+            Ok(Failure::AtOnce) => Ok(()),
+            Ok(failure) | Err(failure) => Err(failure),
+        }
+    }
+
+    /// Whether results of this stay were confirmed, are gone, and nobody else will write them.
+    pub(super) fn is_owed(&self, lane: Lane) -> bool {
+        self.again.as_ref().is_some_and(|(missing, _)| missing.owed.contains(&lane.partition))
+    }
+
     fn look_later(&mut self, unseen: Unseen, error: &Error) -> Option<Unseen> {
-        self.unseen = Some(unseen);
+        self.unseen = Some(Unseen { since: None, ..unseen });
+        self.look_again_later(error);
+        None
+    }
+
+    fn look_again_later(&mut self, error: &Error) {
         self.retry_at = Instant::now() + RETRY;
         // While brokers are away errors change with every look.
         if lock(&self.shared.progress).trouble.is_none() {
-            self.tell_trouble(Some(format!("what was committed cannot be looked at: {error}")));
+            self.tell_trouble(Some(format!("what was written cannot be looked at: {error}")));
         }
-        None
     }
 
     fn wait_or_close(&mut self, mut unseen: Unseen, missing: Missing) -> Result<Option<Unseen>, Failure> {
@@ -140,24 +202,24 @@ impl Thread {
             ?missing,
             "kafka: a commit cannot be seen: brokers are late with its marks, or have left them out; closing and writing it again"
         );
+        if unseen.patience == PATIENCE.1 {
+            let trouble =
+                format!("results of partitions {:?} cannot be seen: a transaction is open there", missing.results);
+            self.tell_trouble(Some(trouble));
+        }
         unseen.since = None;
         unseen.patience = (unseen.patience * 2).min(PATIENCE.1);
-        self.again = Some((missing, Written::default()));
-        // Whether a partition has left us since does not matter: it is closed for those who have it now.
-        let group = lock(&self.shared.membership).group.clone();
-        let closed = self.fill(group, &HashSet::new()).map(|_| self.abort(None));
-        unseen.closed.extend(self.again.take().map(|(missing, _)| missing).unwrap_or_default());
+        unseen.closed.extend(&missing);
         self.unseen = Some(unseen);
-        match closed {
-            Ok(Failure::AtOnce) => Ok(None),
-            Ok(failure) | Err(failure) => Err(failure),
-        }
+        self.close(missing)?;
+        Ok(None)
     }
 
     /// Whatever had no mark has one now: ours, which took it away, or one that came after all.
     fn judge(&mut self, unseen: Unseen, group: Group) -> Result<Option<Unseen>, Failure> {
-        let offsets = group == Group::Behind;
-        let mut lost = Missing { results: HashSet::new(), letters: unseen.closed.letters, offsets };
+        let behind = if let Group::Behind(partitions) = group { partitions } else { HashSet::new() };
+        let (letters, offsets) = (unseen.closed.letters, !behind.is_empty());
+        let mut lost = Missing { letters, offsets, ..Missing::default() };
         let ends = unseen.written.ends();
         for partition in &unseen.closed.results {
             match self.shared.call(|| self.sight.is_visible(*partition, ends[partition] - 1)) {
@@ -169,6 +231,9 @@ impl Thread {
         if lost.is_empty() {
             return Ok(Some(unseen));
         }
+        let marked = self.marks.keys().map(|lane| lane.partition).filter(|_| unseen.written.offsets);
+        lost.owed =
+            marked.filter(|partition| lost.results.contains(partition) && !behind.contains(partition)).collect();
         self.again = Some((lost, unseen.written));
         Err(Failure::AtOnce)
     }
@@ -176,10 +241,32 @@ impl Thread {
 
 impl Sight {
     pub(super) fn new(clients: &Clients) -> Result<Self, Error> {
-        let context = Plain { log: Log::new("results", clients.stranded()) };
-        let reader = BaseConsumer::from_config_and_context(&clients.rereader(), context)
-            .map_err(Error::client("make a reader of results"))?;
-        Ok(Self { reader, settings: clients.settings().clone() })
+        let reader = |isolation: &str| -> Result<BaseConsumer<Plain>, Error> {
+            let mut config = clients.rereader();
+            config.set("isolation.level", isolation);
+            let context = Plain { log: Log::new("results", clients.stranded()) };
+            BaseConsumer::from_config_and_context(&config, context).map_err(Error::client("make a reader of results"))
+        };
+        let (other, reader) = (reader("read_uncommitted")?, reader("read_committed")?);
+        Ok(Self { reader, other, settings: clients.settings().clone() })
+    }
+
+    /// Takes in what librdkafka has to say, which would pile up otherwise. To be called every few seconds at least.
+    pub(super) fn attend(&self) {
+        for reader in [&self.reader, &self.other] {
+            drop(reader.poll(Duration::ZERO));
+        }
+    }
+
+    /// Those of these partitions of the results topic in which a transaction is open.
+    fn open(&self, partitions: &HashSet<i32>) -> Result<HashSet<i32>, Error> {
+        let topic = &self.settings.results_topic;
+        let partitions: Vec<i32> = partitions.iter().copied().collect();
+        let ends = match partitions.is_empty() {
+            true => Vec::new(),
+            false => self.ends(&self.other, topic, &partitions)?,
+        };
+        self.unstable(topic, &ends.into_iter().collect())
     }
 
     /// What of this lacks its mark, and how the group stands to these offsets.
@@ -193,7 +280,8 @@ impl Sight {
             true => Group::Undecided,
             false => Group::AsCommitted,
         };
-        Ok((Missing { results, letters, offsets: all && group == Group::Undecided }, group))
+        let offsets = all && group == Group::Undecided;
+        Ok((Missing { results, letters, offsets, ..Missing::default() }, group))
     }
 
     /// The partitions in which a transaction is open that began below the offset.
@@ -202,14 +290,7 @@ impl Sight {
             return Ok(HashSet::new());
         }
         let partitions: Vec<i32> = ends.keys().copied().collect();
-        let stable = match edges(&self.reader, topic, &partitions, Offset::End) {
-            // It may not have heard of new partitions yet.
-            Err(_) => {
-                self.reader.fetch_metadata(Some(topic), NEWS).map_err(Error::client("read a topic's partitions"))?;
-                edges(&self.reader, topic, &partitions, Offset::End)?
-            }
-            Ok(stable) => stable,
-        };
+        let stable = self.ends(&self.reader, topic, &partitions)?;
         Ok(stable
             .into_iter()
             .filter(|(partition, stable)| *stable < ends[partition])
@@ -217,24 +298,35 @@ impl Sight {
             .collect())
     }
 
+    fn ends(&self, reader: &BaseConsumer<Plain>, topic: &str, partitions: &[i32]) -> Result<Vec<(i32, i64)>, Error> {
+        edges(reader, topic, partitions, Offset::End).or_else(|_| {
+            // It may not have heard of new partitions yet.
+            reader.fetch_metadata(Some(topic), NEWS).map_err(Error::client("read a topic's partitions"))?;
+            edges(reader, topic, partitions, Offset::End)
+        })
+    }
+
     fn group(&self, offsets: &TopicPartitionList) -> Result<Group, Error> {
         let config::Kafka { tokens_topic, group_id, .. } = &self.settings;
-        let offset = |element: &TopicPartitionListElem<'_>| element.offset().to_raw().unwrap_or_default();
-        let wanted: Vec<(i32, i64)> =
-            offsets.elements().iter().map(|element| (element.partition(), offset(element))).collect();
-        let partitions: Vec<i32> = wanted.iter().map(|(partition, _)| *partition).collect();
+        let of = |element: &TopicPartitionListElem<'_>| {
+            (element.partition(), element.offset().to_raw().unwrap_or_default(), element.metadata().to_owned())
+        };
+        let wanted: Vec<(i32, i64, String)> = offsets.elements().iter().map(of).collect();
+        let partitions: Vec<i32> = wanted.iter().map(|(partition, ..)| *partition).collect();
         let found = match committed(&self.reader, tokens_topic, group_id, &partitions, OFFSETS) {
             Err(Error::Client { source, .. }) if is_timeout(&source) => return Ok(Group::Undecided),
             found => found?,
         };
-        let is_there = |(found, wanted): (&Option<(i64, String)>, i64)| {
-            found.as_ref().is_some_and(|(offset, _)| *offset >= wanted)
+        // What was committed with the same offset before says other things of it.
+        let has = |found: Option<(i64, String)>, offset: i64, metadata: &str| {
+            found.is_some_and(|found| found.0 > offset || (found.0 == offset && found.1 == metadata))
         };
-        let both = found.iter().zip(&wanted);
-        match both.map(|((_, found), (_, wanted))| (found, *wanted)).all(is_there) {
-            true => Ok(Group::AsCommitted),
-            false => Ok(Group::Behind),
-        }
+        let both = wanted.into_iter().zip(found);
+        let behind: HashSet<i32> = both
+            .filter(|((_, offset, metadata), (_, found))| !has(found.clone(), *offset, metadata))
+            .map(|((partition, ..), _)| partition)
+            .collect();
+        Ok(if behind.is_empty() { Group::AsCommitted } else { Group::Behind(behind) })
     }
 
     /// Whether readers are given the record at that offset of the results topic, behind which no transaction is open.
