@@ -22,7 +22,7 @@ pub(super) enum Form {
 }
 
 impl Form {
-    pub(super) fn shorter(self) -> Option<Self> {
+    fn shorter(self) -> Option<Self> {
         match self {
             Self::Whole => Some(Self::Bare),
             Self::Bare => Some(Self::Pointer),
@@ -81,6 +81,19 @@ impl Letter {
             reason,
             detail: detail.to_owned(),
         }
+    }
+
+    /// Takes its next shorter form. Whether there is one.
+    pub(super) fn shorten(&mut self) -> bool {
+        let Some(form) = self.form.shorter() else { return false };
+        tracing::warn!(
+            partition = self.lane.partition,
+            offset = self.offset,
+            ?form,
+            "kafka: the dead-letter topic does not take a record of this length"
+        );
+        self.form = form;
+        true
     }
 
     pub(super) fn write(&self) -> Written {

@@ -210,15 +210,8 @@ impl Thread {
         let Some(mut kept) = self.kept.pop() else { return };
         if kept.is_too_long()
             && let Sent::Letter(letter) = &mut kept.sent
-            && let Some(form) = letter.form.shorter()
+            && letter.shorten()
         {
-            tracing::warn!(
-                partition = letter.lane.partition,
-                offset = letter.offset,
-                ?form,
-                "kafka: the dead-letter topic does not take a record of this length"
-            );
-            letter.form = form;
             return self.resend_alone(kept);
         }
         self.kept.push(kept);

@@ -441,3 +441,22 @@ fn forbidden(clients: &Clients, source: KafkaError) -> Error {
         _ => Error::client("begin with transactions")(source),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_again_ends_where_it_ends_last() {
+        let lane = |partition| Lane { partition, life: 1 };
+        let before = Written {
+            lanes: HashMap::from([(lane(0), (7, 10)), (lane(1), (3, 20))]),
+            letters: HashMap::from([(0, 5)]),
+            offsets: true,
+        };
+        let mut again = Written { lanes: HashMap::from([(lane(0), (7, 15))]), ..Written::default() };
+        again.follow(before);
+        assert_eq!(again.lanes, HashMap::from([(lane(0), (7, 15)), (lane(1), (3, 20))]));
+        assert_eq!((again.letters, again.offsets), (HashMap::from([(0, 5)]), true));
+    }
+}

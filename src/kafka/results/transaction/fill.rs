@@ -127,17 +127,8 @@ impl Thread {
     fn keep(&mut self, mut kept: Kept, before: Option<Kept>, alone: bool) -> Kept {
         let too_long = kept.is_too_long();
         if let Some(mut letter) = kept.take_letter() {
-            if too_long
-                && alone
-                && let Some(form) = letter.form.shorter()
-            {
-                tracing::warn!(
-                    partition = letter.lane.partition,
-                    offset = letter.offset,
-                    ?form,
-                    "kafka: the dead-letter topic does not take a record of this length"
-                );
-                letter.form = form;
+            if too_long && alone {
+                letter.shorten();
             }
             self.letters.push(*letter);
         }
