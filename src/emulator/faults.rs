@@ -128,9 +128,9 @@ pub struct Faults {
     pub bare_pieces: bool,
     /// Appends without text are refused.
     pub refuse_empty: bool,
-    /// Share of changes after which somebody else writes another text over the message.
+    /// Share of changes after which somebody else writes another text over the message: with 0.02 after every fiftieth.
     pub foreign_updates: f64,
-    /// Share of changes after which somebody else deletes the message.
+    /// Share of changes after which somebody else deletes the message, likewise.
     pub foreign_deletes: f64,
     /// What becomes of an append to a message that was deleted.
     pub deleted: Deleted,

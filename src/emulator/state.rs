@@ -32,6 +32,8 @@ pub(super) struct State {
     faults: Faults,
     /// Decides which fault strikes: a seed repeats it.
     random: fastrand::Rng,
+    /// Shares of changes that somebody else is to have changed, added up.
+    meddling: f64,
     /// Makes ids, keys and serials. Not from the seed: who comes back after a restart must not hold the key of another.
     names: fastrand::Rng,
     serials: Serials,
@@ -62,6 +64,7 @@ impl State {
             faults: config.faults.clone(),
             serials: Serials::new(&mut names),
             random: fastrand::Rng::with_seed(config.faults.seed),
+            meddling: 0.0,
             names,
             auth,
             store: Store::default(),

@@ -14,7 +14,7 @@ use crate::emulator::errors::{
     Failure, account_rate, channel_bandwidth, channel_rate, connection_rate, failure, not_mutable, too_large,
     too_many_channels,
 };
-use crate::emulator::faults::{Deleted, Known};
+use crate::emulator::faults::{Deleted, Faults, Known};
 use crate::emulator::limits::MESSAGES_PER_FRAME;
 use crate::emulator::message::{self, Manner, Mutation};
 use crate::emulator::outbox::Outbox;
@@ -193,13 +193,16 @@ impl State {
         Ok(applied)
     }
 
-    /// Somebody else changes a message, as the faults say.
+    /// Somebody else changes a message, as the faults say: not by chance, or a short run might go without.
     fn meddle(&mut self, name: &str, serial: &str, now_ms: u64) {
-        let action = match () {
-            () if self.strikes(self.faults.foreign_updates) => message_action::UPDATE,
-            () if self.strikes(self.faults.foreign_deletes) => message_action::DELETE,
-            () => return,
-        };
+        let Faults { foreign_updates, foreign_deletes, .. } = self.faults;
+        self.meddling += foreign_updates + foreign_deletes;
+        if self.meddling < 1.0 {
+            return;
+        }
+        self.meddling -= 1.0;
+        let updates = self.random.f64() * (foreign_updates + foreign_deletes) < foreign_updates;
+        let action = if updates { message_action::UPDATE } else { message_action::DELETE };
         let by = Publisher { connection: 0, connection_id: String::new(), grant: Grant::everything("somebody-else") };
         let data = (action == message_action::UPDATE).then(|| Data::Text("written by somebody else".into()));
         let message = Message { action: Some(action), data, ..Message::default() };
