@@ -14,6 +14,7 @@ mod drive;
 mod effect;
 mod event;
 mod flow;
+mod give_up;
 mod history;
 mod inherit;
 mod intake;

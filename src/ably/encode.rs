@@ -133,8 +133,10 @@ fn json_message(out: &mut BytesMut, operation: &Operation) {
     decimal(out, u64::from(fields.action));
     out.put_slice(b",\"name\":");
     json_str(out, MESSAGE_NAME);
-    out.put_slice(b",\"data\":");
-    json_str(out, &operation.data);
+    if !operation.keeps_text {
+        out.put_slice(b",\"data\":");
+        json_str(out, &operation.data);
+    }
     out.put_slice(b",\"extras\":{\"headers\":{\"responseId\":");
     json_str(out, &head.response_id);
     out.put_slice(b",\"part\":\"");
@@ -225,7 +227,8 @@ fn msgpack(out: &mut BytesMut, operation: &Operation, msg_serial: u64) {
 fn msgpack_message(out: &mut BytesMut, operation: &Operation) {
     let (head, fields) = (&*operation.head, Fields::of(operation));
     let has_identity = fields.is_create || operation.serial.is_some();
-    map(out, 4 + u8::from(has_identity) + u8::from(!fields.is_create));
+    let entries = [true, true, !operation.keeps_text, true, has_identity, !fields.is_create];
+    map(out, entries.into_iter().map(u8::from).sum());
     if fields.is_create {
         text(out, "id");
         text_header(out, head.create_id.len() + 2);
@@ -239,8 +242,10 @@ fn msgpack_message(out: &mut BytesMut, operation: &Operation) {
     uint(out, u64::from(fields.action));
     text(out, "name");
     text(out, MESSAGE_NAME);
-    text(out, "data");
-    text(out, &operation.data);
+    if !operation.keeps_text {
+        text(out, "data");
+        text(out, &operation.data);
+    }
     text(out, "extras");
     map(out, 1);
     text(out, "headers");

@@ -51,6 +51,7 @@ pub(super) fn operation(connection: ConnectionId, seq: u32, kind: OpKind, channe
         head: Arc::new(head),
         serial: (kind != OpKind::Create).then(|| "S@1".into()),
         data: "text".into(),
+        keeps_text: false,
         status: Status::Streaming,
         segments: None,
         publish: None,

@@ -103,6 +103,7 @@ impl Probe {
             head: head.clone(),
             serial,
             data,
+            keeps_text: false,
             status,
             segments: None,
             publish: None,

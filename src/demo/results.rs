@@ -126,7 +126,8 @@ impl Tally {
                 self.rejected += u64::from(record.outcome == "rejected");
                 self.unknown += u64::from(record.outcome == "unknown");
                 match record.outcome.as_str() {
-                    "acked" => is_whole.then_some(Mark::Healed),
+                    // A last word leaves the text as it is.
+                    "acked" => (is_whole && record.cause != "final").then_some(Mark::Healed),
                     _ => Some(Mark::Broken),
                 }
             }

@@ -79,7 +79,7 @@ impl Engine {
         let takes = self.takes(now, self.responses.get(id)?, shared);
         let response = self.responses.get_mut(id).filter(|response| !response.waiting)?;
         if response.waits_for_all(takes)
-            && let Some(room) = room(response, shared)
+            && let Some(room) = response.room(shared)
         {
             response.fix_limit(room);
         }
@@ -118,15 +118,8 @@ impl Engine {
         {
             return true;
         }
-        if let Some(room) = room(response, shared) {
-            if kind == OpKind::Publish {
-                if !response.fix_room(now, room) {
-                    return true;
-                }
-            } else if !response.fix_limit(room) {
-                give_up(response, "message-too-large", shared);
-                return true;
-            }
+        if !response.fits(now, kind, shared) {
+            return true;
         }
         let alone = shared.flow.pipelining(channel) == Pipelining::Off;
         if alone && !response.in_flight.is_empty() {
@@ -154,6 +147,9 @@ impl Engine {
             }
             Err((wait, ticket)) => {
                 response.ticket = Some(ticket);
+                if let Some(until) = response.last_word_waits(now) {
+                    self.wake_at(until, id);
+                }
                 match wait {
                     Wait::Until(time) => self.wake_at(time, id),
                     Wait::Connection(until) => self.block(id, pinned, ticket, until),
@@ -177,7 +173,7 @@ impl Engine {
         if operation.is_whole() && matches!(answer.outcome, Outcome::Acked { .. }) {
             response.takeover = None;
         }
-        forget_if_given_up(response, shared);
+        response.forget_if_given_up(shared);
         self.advance(now, id, shared, effects);
         self.pump(now, answer.connection, shared, effects);
     }
@@ -318,7 +314,7 @@ impl Engine {
         let id = slot_of(op);
         let Some(response) = self.responses.get_mut(id).filter(|response| response.looking_up) else { return };
         response.looked_up(now, found, &self.settings);
-        forget_if_given_up(response, shared);
+        response.forget_if_given_up(shared);
         self.advance(now, id, shared, effects);
     }
 
@@ -373,7 +369,7 @@ impl Engine {
             let channel = response.head.channel.clone();
             effects.list.push(Effect::Notice(Notice::Unverified { channel, rejection }));
         }
-        forget_if_given_up(response, shared);
+        response.forget_if_given_up(shared);
         self.advance(now, id, shared, effects);
     }
 
@@ -400,12 +396,6 @@ impl Engine {
         let revival = (outcome == ResponseOutcome::Abandoned).then(|| Memory::Ours(Box::new(response)));
         self.remembered.insert(key, through, revival, self.ledger.next());
     }
-}
-
-/// Bytes of text that a message of a response may have; none until its connection has said so.
-fn room(response: &Response, shared: &Shared) -> Option<usize> {
-    let overhead = FRAME_OVERHEAD + response.head.response_id.len() + response.head.create_id.len();
-    Some(shared.flow.message_bytes_max(response.channel)?.saturating_sub(overhead))
 }
 
 /// What an answer says of the channel.
@@ -451,25 +441,11 @@ fn learn(
     }
 }
 
-fn give_up(response: &mut Response, reason: &str, shared: &mut Shared) {
-    response.given_up.get_or_insert(reason.into());
-    forget_if_given_up(response, shared);
-}
-
-/// Nobody wants the text of what is given up: its end may stand behind a pause that the text is the reason of.
-fn forget_if_given_up(response: &mut Response, shared: &mut Shared) {
-    if response.given_up.is_some() {
-        let before = Weight::of(response);
-        response.drop_text();
-        shared.usage.change(before, Weight::of(response));
-    }
-}
-
 /// How a response ended, and why if that needs a reason.
 fn verdict(response: &Response, when: ReconcileWhen) -> (ResponseOutcome, Option<&str>) {
-    if let Some(reason) = &response.given_up {
+    if let Some(given_up) = &response.given_up {
         let outcome = if response.skipped { ResponseOutcome::Skipped } else { ResponseOutcome::Failed };
-        return (outcome, Some(reason));
+        return (outcome, Some(&given_up.reason));
     }
     if when == ReconcileWhen::Never && response.repair.is_tainted() {
         return (ResponseOutcome::Failed, Some("not-reconciled"));

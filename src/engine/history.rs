@@ -351,7 +351,8 @@ impl Past {
                 }
             }
             OpKind::Append => {}
-            OpKind::Update => self.tainted = !newest,
+            // A last word leaves the text as it is.
+            OpKind::Update => self.tainted = !newest || line.cause.as_deref() == Some(Cause::Final.as_str()),
             OpKind::Publish if line.is_full_text() => self.tainted = false,
             OpKind::Publish => {}
         }

@@ -326,7 +326,9 @@ impl Engine {
         response.text = Text::unknown(1);
         response.end = Some(Status::Failed);
         response.cut_off = Some(reason);
-        response.given_up = (reason == INPUT_LOST).then(|| reason.into());
+        if reason == INPUT_LOST {
+            response.give_up(reason);
+        }
         response.inherit(now, past, Some(Takeover { before: next }), &self.settings);
         shared.usage.add(Weight::of(&response));
         let id = self.insert(response);

@@ -135,7 +135,8 @@ impl Engine {
         self.look_for_beginning(event.begins, &mut response);
         if let Some(notice) = self.legacy.is_too_old(record, self.partition) {
             effects.list.extend(notice.map(Effect::Notice));
-            (response.skipped, response.given_up) = (true, Some("too-old".into()));
+            response.skipped = true;
+            response.give_up_silently("too-old");
         } else if self.legacy.may_have_begun(record.offset) {
             self.legacy.doubt(now, &mut response, &self.settings.reconcile);
         }
@@ -167,7 +168,7 @@ impl Engine {
             }
         };
         if let Some(reason) = reason {
-            response.given_up.get_or_insert(reason.into());
+            response.give_up(reason);
         }
         if response.given_up.is_some() {
             response.drop_text();
@@ -224,7 +225,7 @@ impl Engine {
             // They may be another engine's.
             let Some(id) = self.responses.in_order(Order::Activity).find(|id| self.is_stub(*id)) else { break };
             if let Some(response) = self.responses.get_mut(id) {
-                response.given_up.get_or_insert("limit".into());
+                response.give_up_silently("limit");
             }
             self.end_response(now, id, Status::Abandoned, shared, effects);
         }

@@ -126,6 +126,6 @@ impl Response {
 
     /// Its message is not ours to write any more.
     pub(super) fn leave_to_others(&mut self) {
-        self.given_up.get_or_insert(CHANGED.into());
+        self.give_up_silently(CHANGED);
     }
 }

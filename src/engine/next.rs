@@ -15,6 +15,7 @@ use super::reconcile::Due;
 use super::record::Cause;
 use super::response::{InFlight, Pending, Response};
 use super::settings::{ReconcileSettings, Settings};
+use super::shared::Shared;
 use super::time::Time;
 
 /// What a frame adds to its text, at the most: names, ids, headers, serials. Keeps a margin below the server's limit.
@@ -56,8 +57,8 @@ impl Response {
     /// What it wants now.
     pub(super) fn next(&self, now: Time, policy: &ReconcileSettings, takes: Takes) -> Next {
         let quiet = self.in_flight.is_empty();
-        if self.given_up.is_some() {
-            return if quiet && self.end.is_some() { Next::Settle } else { Next::Nothing };
+        if let Some(given_up) = &self.given_up {
+            return self.next_last_word(now, given_up, takes);
         }
         if let Some(tokens) = &self.per_token {
             return self.next_publish(now, tokens, policy);
@@ -147,9 +148,33 @@ impl Response {
         if self.reloading { Next::Nothing } else { Next::Reload }
     }
 
+    /// Bytes of text that a message of it may have; none until its connection has said so, or if it gets no more text.
+    pub(super) fn room(&self, shared: &Shared) -> Option<usize> {
+        if self.given_up.is_some() {
+            return None;
+        }
+        let overhead = FRAME_OVERHEAD + self.head.response_id.len() + self.head.create_id.len();
+        Some(shared.flow.message_bytes_max(self.channel)?.saturating_sub(overhead))
+    }
+
+    /// Whether its message has room for an operation of that kind. If not, it wants something else now.
+    pub(super) fn fits(&mut self, now: Time, kind: OpKind, shared: &mut Shared) -> bool {
+        let Some(room) = self.room(shared) else { return true };
+        if kind == OpKind::Publish {
+            return self.fix_room(now, room);
+        }
+        let fits = self.fix_limit(room);
+        if !fits {
+            self.give_up("message-too-large");
+            self.forget_if_given_up(shared);
+        }
+        fits
+    }
+
     /// Bytes that the next operation of that kind would count for in flight.
     pub(super) fn bytes_of(&self, kind: OpKind) -> usize {
         let text = match kind {
+            _ if self.given_up.is_some() => 0,
             OpKind::Create => self.create_text().len(),
             OpKind::Append => self.shown() - self.sent,
             OpKind::Update => self.shown() - self.segments.from,
@@ -184,6 +209,7 @@ impl Response {
         sender: Arc<Sender>,
     ) -> Option<Operation> {
         match kind {
+            _ if self.given_up.is_some() => Some(self.last_word(now, id, connection, sender)),
             OpKind::Publish => self.publish(now, id, connection, sender),
             OpKind::Create | OpKind::Append | OpKind::Update => Some(self.send(now, kind, id, connection, sender)),
         }
@@ -222,10 +248,10 @@ impl Response {
             sent_at: now,
             queued: now.since(operation.since),
         });
-        let (head, serial) = (Arc::clone(&self.head), self.serial.clone());
+        let (head, serial, keeps_text) = (Arc::clone(&self.head), self.serial.clone(), false);
         let is_last = head.segment > 0 && status.is_terminal() && closing == self.end;
         let segments = is_last.then_some(head.segment + 1);
-        Operation { id, connection, kind, sender, head, serial, data, status, segments, publish: None }
+        Operation { id, connection, kind, sender, head, serial, data, keeps_text, status, segments, publish: None }
     }
 
     /// The first create carries what there is; a retry carries what the first did.

@@ -182,6 +182,8 @@ pub struct Operation {
     pub serial: Option<Serial>,
     /// The text: the first, a further piece, or all of it.
     pub data: CompactString,
+    /// An update that leaves the text as it is: it says nothing of `data`.
+    pub keeps_text: bool,
     /// Header `status` from this operation on.
     pub status: Status,
     /// Header `segments`: how many messages the text has, said by the last of several.

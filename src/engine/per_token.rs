@@ -147,6 +147,11 @@ impl PerToken {
         self.doubtful
     }
 
+    /// Whether readers wait for its stop.
+    pub(super) const fn awaits_stop(&self) -> bool {
+        self.started && !self.stopped
+    }
+
     /// Whether nothing waits.
     pub(super) fn is_idle(&self) -> bool {
         self.waiting.is_empty()
@@ -304,8 +309,8 @@ impl Response {
         self.per_token = Some(tokens);
         let (head, data) = (Arc::clone(&self.head), self.text_between(plan.from, plan.to).into());
         let publish = Some(Box::new(publish));
-        let (kind, serial, segments) = (OpKind::Publish, None, None);
-        Some(Operation { id, connection, kind, sender, head, serial, data, status, segments, publish })
+        let (kind, serial, keeps_text, segments) = (OpKind::Publish, None, false, None);
+        Some(Operation { id, connection, kind, sender, head, serial, data, keeps_text, status, segments, publish })
     }
 
     fn text_between(&self, from: usize, to: usize) -> &str {
@@ -422,6 +427,16 @@ impl Response {
             sum: Some(sum),
         };
         (publish, carried)
+    }
+
+    /// The stop of what is given up on: it carries nothing.
+    pub(super) fn last_stop(&mut self, now: Time, number: u32) -> Option<Publish> {
+        let mut tokens = self.per_token.take()?;
+        tokens.attempt = None;
+        self.pending = Pending::default();
+        let (publish, _) = self.make_stop(now, &mut tokens, number);
+        self.per_token = Some(tokens);
+        Some(publish)
     }
 
     /// Numbers of operations come again after a takeover, and those of owners when somebody has set offsets back; the time of

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::event::{Event, EventKind, Offset, Record};
 use super::flow::{ChannelKey, NO_RULE, Takes};
+use super::give_up::GivenUp;
 use super::ledger::Hold;
 use super::line::Ticket;
 use super::look::Look;
@@ -57,8 +58,8 @@ pub(super) struct Response {
     pub(super) terminal_sent: bool,
     /// It was too old to be begun: `given_up` says so, and it does not fail but is skipped.
     pub(super) skipped: bool,
-    /// Nothing more is sent; it fails with this reason when it ends.
-    pub(super) given_up: Option<Box<str>>,
+    /// Nothing more is sent but a last word; it fails when it ends.
+    pub(super) given_up: Option<Box<GivenUp>>,
     /// The message does not exist any more; a new one takes its place.
     pub(super) gone: bool,
     pub(super) reloading: bool,
@@ -233,6 +234,9 @@ impl Response {
     ) -> Option<InFlight> {
         let position = self.in_flight.iter().position(|operation| operation.seq == answer.op.seq)?;
         let operation = self.in_flight.remove(position)?;
+        if self.hears_last_word(&answer.outcome) {
+            return Some(operation);
+        }
         if operation.kind == OpKind::Create {
             judge_name(answer, takes);
         }
@@ -406,8 +410,12 @@ impl Response {
     }
 
     pub(super) fn refused(&mut self, now: Time, rejection: &Rejection, settings: &Settings) {
-        let reason = self.repair.refused(now, rejection, &settings.reconcile, settings.refused_hold);
-        self.give_up(reason);
+        match self.repair.refused(now, rejection, &settings.reconcile, settings.refused_hold) {
+            // Where messages are not changed nothing can be said either.
+            Some(reason) if rejection.code == NO_RULE => self.give_up_silently(&reason),
+            Some(reason) => self.give_up(&reason),
+            None => {}
+        }
     }
 
     fn unknown(&mut self, now: Time, operation: InFlight, doubt: Doubt, settings: &Settings) {
@@ -428,12 +436,6 @@ impl Response {
                 self.repair.failed(now, wait);
             }
             OpKind::Update => self.repair.failed(now, wait),
-        }
-    }
-
-    fn give_up(&mut self, reason: Option<String>) {
-        if let Some(reason) = reason {
-            self.given_up.get_or_insert(reason.into());
         }
     }
 

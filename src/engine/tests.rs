@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::*;
 
 mod found;
+mod given_up;
 mod inherited;
 mod looked;
 mod pacing;
@@ -463,7 +464,9 @@ fn refusals_of_the_full_text_are_final_in_the_end() {
         let update = only(story.after(Duration::from_secs(30)));
         story.reject(&update, Class::Operation, 40013);
     }
-    assert!(story.after(Duration::from_secs(60)).is_empty());
+    let last_word = only(story.after(Duration::from_secs(60)));
+    assert_eq!((last_word.keeps_text, last_word.status), (true, Status::Failed));
+    story.ack(&last_word);
     assert!(story.says(token("c")).is_empty());
     story.says(END);
     let response = story.reports.last().expect("it was reported");

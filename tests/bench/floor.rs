@@ -185,6 +185,7 @@ impl Floor<'_> {
             head: response.head.clone(),
             serial: (kind != OpKind::Create).then(serial),
             data: response.waiting.as_str().into(),
+            keeps_text: false,
             status: if is_end { Status::Complete } else { Status::Streaming },
             segments: None,
             publish: None,

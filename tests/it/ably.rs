@@ -90,6 +90,7 @@ impl Messages {
             head,
             serial,
             data,
+            keeps_text: false,
             status: Status::Streaming,
             segments: None,
             publish: None,

@@ -11,6 +11,7 @@ use crate::world::World;
 
 mod audit;
 mod auth;
+mod given_up;
 mod growth;
 mod hostile;
 mod lease;

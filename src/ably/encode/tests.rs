@@ -28,6 +28,7 @@ fn operation(kind: OpKind, texts: [&str; 5], supersedes: Option<&str>, status: S
         head: Arc::new(head),
         serial: (kind != OpKind::Create).then(|| serial.into()),
         data: data.into(),
+        keeps_text: false,
         status,
         segments: supersedes.map(|_| 121),
         publish: None,
@@ -48,7 +49,7 @@ fn check(operation: &Operation, encoding: Encoding, msg_serial: u64) {
     assert_eq!(message.id.as_deref(), is_create.then(|| format!("{}:0", head.create_id)).as_deref());
     assert_eq!(message.serial.as_deref(), operation.serial.as_deref());
     assert_eq!(message.name.as_deref(), Some("response"));
-    assert_eq!(message.data, Some(Data::Text(operation.data.as_str().into())));
+    assert_eq!(message.data, (!operation.keeps_text).then(|| Data::Text(operation.data.as_str().into())));
     assert_eq!(message.encoding, None);
     let expected = match operation.kind {
         OpKind::Create | OpKind::Publish => 0,

@@ -90,9 +90,10 @@ fn what_cannot_be_read_again_takes_no_room() {
     assert!(!story.shared.intake_open());
     let op = story.engine.op_id(story.engine.find("r", 0).expect("it is open"), 0);
     story.after(Duration::from_secs(1));
-    story.apply(Input::Reloaded { id: op, text: None });
+    let last_word = only(story.apply(Input::Reloaded { id: op, text: None }));
     assert!(story.shared.intake_open(), "its end may stand behind the pause");
     story.says(END);
+    story.ack(&last_word);
     assert_eq!(story.reports.last().expect("it was reported")["reason"], "input-lost");
 }
 

@@ -69,6 +69,27 @@ fn a_response_that_was_left_open_is_taken_over_with_its_full_text() {
 }
 
 #[test]
+fn a_last_word_is_no_full_text_for_a_new_owner() {
+    let reconcile = ReconcileSettings { attempts: 1, ..settings().reconcile };
+    let mut story = Story::with(Settings { reconcile, ..settings() }, LIMITS);
+    let create = only(story.says(token("a")));
+    story.ack(&create);
+    let append = only(story.says(token("b")));
+    story.reject(&append, Class::Operation, 40013);
+    let update = only(story.after(Duration::from_secs(1)));
+    story.reject(&update, Class::Operation, 40013);
+    let last_word = only(story.after(Duration::from_secs(1)));
+    assert!(last_word.keeps_text);
+    story.ack(&last_word);
+    story.inherit(2, true, &[]);
+    for text in ["a", "b"] {
+        assert!(story.says(token(text)).is_empty());
+    }
+    let update = only(story.after(Duration::from_secs(1)));
+    assert_eq!((update.kind, &*update.data, update.status), (OpKind::Update, "ab", Status::Streaming));
+}
+
+#[test]
 fn a_response_that_was_handed_over_in_order_is_not_mended() {
     let mut story = begun();
     story.inherit(2, true, &[]);
@@ -290,7 +311,11 @@ fn what_the_topic_does_not_hold_any_more_fails() {
     let mut story = begun();
     story.inherit(2, false, &[]);
     // Another topic of that name: none of the records is in it.
-    assert!(story.apply(Input::CaughtUp(true)).is_empty());
+    let mut sent = story.apply(Input::CaughtUp(true));
+    sent.extend(story.after(Duration::from_secs(1)));
+    let last_word = only(sent);
+    assert_eq!((last_word.keeps_text, last_word.status), (true, Status::Failed));
+    story.ack(&last_word);
     let report = story.last_report();
     assert_eq!((&report["outcome"], &report["reason"]), (&"failed".into(), &"input-lost".into()));
 }

@@ -387,6 +387,7 @@ fn operation(kind: OpKind, seq: u32) -> Operation {
         head: Arc::new(head),
         serial: (kind != OpKind::Create).then(|| "S".into()),
         data: format!("text {seq}").into(),
+        keeps_text: false,
         status: Status::Streaming,
         segments: None,
         publish: None,

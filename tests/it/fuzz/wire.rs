@@ -89,19 +89,20 @@ fn operation(mut feed: Feed<'_>) {
     };
     let serial = (!is_create).then(|| feed.text().into());
     let status = feed.one_of(&[Status::Streaming, Status::Complete, Status::Cancelled, Status::Error]);
-    let segments = feed.flag().then(|| feed.below(300) as u32);
+    let (segments, keeps_text) = (feed.flag().then(|| feed.below(300) as u32), feed.flag() && kind == OpKind::Update);
     let msg_serial = feed.below(u64::MAX);
     let data = String::from_utf8_lossy(feed.rest()).as_ref().into();
     let id = OpId { partition: 0, slot: 0, generation: 0, seq: 0 };
     let (sender, head) = (Arc::default(), Arc::new(head));
-    let operation = Operation { id, connection: 0, kind, sender, head, serial, data, status, segments, publish: None };
+    let operation =
+        Operation { id, connection: 0, kind, sender, head, serial, data, keeps_text, status, segments, publish: None };
     for encoding in ENCODINGS {
         let bytes = Encoder::new(encoding).encode(&operation, msg_serial);
         let decoded: ProtocolMessage<'_> = encoding.decode(&bytes).expect("it decodes");
         let head = &operation.head;
         assert_eq!((decoded.msg_serial, decoded.channel.as_deref()), (Some(msg_serial), Some(&*head.channel)));
         let [message] = decoded.messages.as_deref().expect("messages") else { panic!("one message") };
-        assert_eq!(message.data, Some(Data::Text(operation.data.as_str().into())));
+        assert_eq!(message.data, (!keeps_text).then(|| Data::Text(operation.data.as_str().into())));
         assert_eq!(message.serial.as_deref(), operation.serial.as_deref());
         assert_eq!(message.id.as_deref(), is_create.then(|| format!("{}:0", head.create_id)).as_deref());
         let headers = &message.extras.as_ref().expect("extras")["headers"];

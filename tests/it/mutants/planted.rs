@@ -38,6 +38,12 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "return self.next_update(now, policy);",
     ),
     mutant(
+        "the last word does not wait for what is on its way",
+        "engine/give_up.rs",
+        "true if now < self.repair.not_before() =>",
+        "true if false =>",
+    ),
+    mutant(
         "nobody looks again when nothing can land any more",
         "engine/verify.rs",
         "if asked >= check.late_until {",

@@ -107,6 +107,8 @@ pub(super) struct Instance {
     pub(super) quiet_until: u64,
     pub(super) refusals: u32,
     pub(super) channel_refused: Option<u64>,
+    /// The operation that said that it is given up on, and whether that was taken.
+    pub(super) last_word: Option<(u32, bool)>,
     pub(super) in_flight: Vec<(u32, OpKind, usize)>,
     pub(super) kinds: Vec<OpKind>,
     pub(super) outcomes: Vec<Option<&'static str>>,
@@ -348,6 +350,7 @@ impl Instance {
             quiet_until: 0,
             refusals: 0,
             channel_refused: None,
+            last_word: None,
             in_flight: Vec::new(),
             kinds: Vec::new(),
             outcomes: Vec::new(),

@@ -21,6 +21,8 @@ pub(super) struct Frame {
     pub(super) channel: Box<str>,
     pub(super) serial: Option<Serial>,
     pub(super) text: Box<str>,
+    /// It says nothing of the text, which stays as it is.
+    pub(super) keeps_text: bool,
     pub(super) status: Status,
     pub(super) segment: u32,
     /// The message that this one stands in for.
@@ -66,8 +68,8 @@ struct Message<'a> {
     serial: Option<Cow<'a, str>>,
     action: u8,
     name: &'a str,
-    #[serde(borrow)]
-    data: Cow<'a, str>,
+    #[serde(borrow, default)]
+    data: Option<Cow<'a, str>>,
     #[serde(borrow)]
     extras: Extras<'a>,
 }
@@ -110,6 +112,7 @@ pub(super) fn read(encoding: Encoding, bytes: &[u8]) -> Kept<Frame> {
         5 => OpKind::Append,
         other => return Err(Broken(format!("a message with action {other}"))),
     };
+    hold!(message.data.is_some() || kind == OpKind::Update, "R18: {kind:?} without text");
     let headers = &message.extras.headers;
     let named = message.id.as_deref().and_then(|id| id.strip_suffix(":0"));
     hold!(named == (kind == OpKind::Create).then_some(headers.create_id), "R3: the id of a create is {named:?}");
@@ -120,7 +123,8 @@ pub(super) fn read(encoding: Encoding, bytes: &[u8]) -> Kept<Frame> {
         create_id: headers.create_id.into(),
         channel: frame.channel.into(),
         serial: message.serial.as_deref().map(Into::into),
-        text: message.data.into(),
+        keeps_text: message.data.is_none(),
+        text: message.data.unwrap_or_default().into(),
         status: status(headers.status)?,
         segment: headers.segment.parse().map_err(|_| Broken(format!("R18: segment {:?}", headers.segment)))?,
         supersedes: headers.supersedes.map(Into::into),
@@ -157,7 +161,7 @@ fn publish(frame: Written<'_>) -> Kept<Frame> {
         hold!(headers.seq.is_some() && headers.n.is_some() && headers.epoch.is_some(), "R16: seq, n, epoch");
         tokens.push(Token {
             name: message.name.into(),
-            text: message.data.as_ref().into(),
+            text: message.data.as_deref().unwrap_or_default().into(),
             create_id: headers.create_id.into(),
             seq: number(headers.seq),
             n: number(headers.n),
@@ -176,6 +180,7 @@ fn publish(frame: Written<'_>) -> Kept<Frame> {
         channel: frame.channel.into(),
         serial: None,
         text: tokens.iter().map(|token| &*token.text).collect::<String>().into(),
+        keeps_text: false,
         status: Status::Streaming,
         segment: 0,
         supersedes: None,

@@ -284,7 +284,9 @@ impl Server {
         self.clock += 1;
         message.before = Some((message.version, message.text.clone(), message.status));
         message.changed = scene.now;
-        message.text = frame.text.to_string();
+        if !frame.keeps_text {
+            message.text = frame.text.to_string();
+        }
         message.status = frame.status;
         message.version = self.clock;
         // Its headers are replaced as a whole.

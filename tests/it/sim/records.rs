@@ -82,13 +82,16 @@ impl Checks {
     fn response_said(&mut self, scene: &Scene, i: usize, said: &Said<'_>) -> Kept {
         let instance = &self.instances[i];
         let name = instance.name();
-        if instance.ended.is_none() && !self.crowded {
+        // Events that came while it waited to be given up on were not its own any more.
+        let was_over = instance.suspect && said.outcome == "failed";
+        if instance.ended.is_none() && !self.crowded && !was_over {
             self.abandoned(scene, instance)?;
         }
         instance.sums_up(said, self.plan.audits)?;
         if said.outcome == "failed" {
             self.may_fail(scene, instance, said.reason)?;
         } else {
+            hold!(instance.last_word.is_none(), "R15: {name} is {} after it was given up on", said.outcome);
             hold!(!instance.is_others, "R17: {name} is {} though it was seen to be changed by others", said.outcome);
             let expected = match instance.ended {
                 None | Some(Status::Abandoned) => "abandoned",

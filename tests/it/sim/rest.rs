@@ -27,15 +27,17 @@ impl Checks {
                 updates <= self.plan.updates_max,
                 "R4: {name} took {updates} full texts: there is no pause between them"
             );
-            if settled != "failed" && instance.tokens.is_some() {
+            if settled == "failed" {
+                instance.shows_its_end(server)?;
+            } else if instance.tokens.is_some() {
                 let status = instance.ended.or(Some(Status::Abandoned));
                 let (text, said) = instance.reads_as(server);
                 hold!(text == instance.text, "I1: {name} reads {text:?}, but is {:?}", instance.text);
                 hold!(said == status, "I1: {name} ends with {said:?}, not {status:?}");
-            } else if settled != "failed" && instance.is_whole {
+            } else if instance.is_whole {
                 let base = format!("sim.tokens.{}.{}.{}", instance.partition, instance.hold_first(), instance.part);
                 server.reads_as(&name, &base, &instance.text, instance.ended.unwrap_or(Status::Abandoned))?;
-            } else if settled != "failed" && !self.is_changed(instance, server)? {
+            } else if !self.is_changed(instance, server)? {
                 hold!(instance.create.is_some(), "I1: {name} was never created");
                 self.reads(instance, server)?;
             }
@@ -118,6 +120,21 @@ impl Checks {
             });
             hold!(right, "I1: {} has a second message", message.response_id);
         }
+        Ok(())
+    }
+}
+
+impl Instance {
+    /// A last word that was taken is what readers see of it.
+    fn shows_its_end(&self, server: &Server) -> Kept {
+        let is_taken = self.last_word.is_some_and(|(_, is_taken)| is_taken) && self.tokens.is_none();
+        let is_ours = |message: &&Message| !message.gone && message.others.is_none();
+        let its = |message: &&Message| Some(&message.serial) == self.serial.as_ref();
+        let Some(message) = server.messages.iter().filter(is_ours).find(its).filter(|_| is_taken) else {
+            return Ok(());
+        };
+        let (name, status) = (self.name(), message.status);
+        hold!(status == Status::Failed, "R15: {name} had its last word, and its message says {status:?}");
         Ok(())
     }
 }

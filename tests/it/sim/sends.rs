@@ -24,7 +24,11 @@ impl Checks {
         let before = self.instances[i].create.as_ref().filter(|_| operation.kind == OpKind::Create);
         let repeats = before.is_some_and(|create| create.head == operation.head) && !self.instances[i].gone;
         // A text that is mended only at its end shows by that that it has ended, in whichever of its messages.
-        let mends = operation.kind == OpKind::Update && self.instances[i].tainted && !self.instances[i].is_whole;
+        let is_last_word = operation.status == Status::Failed;
+        let mends = operation.kind == OpKind::Update
+            && self.instances[i].tainted
+            && !self.instances[i].is_whole
+            && !is_last_word;
         let ends = operation.status == Status::Abandoned || (mends && self.plan.when == ReconcileWhen::AtEnd);
         if ends && self.instances[i].ended.is_none() && !repeats {
             self.abandoned(scene, &self.instances[i])?;
@@ -42,7 +46,9 @@ impl Checks {
         let changed = instance.connection.is_some_and(|connection| connection != operation.connection);
         instance.moved |= changed && instance.serial.is_some();
         let room = self.plan.text_max();
+        hold!(instance.last_word.is_none(), "R15: {name} goes on after its last word");
         match operation.kind {
+            _ if is_last_word => instance.says_last_word(scene, operation)?,
             OpKind::Publish => instance.publishes(scene, operation, when, room)?,
             OpKind::Create | OpKind::Append | OpKind::Update if instance.is_whole => {
                 instance.sends_whole(scene.now, operation)?;
@@ -219,6 +225,19 @@ impl Instance {
         Ok(())
     }
 
+    /// It is given up on, which its readers are told; what they read stays as it is.
+    fn says_last_word(&mut self, scene: &Scene, operation: &Operation) -> Kept {
+        let name = self.name();
+        hold!(operation.id.seq == self.operations, "I4: {name}: operation {} has another number", self.operations);
+        hold!(self.in_flight.is_empty(), "R15: a last word of {name} with operations in flight");
+        hold!(scene.now >= self.quiet_until, "R8: a last word of {name} before late frames have landed");
+        hold!(operation.data.is_empty(), "R15: a last word of {name} with text");
+        hold!(operation.keeps_text == self.tokens.is_none(), "R15: a last word of {name} without text replaces it");
+        hold!(operation.serial.is_some() == self.tokens.is_none(), "R15: a last word of {name} on no message");
+        self.last_word = Some((operation.id.seq, false));
+        Ok(())
+    }
+
     /// The operation is about another message: the next one, or the first one again.
     fn enters(&mut self, operation: &Operation, left: u32) -> Kept {
         let (name, segment) = (self.name(), operation.head.segment);
@@ -351,6 +370,9 @@ impl Instance {
         let newest = version.is_some() && version > self.version;
         if newest {
             self.version.clone_from(&version);
+        }
+        if let Some((_, is_taken)) = &mut self.last_word {
+            return *is_taken = newest && !resent;
         }
         match (operation.kind, word) {
             (OpKind::Create, "acked") => {
