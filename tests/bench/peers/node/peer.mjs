@@ -12,6 +12,8 @@ const TOKENS = `${prefix}.tokens`;
 const RESULTS = `${prefix}.results`;
 const IN_FLIGHT = 10_000;
 const COMMIT_EVERY_MS = 150;
+/** A send is one batch for each partition, and brokers take no batch above a megabyte. */
+const RESULTS_MAX = 2_000;
 
 const kafka = new Kafka({ clientId: 'peer', brokers: bootstrap.split(','), logLevel: logLevel.ERROR });
 const consumer = kafka.consumer({ groupId: prefix });
@@ -32,7 +34,8 @@ const responses = new Map();
 const partitions = new Map();
 let results = [];
 let inFlight = 0;
-let wake = () => {};
+/** What waits for room, one for each partition at most. */
+let waiting = [];
 
 /** Sends an operation, and writes its result once it is answered. */
 function operate(id, response, op, offset, send) {
@@ -50,7 +53,7 @@ function operate(id, response, op, offset, send) {
   return operation.finally(() => {
     offset.done = true;
     inFlight -= 1;
-    if (inFlight < IN_FLIGHT) wake();
+    if (inFlight < IN_FLIGHT) for (const wake of waiting.splice(0)) wake();
   });
 }
 
@@ -104,7 +107,7 @@ async function commit() {
   }
   const written = results;
   results = [];
-  if (written.length > 0) await producer.send({ topic: RESULTS, messages: written });
+  while (written.length > 0) await producer.send({ topic: RESULTS, messages: written.splice(0, RESULTS_MAX) });
   if (offsets.length > 0) await consumer.commitOffsets(offsets);
 }
 
@@ -128,7 +131,7 @@ await consumer.run({
     let open = partitions.get(batch.partition);
     if (!open) partitions.set(batch.partition, (open = []));
     for (const { key, value, offset: number } of batch.messages) {
-      while (inFlight >= IN_FLIGHT) await new Promise((resolve) => (wake = resolve));
+      while (inFlight >= IN_FLIGHT) await new Promise((resolve) => waiting.push(resolve));
       const offset = { offset: number, done: false };
       open.push(offset);
       const id = key.toString();
