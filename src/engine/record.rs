@@ -261,7 +261,7 @@ pub enum Cause {
     Stream,
     /// The text on the channel may have differed from ours.
     Repair,
-    /// The response ended.
+    /// The response ended; an update of that cause says that it was given up on, and leaves the text as it is.
     Final,
     /// Another process had the partition before.
     Takeover,
