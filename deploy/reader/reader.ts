@@ -3,7 +3,7 @@
 // Give it every message that comes, live, rewound or from history, in any order and as often as they come: a message is known
 // by its serial and guarded by its version, so repeats and overlaps do no harm. Tell it when continuity is lost.
 
-/** What the header `status` says. All but the first two are final; only `abandoned` may open again. */
+/** What the header `status` says. All but the first two are final; `abandoned` may open again, and so may `failed`. */
 export type Status =
   | 'streaming' | 'continued'
   | 'complete' | 'cancelled' | 'error' | 'abandoned' | 'failed' | 'superseded';
@@ -71,6 +71,7 @@ const ACTIONS: Record<string | number, 'create' | 'update' | 'delete' | 'append'
 };
 
 const OPEN: ReadonlySet<string> = new Set<Status>(['streaming', 'continued']);
+const MAY_GO_ON: ReadonlySet<string> = new Set<Status>(['streaming', 'continued', 'abandoned', 'failed']);
 
 /** The responses on a channel. */
 export class Responses {
@@ -91,10 +92,10 @@ export class Responses {
     return response;
   }
 
-  /** Messages have been missed: what is still being written may lack something until the history is read. */
+  /** Messages have been missed: what may still be written may lack something until the history is read. */
   missed(): void {
     for (const message of this.#messages.values()) {
-      if (OPEN.has(message.headers.status ?? 'streaming')) message.loose = [];
+      if (MAY_GO_ON.has(message.headers.status ?? 'streaming')) message.loose = [];
     }
   }
 
@@ -170,7 +171,7 @@ export class Responses {
       part,
       text,
       status,
-      complete: !OPEN.has(status) && !gap && count === chain.length,
+      complete: !OPEN.has(status) && status !== 'failed' && !gap && count === chain.length,
       repaired: !text.startsWith(shown),
       gap,
     };
@@ -197,14 +198,16 @@ function ordered(responseId: string, part: number, messages: Message[], shown: s
   const stop = named('stop').sort(byRound).at(-1);
   const isOver = stop !== undefined && next <= number(stop.headers.seq) + number(stop.headers.n);
   const isWhole = isOver && number(stop.headers.length) === new TextEncoder().encode(text).length;
+  // What was given up on is not all in the history either.
+  const isGivenUp = isOver && stop.headers.status === 'failed';
   return {
     responseId,
     part,
     text,
     status: isOver ? stop.headers.status ?? 'streaming' : 'streaming',
-    complete: isWhole,
+    complete: isWhole && !isGivenUp,
     repaired: !text.startsWith(shown),
-    gap: isOver ? !isWhole : !begins,
+    gap: isOver && !isGivenUp ? !isWhole : !begins,
   };
 }
 

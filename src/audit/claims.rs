@@ -208,7 +208,8 @@ impl Claims {
             seq: more.op_seq,
             outcome: more.outcome,
             is_stream: matches!(&*more.cause, "stream" | "final"),
-            is_update: more.op == "update" || is_full_text,
+            // What is given up on says so with an update that leaves the text as it is.
+            is_update: (more.op == "update" && more.cause != "final") || is_full_text,
         });
     }
 

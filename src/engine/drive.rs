@@ -58,6 +58,8 @@ impl Engine {
                 Next::Send(kind) => {
                     if !self.try_send(now, id, kind, shared, effects) {
                         is_waiting = !self.draining;
+                        let patience = self.responses.get_mut(id).and_then(|response| response.last_word_waits(now));
+                        patience.into_iter().for_each(|until| self.wake_at(until, id));
                         break;
                     }
                 }
@@ -85,6 +87,8 @@ impl Engine {
         }
         response.look_for_cut();
         Some(match response.next(now, &self.settings.reconcile, takes) {
+            // The next owner need not begin anew for a last word.
+            _ if self.draining && response.lacks_last_word() => Next::Settle,
             // Who cannot write yet does not look yet: it would not see what is there then.
             Next::Look if !shared.flow.is_up(response.channel) => Next::Send(OpKind::Update),
             next => next,
@@ -147,9 +151,6 @@ impl Engine {
             }
             Err((wait, ticket)) => {
                 response.ticket = Some(ticket);
-                if let Some(until) = response.last_word_waits(now) {
-                    self.wake_at(until, id);
-                }
                 match wait {
                     Wait::Until(time) => self.wake_at(time, id),
                     Wait::Connection(until) => self.block(id, pinned, ticket, until),
@@ -170,7 +171,7 @@ impl Engine {
         learn(now, response, &operation, &answer, self.settings.whole, shared, effects);
         let reporter = Self::reporter(&self.settings, self.partition, self.sender.epoch, now);
         reporter.operation(self.ledger.next_report(), response, &operation, &answer, &shared.flow, effects);
-        if operation.is_whole() && matches!(answer.outcome, Outcome::Acked { .. }) {
+        if operation.is_whole() && response.given_up.is_none() && matches!(answer.outcome, Outcome::Acked { .. }) {
             response.takeover = None;
         }
         response.forget_if_given_up(shared);

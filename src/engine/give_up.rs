@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use super::flow::Takes;
 use super::next::Next;
-use super::op::{ConnectionId, OpId, OpKind, Operation, PublishName, Sender, Status};
-use super::outcome::Outcome;
+use super::op::{ConnectionId, Head, OpId, OpKind, Operation, PublishName, Sender, Status};
+use super::outcome::{Outcome, Serial};
 use super::per_token::Published;
 use super::record::Cause;
 use super::response::{InFlight, Response};
@@ -30,14 +30,21 @@ pub(super) struct GivenUp {
 }
 
 /// What readers are told of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 enum LastWord {
     /// Nothing.
     None,
-    /// That nothing more comes, unless that cannot be said until then; no time before it was tried.
+    /// That nothing more comes, unless that cannot be said until then; no time as long as that holds nothing up.
     Due(Option<Time>),
     /// That was sent.
-    Said,
+    Said(Target),
+}
+
+/// A message that says it.
+#[derive(Debug, Clone)]
+struct Target {
+    head: Arc<Head>,
+    serial: Option<Serial>,
 }
 
 impl Response {
@@ -74,27 +81,53 @@ impl Response {
         }
         let is_there = match &self.per_token {
             Some(tokens) => tokens.awaits_stop(),
-            // Of one that is looked for the serial is not known to be its.
-            None => self.serial.is_some() && !self.gone && !self.create.search && !takes.is_whole(),
+            None => !takes.is_whole() && self.last_target().is_some(),
         };
         let is_due = match given_up.last_word {
             LastWord::Due(until) => is_there && until.is_none_or(|until| now < until),
-            LastWord::None | LastWord::Said => false,
+            LastWord::None | LastWord::Said(_) => false,
         };
         match is_due {
             false if self.end.is_some() => Next::Settle,
             false => Next::Nothing,
             // What is on its way would come after it.
-            true if now < self.repair.not_before() => Next::At(self.repair.not_before()),
+            true if now < self.repair.quiet_from() => Next::At(self.repair.quiet_from()),
             true => self.next_look(now, now).unwrap_or(Next::Send(self.last_kind())),
         }
     }
 
-    /// Until when its last word waits, if that is what waits.
+    /// Until when its last word waits, if that is what holds it up.
     pub(super) fn last_word_waits(&mut self, now: Time) -> Option<Time> {
+        self.end?;
         match &mut self.given_up.as_mut()?.last_word {
             LastWord::Due(until) => Some(*until.get_or_insert(now + PATIENCE)),
-            LastWord::None | LastWord::Said => None,
+            LastWord::None | LastWord::Said(_) => None,
+        }
+    }
+
+    /// Whether it is over but for a last word that was not sent.
+    pub(super) fn lacks_last_word(&self) -> bool {
+        self.given_up.is_some() && self.end.is_some() && self.in_flight.is_empty()
+    }
+
+    /// The message whose status readers take for that of the whole. Another than the present one only when nothing else is
+    /// said of the response any more.
+    fn last_target(&self) -> Option<Target> {
+        let present = self.serial.as_ref().filter(|_| self.has_message());
+        let (head, serial) = match self.last_of_others(present.is_none()).filter(|_| self.end.is_some()) {
+            Some(other) => other,
+            None => (&self.head, present?),
+        };
+        Some(Target { head: Arc::clone(head), serial: Some(serial.clone()) })
+    }
+
+    /// The message that an operation of its was about, and its serial.
+    pub(super) fn target<'a>(&'a self, operation: &InFlight) -> (&'a Head, Option<&'a Serial>) {
+        match self.given_up.as_deref().map(|given_up| &given_up.last_word) {
+            Some(LastWord::Said(target)) if operation.seq + 1 == self.counts.operations => {
+                (&target.head, target.serial.as_ref())
+            }
+            _ => (&self.head, self.serial.as_ref()),
         }
     }
 
@@ -110,14 +143,15 @@ impl Response {
         connection: ConnectionId,
         sender: Arc<Sender>,
     ) -> Operation {
-        if let Some(given_up) = &mut self.given_up {
-            given_up.last_word = LastWord::Said;
-        }
         let kind = self.last_kind();
+        let here = Target { head: Arc::clone(&self.head), serial: self.serial.clone() };
+        let target = self.last_target().filter(|_| kind == OpKind::Update).unwrap_or(here);
+        // One that is left over must not be read any more; what is before it has ended.
+        let is_left_over = self.segments.is_surplus() && target.head.segment == self.head.segment;
+        let status = if is_left_over { Status::Superseded } else { Status::Failed };
         let publish = self.last_stop(now, id.seq);
         let published = publish.as_ref().map(|_| Published { name: PublishName::Stop, completes: false });
         self.counts.operations += 1;
-        self.counts.repairs += u32::from(kind == OpKind::Update);
         self.in_flight.push_back(InFlight {
             seq: id.seq,
             kind,
@@ -131,24 +165,29 @@ impl Response {
             sent_at: now,
             queued: Duration::ZERO,
         });
+        let Target { head, serial } = target.clone();
+        if let Some(given_up) = &mut self.given_up {
+            given_up.last_word = LastWord::Said(target);
+        }
+        let (keeps_text, publish) = (publish.is_none(), publish.map(Box::new));
         Operation {
             id,
             connection,
             kind,
             sender,
-            head: Arc::clone(&self.head),
-            serial: self.serial.clone(),
+            head,
+            serial,
             data: "".into(),
-            keeps_text: publish.is_none(),
-            status: Status::Failed,
+            keeps_text,
+            status,
             segments: None,
-            publish: publish.map(Box::new),
+            publish,
         }
     }
 
     /// Takes in what became of the last word: nothing is done about it. Whether it was one.
     pub(super) fn hears_last_word(&mut self, outcome: &Outcome) -> bool {
-        if self.given_up.as_ref().is_none_or(|given_up| given_up.last_word != LastWord::Said) {
+        if !self.given_up.as_ref().is_some_and(|given_up| matches!(given_up.last_word, LastWord::Said(_))) {
             return false;
         }
         match outcome {

@@ -273,7 +273,8 @@ impl Past {
         if let Some(Cut { from, limit, superseded }) = line.cut {
             self.place = Place { from, limit: Some(limit), superseded };
         }
-        self.repairs += u32::from(op == OpKind::Update || line.is_full_text());
+        let is_last_word = op == OpKind::Update && line.cause.as_deref() == Some(Cause::Final.as_str());
+        self.repairs += u32::from((op == OpKind::Update && !is_last_word) || line.is_full_text());
         if op == OpKind::Create {
             self.created(line)?;
         }

@@ -79,6 +79,7 @@ impl Engine {
         response.drop_former_text();
         if response.given_up.is_some() {
             response.drop_text();
+            response.per_token.iter_mut().for_each(|tokens| tokens.skip());
         }
         shared.usage.change(before, Weight::of(response));
         match response.end {

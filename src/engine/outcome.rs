@@ -38,6 +38,16 @@ pub enum Outcome {
     Unknown(Doubt),
 }
 
+impl Outcome {
+    /// What kind of refusal it is, if it is one.
+    pub(super) const fn class(&self) -> Option<Class> {
+        match self {
+            Self::Rejected(rejection) => Some(rejection.class),
+            Self::Acked { .. } | Self::Unknown(_) => None,
+        }
+    }
+}
+
 /// Why an operation was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejection {

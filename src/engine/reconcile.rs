@@ -23,6 +23,8 @@ pub(super) struct Repair {
     /// The connection changed: the next operation carries the full text, though nothing has failed.
     moved: bool,
     not_before: Time,
+    /// Until when something may land that was sent before.
+    quiet_from: Time,
     /// Unsuccessful creates or updates in a row; sets the pace.
     failures: u32,
     /// Refusals that were about the operation itself; enough of them are final.
@@ -77,6 +79,11 @@ impl Repair {
         self.not_before
     }
 
+    /// When nothing is on its way any more that was sent before: earlier than the next try where that backs off.
+    pub(super) const fn quiet_from(&self) -> Time {
+        self.quiet_from
+    }
+
     /// For how long, all together, the text on the channel may have differed.
     pub(super) fn dirty(&self, now: Time) -> Duration {
         self.dirty + self.tainted_since.map_or(Duration::ZERO, |since| now.since(since))
@@ -86,7 +93,8 @@ impl Repair {
     pub(super) fn taint(&mut self, now: Time, wait: Duration) {
         self.ever_tainted = true;
         self.tainted_since.get_or_insert(now);
-        self.not_before = self.not_before.max(now + wait);
+        self.quiet_from = self.quiet_from.max(now + wait);
+        self.not_before = self.not_before.max(self.quiet_from);
     }
 
     /// Something has failed that does not matter to the text.
@@ -97,13 +105,15 @@ impl Repair {
     /// The connection that carried the message is gone for good.
     pub(super) fn moved(&mut self, now: Time, wait: Duration) {
         self.moved = true;
-        self.not_before = self.not_before.max(now + wait);
+        self.quiet_from = self.quiet_from.max(now + wait);
+        self.not_before = self.not_before.max(self.quiet_from);
     }
 
     /// A create or update was not taken, or was taken without effect; the next one waits longer.
     pub(super) fn failed(&mut self, now: Time, wait: Duration) {
         self.failures = self.failures.saturating_add(1);
-        self.taint(now, backoff::delay(wait, self.failures));
+        self.taint(now, wait);
+        self.not_before = self.not_before.max(now + backoff::delay(wait, self.failures));
     }
 
     /// A create or update was refused. Gives the reason when that was once too often.

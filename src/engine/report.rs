@@ -35,12 +35,8 @@ impl Reporter<'_> {
         effects: &mut Effects,
     ) {
         let (outcome, version_serial, error) = self.explain(answer);
-        let latency = self.now.since(operation.sent_at);
-        let is_publish = operation.kind == OpKind::Publish;
-        let class = match &answer.outcome {
-            Outcome::Rejected(rejection) => Some(rejection.class),
-            Outcome::Acked { .. } | Outcome::Unknown(_) => None,
-        };
+        let (latency, is_publish) = (self.now.since(operation.sent_at), operation.kind == OpKind::Publish);
+        let (head, serial) = response.target(operation);
         let record = ResultRecord::Operation(OperationRecord {
             v: SCHEMA_VERSION,
             response_id: &response.head.response_id,
@@ -55,8 +51,8 @@ impl Reporter<'_> {
             covered: self.covered(operation.span),
             tokens: operation.tokens,
             bytes: operation.bytes,
-            segment: response.head.segment,
-            serial: response.serial.as_deref().or(version_serial.filter(|_| is_publish)),
+            segment: head.segment,
+            serial: serial.map(|serial| &**serial).or(version_serial.filter(|_| is_publish)),
             version_serial: version_serial.filter(|_| !is_publish),
             create_id: (operation.kind == OpKind::Create).then_some(&*response.head.create_id),
             resent: answer.resent,
@@ -72,14 +68,17 @@ impl Reporter<'_> {
             connection_id: flow.ably_id(answer.connection),
             supersedes: self.superseded(response, operation),
             replaces: response.head.supersedes.as_deref().filter(|_| operation.kind == OpKind::Create),
-            cut: response.segments.place().filter(|_| operation.kind != OpKind::Append),
+            cut: response
+                .segments
+                .place()
+                .filter(|_| head.segment == response.head.segment && operation.kind != OpKind::Append),
             reopens: response.reopens.as_deref().copied().filter(|_| operation.kind != OpKind::Append),
         });
         let fact = Fact::Operation {
             op: operation.kind,
             cause: operation.cause,
             outcome,
-            class,
+            class: answer.outcome.class(),
             latency,
             tokens: operation.tokens,
         };

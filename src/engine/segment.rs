@@ -368,6 +368,21 @@ impl Response {
         }
     }
 
+    /// Whether its present message is there and is known.
+    pub(super) fn has_message(&self) -> bool {
+        // Of one that is looked for the serial is not known to be its.
+        self.serial.is_some() && !self.gone && !self.create.search
+    }
+
+    /// The last message after the present one, or else, if wanted, before it.
+    pub(super) fn last_of_others(&self, before: bool) -> Option<(&Arc<Head>, &Serial)> {
+        let others = self.segments.others.as_deref()?;
+        let named = |made: &'_ Made| made.serial.is_some();
+        let former = others.former.iter().filter(|_| before);
+        let last = former.chain(&others.beyond).rfind(|made| named(made))?;
+        Some((&last.head, last.serial.as_ref()?))
+    }
+
     /// Whether there may be messages that should not be there.
     pub(super) fn may_be_more(&self) -> bool {
         self.segments.others.as_ref().is_some_and(|others| others.orphans.is_some() || others.twins)

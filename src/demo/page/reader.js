@@ -7,6 +7,7 @@ const ACTIONS = {
     'message.create': 'create', 'message.update': 'update', 'message.delete': 'delete', 'message.append': 'append',
 };
 const OPEN = new Set(['streaming', 'continued']);
+const MAY_GO_ON = new Set(['streaming', 'continued', 'abandoned', 'failed']);
 /** The responses on a channel. */
 export class Responses {
     #messages = new Map();
@@ -25,10 +26,10 @@ export class Responses {
         known.shown = response.text;
         return response;
     }
-    /** Messages have been missed: what is still being written may lack something until the history is read. */
+    /** Messages have been missed: what may still be written may lack something until the history is read. */
     missed() {
         for (const message of this.#messages.values()) {
-            if (OPEN.has(message.headers.status ?? 'streaming'))
+            if (MAY_GO_ON.has(message.headers.status ?? 'streaming'))
                 message.loose = [];
         }
     }
@@ -107,7 +108,7 @@ export class Responses {
             part,
             text,
             status,
-            complete: !OPEN.has(status) && !gap && count === chain.length,
+            complete: !OPEN.has(status) && status !== 'failed' && !gap && count === chain.length,
             repaired: !text.startsWith(shown),
             gap,
         };
@@ -134,14 +135,16 @@ function ordered(responseId, part, messages, shown) {
     const stop = named('stop').sort(byRound).at(-1);
     const isOver = stop !== undefined && next <= number(stop.headers.seq) + number(stop.headers.n);
     const isWhole = isOver && number(stop.headers.length) === new TextEncoder().encode(text).length;
+    // What was given up on is not all in the history either.
+    const isGivenUp = isOver && stop.headers.status === 'failed';
     return {
         responseId,
         part,
         text,
         status: isOver ? stop.headers.status ?? 'streaming' : 'streaming',
-        complete: isWhole,
+        complete: isWhole && !isGivenUp,
         repaired: !text.startsWith(shown),
-        gap: isOver ? !isWhole : !begins,
+        gap: isOver && !isGivenUp ? !isWhole : !begins,
     };
 }
 /** The full texts whose parts are all there, each with its parts in order, oldest first. */

@@ -115,10 +115,11 @@ impl View {
         }
     }
 
-    /// Messages were missed: those that are still written may lack something.
+    /// Messages were missed: those that may still be written may lack something.
     pub(in crate::demo) fn missed(&mut self) {
-        let is_open = |held: &&mut Held| matches!(&*held.header("status"), "" | "streaming" | "continued");
-        self.messages.values_mut().filter(is_open).for_each(|held| held.loose = Some(Vec::new()));
+        let is_over =
+            |held: &Held| matches!(&*held.header("status"), "complete" | "cancelled" | "error" | "superseded");
+        self.messages.values_mut().filter(|held| !is_over(held)).for_each(|held| held.loose = Some(Vec::new()));
     }
 
     /// What is there now, without messages that were deleted or that another one is in the place of.

@@ -245,7 +245,8 @@ impl Account {
         self.cut(name, said)?;
         let (first, last) = (said.covered.first, said.covered.last);
         let is_new_text = matches!(cause, "stream" | "final");
-        let is_whole = op == OpKind::Update || (said.name == Some("response-complete") && first <= last);
+        let is_whole =
+            (op == OpKind::Update && cause != "final") || (said.name == Some("response-complete") && first <= last);
         self.operations.insert(seq, Operation { is_whole, is_new_text, outcome: said.outcome.into(), first, last });
         Ok(())
     }

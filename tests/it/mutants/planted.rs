@@ -40,7 +40,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "the last word does not wait for what is on its way",
         "engine/give_up.rs",
-        "true if now < self.repair.not_before() =>",
+        "true if now < self.repair.quiet_from() =>",
         "true if false =>",
     ),
     mutant(

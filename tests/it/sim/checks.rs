@@ -108,7 +108,7 @@ pub(super) struct Instance {
     pub(super) refusals: u32,
     pub(super) channel_refused: Option<u64>,
     /// The operation that said that it is given up on, and whether that was taken.
-    pub(super) last_word: Option<(u32, bool)>,
+    pub(super) last_word: Option<(Operation, bool)>,
     pub(super) in_flight: Vec<(u32, OpKind, usize)>,
     pub(super) kinds: Vec<OpKind>,
     pub(super) outcomes: Vec<Option<&'static str>>,

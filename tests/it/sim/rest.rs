@@ -127,14 +127,12 @@ impl Checks {
 impl Instance {
     /// A last word that was taken is what readers see of it.
     fn shows_its_end(&self, server: &Server) -> Kept {
-        let is_taken = self.last_word.is_some_and(|(_, is_taken)| is_taken) && self.tokens.is_none();
+        let Some((word, true)) = &self.last_word else { return Ok(()) };
         let is_ours = |message: &&Message| !message.gone && message.others.is_none();
-        let its = |message: &&Message| Some(&message.serial) == self.serial.as_ref();
-        let Some(message) = server.messages.iter().filter(is_ours).find(its).filter(|_| is_taken) else {
-            return Ok(());
-        };
-        let (name, status) = (self.name(), message.status);
-        hold!(status == Status::Failed, "R15: {name} had its last word, and its message says {status:?}");
+        let its = |message: &&Message| Some(&message.serial) == word.serial.as_ref();
+        let Some(message) = server.messages.iter().filter(is_ours).find(its) else { return Ok(()) };
+        let (name, said, status) = (self.name(), word.status, message.status);
+        hold!(status == said, "R15: the last word of {name} was {said:?}, and its message says {status:?}");
         Ok(())
     }
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::checks::{Checks, Instance, Other};
 use super::scene::{Kept, Scene, hold};
 use crate::engine::{
-    Class, Doubt, Head, Latest, LookUp, OpKind, Operation, Outcome, Pipelining, ReadBack, ReconcileWhen, Rejection,
-    Serial, Status,
+    Class, Doubt, Head, Latest, LookUp, OpKind, Operation, Outcome, Pipelining, PublishName, ReadBack, ReconcileWhen,
+    Rejection, Serial, Status,
 };
 
 impl Checks {
@@ -24,7 +24,7 @@ impl Checks {
         let before = self.instances[i].create.as_ref().filter(|_| operation.kind == OpKind::Create);
         let repeats = before.is_some_and(|create| create.head == operation.head) && !self.instances[i].gone;
         // A text that is mended only at its end shows by that that it has ended, in whichever of its messages.
-        let is_last_word = operation.status == Status::Failed;
+        let is_last_word = operation.keeps_text || operation.status == Status::Failed;
         let mends = operation.kind == OpKind::Update
             && self.instances[i].tainted
             && !self.instances[i].is_whole
@@ -57,7 +57,7 @@ impl Checks {
         }
         instance.connection = Some(operation.connection);
         instance.operations += 1;
-        instance.updates += u32::from(operation.kind == OpKind::Update);
+        instance.updates += u32::from(operation.kind == OpKind::Update && !is_last_word);
         let (ended, status) = (instance.ended, operation.status);
         if ended == Some(status) || matches!(status, Status::Continued | Status::Superseded) {
             (instance.terminal_sent, instance.closed) = (true, Some(status));
@@ -234,7 +234,10 @@ impl Instance {
         hold!(operation.data.is_empty(), "R15: a last word of {name} with text");
         hold!(operation.keeps_text == self.tokens.is_none(), "R15: a last word of {name} without text replaces it");
         hold!(operation.serial.is_some() == self.tokens.is_none(), "R15: a last word of {name} on no message");
-        self.last_word = Some((operation.id.seq, false));
+        let sum = operation.publish.as_ref().map(|publish| (publish.name, publish.seq, publish.pieces.len()));
+        let stop = self.tokens.is_some().then_some((PublishName::Stop, self.token_offsets.len() as u64, 1));
+        hold!(self.suspect || sum == stop, "R16: a last word of {name} is {sum:?}, not {stop:?}");
+        self.last_word = Some((operation.clone(), false));
         Ok(())
     }
 

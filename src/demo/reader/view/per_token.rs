@@ -64,7 +64,9 @@ impl<'a> Tokens<'a> {
         }
         let stop = self.stops.values().next_back().filter(|stop| next <= stop.number("tokens"));
         let status = match stop {
-            Some(stop) if stop.number("length") != text.len() as u64 => "of another length".to_owned(),
+            Some(stop) if stop.number("length") != text.len() as u64 && stop.header("status") != "failed" => {
+                "of another length".to_owned()
+            }
             Some(stop) => stop.header("status"),
             None => "streaming".to_owned(),
         };
