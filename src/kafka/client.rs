@@ -191,7 +191,8 @@ impl Clients {
     }
 
     /// A consumer that reads without joining the group. It has the group's name because the group's rights are then all
-    /// that it needs; it never commits.
+    /// that it needs; it never commits. It reads from the leaders, whatever rack they are in: for a follower that is late a
+    /// partition ends before its end, and what lies behind would be taken for not there.
     pub(super) fn reader(&self) -> ClientConfig {
         let mut config = self.shared.clone();
         config
@@ -207,7 +208,9 @@ impl Clients {
             // It must fit properties that are passed through, even without a group.
             config.set("session.timeout.ms", self.settings.session_timeout.as_millis().to_string());
         }
-        self.pass_through(config)
+        let mut config = self.pass_through(config);
+        config.remove("client.rack");
+        config
     }
 
     /// A reader of what is there already. A fetch of its that finds nothing is answered at once: while one waits, the broker
