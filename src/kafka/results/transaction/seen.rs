@@ -354,6 +354,8 @@ impl Sight {
             match self.reader.poll(deadline.saturating_duration_since(Instant::now())) {
                 Some(Ok(message)) if message.partition() == partition => break Ok(message.offset() == offset),
                 Some(Err(KafkaError::PartitionEOF(ended))) if ended == partition => break Ok(false),
+                // It was deleted, as it would have been after it was seen.
+                Some(Err(KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset))) => break Ok(true),
                 Some(_) => {}
                 None => break Err(failed()(KafkaError::NoMessageReceived)),
             }

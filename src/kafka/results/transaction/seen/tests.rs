@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use super::*;
 use crate::engine::{Fact, Report, ResponseOutcome};
@@ -15,11 +16,15 @@ const LANES: [Lane; 2] = [Lane { partition: 0, life: 1 }, Lane { partition: 1, l
 /// Longer than any test takes.
 const LIFETIME: Duration = Duration::from_secs(60);
 
+type Mock = MockCluster<'static, DefaultProducerContext>;
+
 /// A thread that has one report of each lane to write, and offsets of each.
-fn thread() -> (MockCluster<'static, DefaultProducerContext>, Thread) {
+fn thread() -> (Mock, Thread) {
     let mock = MockCluster::new(1).expect("a mock cluster");
     let settings = config::Kafka { bootstrap_servers: mock.bootstrap_servers(), ..config::Kafka::default() };
-    mock.create_topic(&settings.results_topic, 2, 1).expect("created");
+    for topic in [&settings.tokens_topic, &settings.results_topic] {
+        mock.create_topic(topic, 2, 1).expect("created");
+    }
     let clients = Clients::new(&settings).expect("the settings are fine").in_transactions("test", LIFETIME);
     let mut thread = Thread::new(&clients, Arc::default()).expect("made");
     thread.introduce().expect("introduced");
@@ -111,4 +116,27 @@ fn what_is_owed_is_written_though_its_partition_has_left() {
     // A partition that has left without a debt.
     let (_, ends) = write(&mut thread).expect("written");
     assert_eq!(ends, HashMap::new());
+}
+
+#[test]
+fn after_an_abort_nothing_is_begun_before_the_group_has_decided_over_its_offsets() {
+    let (mock, mut thread) = thread();
+    let member: BaseConsumer<Plain> = {
+        let context = Plain { log: Log::new("results", thread.clients.stranded()) };
+        BaseConsumer::from_config_and_context(&thread.clients.reader(), context).expect("a consumer")
+    };
+    // It does not say: a mock cannot have offsets in a transaction that is open.
+    mock.request_errors(
+        RDKafkaApiKey::OffsetFetch,
+        &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS; 5_000],
+    );
+    thread.aborted = Some(None);
+    assert!(thread.is_clear().is_ok_and(|clear| clear), "without a name in the group there are no offsets");
+    lock(&thread.shared.membership).group = member.group_metadata().map(Arc::new);
+    thread.aborted = Some(None);
+    assert!(thread.is_clear().is_ok_and(|clear| !clear));
+    assert!(matches!(thread.aborted, Some(Some(_))), "somebody has answered");
+    mock.clear_request_errors(RDKafkaApiKey::OffsetFetch);
+    assert!(thread.is_clear().is_ok_and(|clear| clear));
+    assert!(thread.aborted.is_none());
 }
