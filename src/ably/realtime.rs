@@ -384,10 +384,9 @@ impl Connection {
     }
 
     fn connect(&mut self, resume: Option<Arc<str>>, renew: bool, failures: u32) {
-        let (target, mut auth, id) = (self.target.clone(), self.auth.clone(), self.id);
+        let (target, former, id) = (self.target.clone(), self.auth.clone(), self.id);
         self.transport = Transport::Opening(Box::pin(async move {
-            let renewed = if renew { auth.renew().await } else { auth.refresh().await };
-            auth = if renew { auth } else { target.secrets().usable(auth) };
+            let (auth, renewed) = target.secrets().next(former, renew).await;
             let socket = match renewed {
                 Ok(()) => target.open(&auth, resume.as_deref(), failures, id).await.map(Box::new),
                 Err(error) => Err(error),
@@ -397,8 +396,8 @@ impl Connection {
     }
 
     fn renew(&mut self) {
-        let mut auth = self.auth.clone();
-        self.renewing = Some(Box::pin(async move { auth.renew().await.map(|()| auth) }));
+        let (target, former) = (self.target.clone(), self.auth.clone());
+        self.renewing = Some(Box::pin(async move { target.secrets().newer(former).await }));
     }
 
     /// Answers go before whatever else is told.

@@ -68,16 +68,11 @@ pub struct Clients {
     shared: ClientConfig,
     /// Where reading begins anew, older responses are not begun.
     max_age: Duration,
-    transactions: Option<Transactions>,
+    /// Under which name results are written in transactions, if they are. Two processes must not share it: a new one ends what
+    /// the other has open.
+    transactional_id: Option<String>,
+    transaction_timeout: Duration,
     stranded: Stranded,
-}
-
-/// How results are written in transactions.
-#[derive(Debug, Clone)]
-struct Transactions {
-    /// Two processes must not share it: a new one ends what the other has open.
-    id: String,
-    timeout: Duration,
 }
 
 impl Clients {
@@ -109,7 +104,8 @@ impl Clients {
             settings: settings.clone(),
             shared,
             max_age: Duration::MAX,
-            transactions: None,
+            transactional_id: None,
+            transaction_timeout: Duration::ZERO,
             stranded: Stranded::default(),
         })
     }
@@ -121,13 +117,20 @@ impl Clients {
         self
     }
 
+    /// Brokers end a transaction of ours that is open for longer than `timeout`; one of a former owner, too, whether we write in
+    /// transactions or not.
+    #[must_use]
+    pub fn with_transaction_timeout(mut self, timeout: Duration) -> Self {
+        self.transaction_timeout = timeout;
+        self
+    }
+
     /// Results, dead letters and offsets are committed in transactions, under the group's and this process's name. A broker
     /// ends one that is open for longer than `timeout`.
     #[must_use]
     pub fn in_transactions(mut self, instance: &str, timeout: Duration) -> Self {
-        let id = format!("{}-{instance}", self.settings.group_id);
-        self.transactions = Some(Transactions { id, timeout });
-        self
+        self.transactional_id = Some(format!("{}-{instance}", self.settings.group_id));
+        self.with_transaction_timeout(timeout)
     }
 
     /// Whether any client that was made of these is beyond help.
@@ -137,16 +140,16 @@ impl Clients {
     }
 
     pub(super) fn is_transactional(&self) -> bool {
-        self.transactions.is_some()
+        self.transactional_id.is_some()
     }
 
     pub(super) fn transactional_id(&self) -> String {
-        self.transactions.as_ref().map(|transactions| transactions.id.clone()).unwrap_or_default()
+        self.transactional_id.clone().unwrap_or_default()
     }
 
     /// How long a transaction may be open before brokers end it.
     pub(super) fn transaction_timeout(&self) -> Duration {
-        self.transactions.as_ref().map(|transactions| transactions.timeout).unwrap_or_default()
+        self.transaction_timeout
     }
 
     /// The settings that these come from.
@@ -188,7 +191,8 @@ impl Clients {
     }
 
     /// A consumer that reads without joining the group. It has the group's name because the group's rights are then all
-    /// that it needs; it never commits.
+    /// that it needs; it never commits. It reads from the leaders, whatever rack they are in: for a follower that is late a
+    /// partition ends before its end, and what lies behind would be taken for not there.
     pub(super) fn reader(&self) -> ClientConfig {
         let mut config = self.shared.clone();
         config
@@ -204,7 +208,9 @@ impl Clients {
             // It must fit properties that are passed through, even without a group.
             config.set("session.timeout.ms", self.settings.session_timeout.as_millis().to_string());
         }
-        self.pass_through(config)
+        let mut config = self.pass_through(config);
+        config.remove("client.rack");
+        config
     }
 
     /// A reader of what is there already. A fetch of its that finds nothing is answered at once: while one waits, the broker
@@ -226,12 +232,12 @@ impl Clients {
             .set("enable.idempotence", "true")
             .set("message.max.bytes", RECORD_BYTES_MAX)
             .set("queue.buffering.max.kbytes", UNSENT_KIB);
-        match &self.transactions {
+        match &self.transactional_id {
             // The whole of a transaction is produced at once and then waited for.
-            Some(Transactions { id, timeout }) => config
+            Some(id) => config
                 .set("linger.ms", "1")
                 .set("transactional.id", id)
-                .set("transaction.timeout.ms", timeout.as_millis().to_string()),
+                .set("transaction.timeout.ms", self.transaction_timeout.as_millis().to_string()),
             // As long as it takes: giving up on a record is our decision, not a timer's.
             None => config.set("linger.ms", "10").set("message.timeout.ms", "0"),
         };

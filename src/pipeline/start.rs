@@ -90,7 +90,7 @@ fn clients(config: &Config) -> Result<Clients, Error> {
     let clients = Clients::new(&config.kafka)?.with_max_age(config.input.max_age);
     Ok(match config.results.delivery {
         Delivery::ExactlyOnce => clients.in_transactions(&instance(config), config.results.transaction_timeout),
-        Delivery::AtLeastOnce => clients,
+        Delivery::AtLeastOnce => clients.with_transaction_timeout(config.results.transaction_timeout),
     })
 }
 

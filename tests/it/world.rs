@@ -307,6 +307,18 @@ impl World {
         self.observer().group_metadata()
     }
 
+    /// A member of the group that has no interest in the tokens topic.
+    pub(crate) fn member(&self) -> BaseConsumer {
+        let member = self.observer();
+        member.subscribe(&[&self.settings.dead_letters_topic]).expect("subscribed");
+        let deadline = Instant::now() + PATIENCE;
+        while member.assignment().expect("an assignment").count() == 0 {
+            assert!(Instant::now() < deadline, "the group does not take it");
+            drop(member.poll(Duration::from_millis(10)));
+        }
+        member
+    }
+
     /// A consumer that is no member of any group.
     fn observer(&self) -> BaseConsumer {
         self.reader("read_committed")

@@ -48,12 +48,30 @@ struct Tried {
 }
 
 impl Secrets {
-    /// What to show: not what was refused a moment ago, while another serves.
-    pub(super) fn usable(&self, auth: Auth) -> Auth {
-        match self.tried(&auth) {
-            Some(Tried { taken: false, .. }) => auth.taken_last(),
-            _ => auth,
-        }
+    /// What to show at the next attempt to connect, and whether it could be looked for. `former` was shown at the last one, and
+    /// refused if something newer is asked for.
+    pub(super) async fn next(&self, former: Auth, renew: bool) -> (Auth, Result<(), Error>) {
+        let mut auth = former.clone();
+        let renewed = if renew { auth.renew().await } else { auth.refresh().await };
+        let auth = match renew {
+            // There is nothing newer: what served before may serve still.
+            true if auth.is_same_as(&former) => auth.taken_last(),
+            true => auth,
+            false => self.usable(auth),
+        };
+        (auth, renewed)
+    }
+
+    /// What to show on a connection that is up: if that is refused, so is the connection.
+    pub(super) async fn newer(&self, mut auth: Auth) -> Result<Auth, Error> {
+        auth.renew().await?;
+        Ok(self.usable(auth))
+    }
+
+    /// Not what was refused when it was tried last, however long ago that was, while another serves.
+    fn usable(&self, auth: Auth) -> Auth {
+        let is_refused = self.lock().as_ref().is_some_and(|tried| tried.auth.is_same_as(&auth) && !tried.taken);
+        if is_refused { auth.taken_last() } else { auth }
     }
 
     /// What came of a secret, if that is known and not long ago.
@@ -294,4 +312,67 @@ fn dismiss(mut socket: Box<Socket>, mut session: Session, encoding: Encoding) {
         Ok::<(), tungstenite::Error>(())
     };
     tokio::spawn(timeout(CLOSE_TIMEOUT, goodbye));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, Secret};
+
+    const KEYS: [&str; 3] = ["a.first:1", "a.second:2", "a.third:3"];
+
+    /// Tokens are signed with what the file holds: the first key, which has served.
+    fn signing(file: &tempfile::NamedTempFile) -> Auth {
+        put(file, KEYS[0]);
+        let (key, key_file) = (Some(Secret::new(KEYS[0].into())), file.path().to_owned());
+        let jwt = config::Jwt { key, key_file, ..config::Jwt::default() };
+        let auth = Auth::from_config(&config::Ably { jwt, ..config::Ably::default() }).expect("a key");
+        auth.was_taken();
+        auth
+    }
+
+    fn put(file: &tempfile::NamedTempFile, key: &str) {
+        std::fs::write(file.path(), key).expect("written");
+    }
+
+    fn is(auth: &Auth, key: &str) -> bool {
+        auth.is_same_as(&Auth::key(key).expect("a key"))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_is_up_is_not_shown_what_was_refused() {
+        let (file, secrets) = (tempfile::NamedTempFile::new().expect("a file"), Secrets::default());
+        let first = signing(&file);
+        put(&file, KEYS[1]);
+        for (taken, shown) in [(false, KEYS[0]), (true, KEYS[1])] {
+            let auth = Auth::key(KEYS[1]).expect("a key");
+            *secrets.lock() = Some(Tried { auth: auth.clone(), at: Instant::now(), taken });
+            // Until it is tried again, too.
+            for is_known in [true, false] {
+                assert_eq!(secrets.tried(&auth).is_some(), is_known);
+                assert!(is(&secrets.newer(first.clone()).await.expect("one"), shown));
+                let (next, renewed) = secrets.next(first.clone(), false).await;
+                assert!(is(&next, shown) && renewed.is_ok());
+                tokio::time::advance(REFUSED_KEPT).await;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_has_served_serves_again_when_what_came_after_it_is_refused() {
+        let (file, secrets) = (tempfile::NamedTempFile::new().expect("a file"), Secrets::default());
+        let mut auth = signing(&file);
+        // What the file holds, whether the last attempt was refused, what is shown at the next.
+        for (holds, renew, shown) in [
+            (KEYS[1], false, KEYS[1]),
+            (KEYS[1], true, KEYS[0]),
+            (KEYS[1], true, KEYS[1]),
+            (KEYS[2], true, KEYS[2]),
+            (KEYS[2], true, KEYS[0]),
+        ] {
+            put(&file, holds);
+            auth = secrets.next(auth, renew).await.0;
+            assert!(is(&auth, shown), "{shown} is shown next");
+        }
+    }
 }

@@ -26,6 +26,14 @@ fn other_properties_pass_and_win() {
 }
 
 #[test]
+fn whoever_looks_whether_something_is_there_asks_the_leader() {
+    let clients = with("client.rack", "a").expect("allowed");
+    assert_eq!(clients.consumer().get("client.rack"), Some("a"));
+    assert_eq!(clients.reader().get("client.rack"), None);
+    assert_eq!(clients.rereader().get("client.rack"), None);
+}
+
+#[test]
 fn librdkafka_knows_every_property_that_we_set() {
     let clients = Clients::new(&config::Kafka::default()).expect("the defaults are fine");
     for config in [clients.consumer(), clients.reader(), clients.producer(), clients.plain()] {

@@ -9,7 +9,7 @@
 //! but it does not check whether a partition is ours; so the group's metadata are taken before it is looked which partitions
 //! have left ([`Membership`]), and no offset of those goes in.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -51,6 +51,9 @@ struct Written {
     letters: HashMap<i32, i64>,
     /// The marks are in it.
     offsets: bool,
+    /// Partitions whose results are gone while the group has their offsets: nobody will write them again but us, even if they
+    /// have left us.
+    owed: HashSet<i32>,
 }
 
 /// See the module.
@@ -106,6 +109,7 @@ impl Written {
             *last = (last.0.max(seq), last.1.max(end));
         }
         self.offsets |= before.offsets;
+        self.owed.extend(before.owed);
         for (partition, end) in before.letters {
             let last = self.letters.entry(partition).or_default();
             *last = (*last).max(end);
@@ -453,10 +457,11 @@ mod tests {
             lanes: HashMap::from([(lane(0), (7, 10)), (lane(1), (3, 20))]),
             letters: HashMap::from([(0, 5)]),
             offsets: true,
+            owed: HashSet::from([1]),
         };
         let mut again = Written { lanes: HashMap::from([(lane(0), (7, 15))]), ..Written::default() };
         again.follow(before);
         assert_eq!(again.lanes, HashMap::from([(lane(0), (7, 15)), (lane(1), (3, 20))]));
-        assert_eq!((again.letters, again.offsets), (HashMap::from([(0, 5)]), true));
+        assert_eq!((again.letters, again.offsets, again.owed), (HashMap::from([(0, 5)]), true, HashSet::from([1])));
     }
 }

@@ -14,9 +14,9 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 
 /// How often is looked whether they can be read now.
 const LOOK: Duration = Duration::from_secs(1);
-/// Longer than brokers let a transaction be open that its owner has left (`results.transaction_timeout`, and the pause between
-/// two looks of theirs).
-const HANGING: Duration = Duration::from_secs(90);
+/// How much longer than `results.transaction_timeout` a transaction may be open that its owner has left: brokers look for such
+/// every ten seconds, and the one that is to look may be restarted.
+const MARGIN: Duration = Duration::from_secs(80);
 
 /// Partitions of ours that are not read yet, and why.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -90,9 +90,10 @@ impl Held {
         Waiting { lacking: self.lacking.clone(), unstable: self.unstable.keys().copied().collect() }
     }
 
-    /// Those for whose transaction brokers have had time enough to end it; each once.
-    pub(super) fn overdue(&mut self) -> Vec<i32> {
-        let is_overdue = |since: &mut Option<Instant>| since.take_if(|since| since.elapsed() >= HANGING).is_some();
+    /// Those for whose transaction brokers have had time enough to end it, which they do after `timeout`; each once.
+    pub(super) fn overdue(&mut self, timeout: Duration) -> Vec<i32> {
+        let hanging = timeout.saturating_add(MARGIN);
+        let is_overdue = |since: &mut Option<Instant>| since.take_if(|since| since.elapsed() >= hanging).is_some();
         self.unstable.iter_mut().filter_map(|(partition, since)| is_overdue(since).then_some(*partition)).collect()
     }
 
@@ -134,14 +135,29 @@ mod tests {
         assert!(held.waiting().is_empty());
     }
 
+    /// These wait since so long ago.
+    fn waiting_for(time: Duration, partitions: &[i32]) -> Held {
+        let since = Instant::now().checked_sub(time).expect("the machine has run for longer");
+        let unstable = partitions.iter().map(|partition| (*partition, Some(since))).collect();
+        Held { unstable, ..Held::default() }
+    }
+
     #[test]
     fn a_transaction_that_nobody_ends_is_told_of_once() {
-        let mut held = Held::default();
-        let long_ago = Instant::now().checked_sub(HANGING).expect("the machine has run for longer");
-        held.unstable.insert(1, Some(long_ago));
-        held.hold(waiting(&[], &[0, 1]));
-        assert_eq!(held.overdue(), [1]);
+        let mut held = waiting_for(MARGIN, &[1, 2]);
+        held.hold(waiting(&[], &[0, 1, 2]));
+        held.forget(&[2]);
+        assert_eq!(held.overdue(Duration::ZERO), [1], "2 is not ours any more");
         held.keep(waiting(&[], &[0, 1]));
-        assert!(held.overdue().is_empty());
+        assert!(held.overdue(Duration::ZERO).is_empty());
+    }
+
+    #[test]
+    fn brokers_have_the_time_that_was_set_and_more() {
+        let timeout = Duration::from_secs(20);
+        assert_eq!(waiting_for(timeout + MARGIN, &[1]).overdue(timeout), [1]);
+        for (waited, timeout) in [(MARGIN, timeout), (timeout * 2, timeout), (MARGIN, Duration::MAX)] {
+            assert_eq!(waiting_for(waited, &[1]).overdue(timeout), [0; 0], "{waited:?} of {timeout:?}");
+        }
     }
 }

@@ -115,7 +115,7 @@ impl<'a> Intake<'a> {
         if self.held.keep(waiting) {
             self.tell_held();
         }
-        for partition in self.held.overdue() {
+        for partition in self.held.overdue(self.source.clients.transaction_timeout()) {
             let settings = self.source.clients.settings();
             tracing::error!(
                 partition,

@@ -1,11 +1,12 @@
 //! Several members of a group: partitions move only when their owner lets go.
 
 use rdkafka::Message;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use tokenrelay::kafka::Handover;
 use tokenrelay::kafka::assignment::Before;
-use tokenrelay::kafka::source::{Intake, Item, Source};
+use tokenrelay::kafka::source::{Intake, Item, Source, Waiting};
 
-use crate::world::{World, next, start, take};
+use crate::world::{PATIENCE, World, next, start, take};
 
 /// Polls one member until it has an item that is not a record or an end, while the other one is polled, too.
 async fn event<'a>(intake: &mut Intake<'a>, other: &mut Intake<'_>) -> Item<'a> {
@@ -121,4 +122,85 @@ async fn a_member_that_was_silent_for_too_long_is_told_what_it_lost() {
     };
     assert_eq!((lost, items), (vec![0], vec![]));
     intake.commit_now(&[0]).await.expect("there is nothing left to commit");
+}
+
+/// Leaves a transaction open on the results of each partition.
+fn leave_all_open(world: &World, partitions: i32) -> BaseProducer {
+    let topic = &world.settings.results_topic;
+    let left_open = world.leave_open(topic, 0);
+    for partition in 1..partitions {
+        let record = BaseRecord::<(), [u8]>::to(topic).partition(partition).payload(b"a record");
+        left_open.send(record).expect("queued");
+    }
+    left_open.flush(PATIENCE).expect("delivered");
+    left_open
+}
+
+/// The partitions that wait for the end of a transaction.
+fn unstable(item: Item<'_>) -> Vec<i32> {
+    match item {
+        Item::Held(Waiting { unstable, .. }) => unstable,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_leaves_while_it_waits_is_not_taken_up_any_more() {
+    let world = World::new(2, 2, 1).await;
+    let left_open = leave_all_open(&world, 2);
+    for partition in 0..2 {
+        world.produce(partition, 0, 5);
+    }
+    let first = Source::open(&world.clients()).expect("open");
+    let mut first_intake = first.intake();
+    assert_eq!(unstable(next(&mut first_intake).await), [0, 1]);
+    let second = Source::open(&world.clients()).expect("open");
+    let mut second_intake = second.intake();
+    let staying = unstable(event(&mut first_intake, &mut second_intake).await);
+    let leaving = unstable(event(&mut second_intake, &mut first_intake).await);
+    assert_eq!((staying.len(), &leaving), (1, &vec![1 - staying[0]]));
+
+    left_open.abort_transaction(PATIENCE).expect("aborted");
+    let take_up = async |intake: &mut Intake<'_>| {
+        assert_eq!(unstable(next(intake).await), [0; 0]);
+        let started = start(intake).await;
+        let taken = take(intake, 5).await;
+        assert!(taken.iter().all(|(partition, ..)| *partition == started[0].0), "{taken:?}");
+        started
+    };
+    let (first_has, second_has) = tokio::join!(take_up(&mut first_intake), take_up(&mut second_intake));
+    assert_eq!((first_has, second_has), (vec![(staying[0], 0)], vec![(leaving[0], 0)]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_is_lost_while_it_waits_is_not_taken_up_any_more() {
+    let mut world = World::new(1, 1, 1).await;
+    world.settings.librdkafka.insert("max.poll.interval.ms".into(), "6000".into());
+    let left_open = leave_all_open(&world, 1);
+    world.produce(0, 0, 5);
+    let first = Source::open(&world.clients()).expect("open");
+    let mut first_intake = first.intake();
+    assert_eq!(unstable(next(&mut first_intake).await), [0]);
+    // Not polled for longer than the group allows.
+    let second = Source::open(&world.clients()).expect("open");
+    let mut second_intake = second.intake();
+    assert_eq!(unstable(next(&mut second_intake).await), [0]);
+    assert_eq!(unstable(next(&mut first_intake).await), [0; 0]);
+    match next(&mut first_intake).await {
+        Item::Lost(lost) => assert!(lost.is_empty(), "{lost:?} was never read"),
+        other => panic!("{other:?}"),
+    }
+
+    left_open.abort_transaction(PATIENCE).expect("aborted");
+    assert_eq!(unstable(event(&mut second_intake, &mut first_intake).await), [0; 0]);
+    match event(&mut second_intake, &mut first_intake).await {
+        Item::Assigned(assigned) => {
+            second_intake.start(&[(assigned[0].partition, assigned[0].start)]).expect("started")
+        }
+        other => panic!("{other:?}"),
+    }
+    tokio::select! {
+        taken = take(&mut second_intake, 5) => assert!(taken.into_iter().all(|(partition, ..)| partition == 0)),
+        item = first_intake.next() => panic!("{item:?}"),
+    }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
+use rdkafka::consumer::Consumer;
 use rdkafka::producer::{BaseProducer, Producer};
 use tokenrelay::kafka::Error;
 use tokenrelay::kafka::results::{Batch, Lane, Mark, Progress, Writer};
@@ -21,6 +22,20 @@ async fn committed(writer: &Writer, number: u64) -> Result<Progress, Error> {
 
 fn mark(lane: Lane, offset: i64) -> Mark {
     Mark { lane, offset, metadata: format!("at {offset}") }
+}
+
+/// Waits until a topic holds so many records, marks of transactions among them; how many it holds then.
+async fn grown(world: &World, topic: &str, records: i64) -> i64 {
+    let growing = async {
+        loop {
+            let count = tokio::task::block_in_place(|| world.count(topic));
+            if count >= records {
+                return count;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, growing).await.expect("it grows")
 }
 
 /// A batch with one report of each lane.
@@ -99,12 +114,7 @@ async fn a_commit_that_nobody_can_see_is_not_done_and_is_there_once_in_the_end()
     let marks = vec![mark(lanes[0], 7), mark(lanes[1], 9)];
     let number = writer.commit(&mut batch(&lanes, "once"), marks).expect("taken");
     // What was left open, both results and their marks; then the closing of what cannot be seen, with its mark.
-    let closed = async {
-        while tokio::task::block_in_place(|| world.count(results)) < 7 {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, closed).await.expect("it is closed");
+    grown(&world, results, 7).await;
     let mut progress = Progress::default();
     assert!(!writer.take(&mut progress), "{progress:?}");
 
@@ -116,6 +126,43 @@ async fn a_commit_that_nobody_can_see_is_not_done_and_is_there_once_in_the_end()
     seen.sort_unstable();
     assert_eq!(seen, [(0, Some(&b"once"[..])), (1, Some(b"once"))]);
     assert_eq!(world.committed().iter().map(|(_, offset, _)| *offset).collect::<Vec<_>>(), [7, 9]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_is_deleted_before_anybody_has_seen_it_is_done() {
+    let world = World::new(1, 1, 1).await;
+    let results = &world.settings.results_topic;
+    let _left_open = world.leave_open(results, 0);
+    let writer = Writer::start(&in_transactions(&world, "one")).expect("started");
+    let lane = Lane { partition: 0, life: 1 };
+    let number = writer.commit(&mut batch(&[lane], "once"), Vec::new()).expect("taken");
+    let end = grown(&world, results, 5).await;
+    world.forget(results, 0, end).await;
+    committed(&writer, number).await.expect("committed");
+    assert!(world.read_all(results).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_an_abort_nothing_is_committed_before_all_results_are_closed() {
+    let world = World::new(1, 1, 1).await;
+    let results = &world.settings.results_topic;
+    let left_open = world.leave_open(results, 0);
+    let lane = Lane { partition: 0, life: 1 };
+    // The first transaction is aborted, because it speaks for a member that has left.
+    let join = || tokio::task::block_in_place(|| world.member());
+    let writer = Writer::start(&in_transactions(&world, "one")).expect("started");
+    writer.member(join().group_metadata());
+    let member = join();
+    let number = writer.commit(&mut batch(&[lane], "once"), vec![mark(lane, 7)]).expect("taken");
+    grown(&world, results, 3).await;
+    writer.member(member.group_metadata());
+    // The same once more, in a transaction that is aborted, too: that closes what is ours.
+    let closed = grown(&world, results, 5).await;
+    left_open.abort_transaction(PATIENCE).expect("aborted");
+    let progress = committed(&writer, number).await.expect("committed");
+    assert!(progress.ends[&lane] > closed, "{progress:?} was written below {closed}");
+    assert_eq!(world.read_all(results).len(), 1);
+    assert_eq!(world.committed(), [(0, 7, 0)]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

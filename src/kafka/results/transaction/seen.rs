@@ -8,6 +8,8 @@
 //!
 //! So nothing else is begun before all of a commit is seen. If some of it stays unseen, the same is written once more, in a
 //! transaction that is aborted: its marks close what had none. Then it shows what that has taken away, which is written again.
+//! (Not in one that is committed: marks go only where there is something new to read, and what was only late with its mark
+//! would be there twice.)
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -56,9 +58,6 @@ pub(super) struct Unseen {
 pub(super) struct Missing {
     /// Partitions of the results topic.
     pub(super) results: HashSet<i32>,
-    /// Those of them whose offsets the group has all the same: nobody will write their results again but us, even if they have
-    /// left us.
-    owed: HashSet<i32>,
     /// Some dead letters.
     pub(super) letters: bool,
     /// Some offsets of the group.
@@ -87,6 +86,17 @@ pub(super) struct Sight {
 impl Unseen {
     pub(super) fn new(written: Written, begun: Instant) -> Self {
         Self { written, begun, since: None, patience: PATIENCE.0, closed: Missing::default() }
+    }
+
+    /// What was taken away, when readers are shown nothing in these partitions of those that were closed, and the group stands so
+    /// to the offsets of `marked` partitions. Notes whose results are owed then.
+    fn lost(&mut self, hidden: HashSet<i32>, group: Group, marked: impl Iterator<Item = i32>) -> Missing {
+        let behind = if let Group::Behind(partitions) = group { partitions } else { HashSet::new() };
+        if self.written.offsets {
+            self.written.owed.extend(marked.filter(|partition| !behind.contains(partition)));
+        }
+        self.written.owed.retain(|partition| hidden.contains(partition));
+        Missing { results: hidden, letters: self.closed.letters, offsets: !behind.is_empty() }
     }
 }
 
@@ -133,7 +143,10 @@ impl Thread {
         let Some(since) = self.aborted else { return Ok(true) };
         let reports = self.batches.iter().flat_map(|batch| &batch.reports);
         let touched: HashSet<i32> = reports.map(|report| report.lane.partition).collect();
-        let open = self.shared.call(|| self.sight.open(&touched));
+        // Without a name in the group the next one has no offsets, and decides over none.
+        let named = lock(&self.shared.membership).group.is_some();
+        let offsets = if named { self.offsets() } else { TopicPartitionList::new() };
+        let open = self.shared.call(|| self.sight.open(&touched, &offsets));
         self.sight.attend();
         match open {
             Err(error) => {
@@ -154,7 +167,7 @@ impl Thread {
                 tracing::warn!(?open, "kafka: what was aborted is still open; closing it");
                 // Somebody else's may be open there.
                 self.aborted = Some(Some(Instant::now() + (PATIENCE.1 - PATIENCE.0)));
-                self.close(Missing { results: open, ..Missing::default() })?;
+                self.close(open)?;
                 Ok(false)
             }
         }
@@ -175,7 +188,7 @@ impl Thread {
 
     /// Whether results of this stay were confirmed, are gone, and nobody else will write them.
     pub(super) fn is_owed(&self, lane: Lane) -> bool {
-        self.again.as_ref().is_some_and(|(missing, _)| missing.owed.contains(&lane.partition))
+        self.again.as_ref().is_some_and(|(_, written)| written.owed.contains(&lane.partition))
     }
 
     fn look_later(&mut self, unseen: Unseen, error: &Error) -> Option<Unseen> {
@@ -216,24 +229,21 @@ impl Thread {
     }
 
     /// Whatever had no mark has one now: ours, which took it away, or one that came after all.
-    fn judge(&mut self, unseen: Unseen, group: Group) -> Result<Option<Unseen>, Failure> {
-        let behind = if let Group::Behind(partitions) = group { partitions } else { HashSet::new() };
-        let (letters, offsets) = (unseen.closed.letters, !behind.is_empty());
-        let mut lost = Missing { letters, offsets, ..Missing::default() };
-        let ends = unseen.written.ends();
-        for partition in &unseen.closed.results {
-            match self.shared.call(|| self.sight.is_visible(*partition, ends[partition] - 1)) {
+    fn judge(&mut self, mut unseen: Unseen, group: Group) -> Result<Option<Unseen>, Failure> {
+        let mut ends = unseen.written.ends();
+        ends.retain(|partition, _| unseen.closed.results.contains(partition));
+        let mut hidden = HashSet::new();
+        for (partition, end) in ends {
+            match self.shared.call(|| self.sight.is_visible(partition, end - 1)) {
                 Ok(true) => {}
-                Ok(false) => _ = lost.results.insert(*partition),
+                Ok(false) => _ = hidden.insert(partition),
                 Err(error) => return Ok(self.look_later(unseen, &error)),
             }
         }
+        let lost = unseen.lost(hidden, group, self.marks.keys().map(|lane| lane.partition));
         if lost.is_empty() {
             return Ok(Some(unseen));
         }
-        let marked = self.marks.keys().map(|lane| lane.partition).filter(|_| unseen.written.offsets);
-        lost.owed =
-            marked.filter(|partition| lost.results.contains(partition) && !behind.contains(partition)).collect();
         self.again = Some((lost, unseen.written));
         Err(Failure::AtOnce)
     }
@@ -258,15 +268,19 @@ impl Sight {
         }
     }
 
-    /// Those of these partitions of the results topic in which a transaction is open.
-    fn open(&self, partitions: &HashSet<i32>) -> Result<HashSet<i32>, Error> {
+    /// Of these partitions of the results topic those in which a transaction is open; or else, whether one is that has some of
+    /// these offsets.
+    fn open(&self, partitions: &HashSet<i32>, offsets: &TopicPartitionList) -> Result<Missing, Error> {
         let topic = &self.settings.results_topic;
         let partitions: Vec<i32> = partitions.iter().copied().collect();
         let ends = match partitions.is_empty() {
             true => Vec::new(),
             false => self.ends(&self.other, topic, &partitions)?,
         };
-        self.unstable(topic, &ends.into_iter().collect())
+        let results = self.unstable(topic, &ends.into_iter().collect())?;
+        let is_asked = results.is_empty() && offsets.count() > 0;
+        let offsets = is_asked && self.group(offsets)? == Group::Undecided;
+        Ok(Missing { results, letters: false, offsets })
     }
 
     /// What of this lacks its mark, and how the group stands to these offsets.
@@ -281,7 +295,7 @@ impl Sight {
             false => Group::AsCommitted,
         };
         let offsets = all && group == Group::Undecided;
-        Ok((Missing { results, letters, offsets, ..Missing::default() }, group))
+        Ok((Missing { results, letters, offsets }, group))
     }
 
     /// The partitions in which a transaction is open that began below the offset.
@@ -340,6 +354,8 @@ impl Sight {
             match self.reader.poll(deadline.saturating_duration_since(Instant::now())) {
                 Some(Ok(message)) if message.partition() == partition => break Ok(message.offset() == offset),
                 Some(Err(KafkaError::PartitionEOF(ended))) if ended == partition => break Ok(false),
+                // It was deleted, as it would have been after it was seen.
+                Some(Err(KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset))) => break Ok(true),
                 Some(_) => {}
                 None => break Err(failed()(KafkaError::NoMessageReceived)),
             }
@@ -352,3 +368,6 @@ impl Sight {
 fn is_timeout(error: &KafkaError) -> bool {
     error.rdkafka_error_code() == Some(RDKafkaErrorCode::OperationTimedOut)
 }
+
+#[cfg(test)]
+mod tests;
