@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::backoff;
 use super::effect::{Found, Latest};
-use super::flow::{LOOK_AGAIN, Takes};
+use super::flow::{LOOK_AGAIN, Takes, Trial};
 use super::next::Next;
 use super::op::OpKind;
 use super::outcome::{Answer, Doubt, Outcome, Serial};
@@ -60,7 +60,7 @@ impl Response {
             return self.next_of_made(now, policy, takes);
         }
         match self.waits_for_all(takes) && !takes.may_begin() {
-            true => Next::At(now + LOOK_AGAIN),
+            true => Next::Turn(Trial::Create),
             false => self.next_create(now),
         }
     }
@@ -84,7 +84,7 @@ impl Response {
             return self.next_trial(now, policy);
         }
         match self.closing() {
-            None => Next::At(now + LOOK_AGAIN),
+            None => self.next_turn(now, policy),
             Some(_) if self.cut_off.is_some() => Next::Settle,
             Some(_) if now < self.repair.not_before() => Next::At(self.repair.not_before()),
             Some(_) if self.serial.is_none() && self.create.searched < SEARCHES => self.next_name(now),
@@ -108,6 +108,15 @@ impl Response {
         match self.next_check(now, policy) {
             Next::LookBehind if self.verified != Some(true) && !is_surplus => Next::Settle,
             next => next,
+        }
+    }
+
+    /// Its message is not finished, and goes on: whether it can be changed after all is tried in its turn.
+    fn next_turn(&self, now: Time, policy: &ReconcileSettings) -> Next {
+        let due = self.repair.due(now, policy.when, false, true);
+        match due {
+            Due::Now | Due::At(_) if self.serial.is_some() => Next::Turn(Trial::Change),
+            Due::Now | Due::At(_) | Due::Later | Due::Never => Next::Nothing,
         }
     }
 

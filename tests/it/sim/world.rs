@@ -369,7 +369,7 @@ impl World {
     /// A tick for those that wait for a connection, or for room.
     pub(super) fn tick_blocked(&mut self) -> Kept {
         for p in 0..self.engines.len() {
-            if self.engines[p].is_blocked() || !self.shared.intake_open() {
+            if self.engines[p].is_blocked(&self.shared) || !self.shared.intake_open() {
                 self.apply(p, Input::Tick)?;
             }
         }
