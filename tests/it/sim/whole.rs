@@ -21,6 +21,8 @@ const SEEDS: u64 = if cfg!(debug_assertions) { 2_000 } else { 40_000 };
 pub(in crate::sim) struct NoRule {
     from: u64,
     until: u64,
+    /// Within that it is turned on and off again whenever so much time has passed.
+    every: u64,
     names: bool,
 }
 
@@ -30,7 +32,16 @@ impl NoRule {
         let mut rng = fastrand::Rng::with_seed(seed ^ 0x6e6f_7275_6c65);
         let from = START + [0, 0, SECOND, 20 * SECOND][rng.usize(..4)];
         let until = from.saturating_add([u64::MAX, u64::MAX, 2 * SECOND, 40 * SECOND, 300 * SECOND][rng.usize(..5)]);
-        Self { from, until, names: rng.bool() }
+        Self { from, until, every: u64::MAX, names: rng.bool() }
+    }
+
+    /// Off and on by turns, in the end on or off for ever.
+    pub(in crate::sim) fn flips(seed: u64) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed ^ 0x666c_6970);
+        let every = [SECOND / 5, SECOND, 5 * SECOND, 40 * SECOND][rng.usize(..4)];
+        let from = START + rng.u64(..2 * every);
+        let until = if rng.bool() { from + rng.u64(2..8) * every } else { u64::MAX };
+        Self { from, until, every, names: rng.bool() }
     }
 
     /// Never on.
@@ -40,11 +51,11 @@ impl NoRule {
 
     /// Off for so long, from the start.
     const fn during(time: u64, names: bool) -> Self {
-        Self { from: 0, until: START + time, names }
+        Self { from: 0, until: START + time, every: u64::MAX, names }
     }
 
     fn is_off(self, now: u64) -> bool {
-        (self.from..self.until).contains(&now)
+        (self.from..self.until).contains(&now) && ((now - self.from) / self.every).is_multiple_of(2)
     }
 }
 
@@ -130,6 +141,15 @@ fn draw(seed: u64) -> Plan {
 
 #[test]
 fn every_text_is_right_where_nothing_can_be_changed() {
+    if let Some(seed) = super::number("TOKENRELAY_SIM_WHOLE_SEED") {
+        return run::play_one(&draw(seed));
+    }
+    run::play_all(0..super::number("TOKENRELAY_SIM_SEEDS").unwrap_or(SEEDS), draw);
+}
+
+#[test]
+fn every_text_is_right_where_the_rule_is_turned_on_and_off() {
+    let draw = |seed| Plan { whole: Some(NoRule::flips(seed)), ..draw(seed) };
     if let Some(seed) = super::number("TOKENRELAY_SIM_WHOLE_SEED") {
         return run::play_one(&draw(seed));
     }
