@@ -449,7 +449,8 @@ impl Response {
             let (id, supersedes) =
                 other.create.map_or_else(|| (head.create_id.clone(), None), |create| (create.id, create.replaces));
             (head.create_id, head.supersedes) = (id.clone(), supersedes);
-            let made = Made { head: Arc::new(head), serial, version, remade: remade(&id), check: self.check.clone() };
+            let (head, check) = (Arc::new(head), self.check.clone());
+            let made = Made { head, is_there: true, serial, version, remade: remade(&id), check };
             if segment < present { former.push(made) } else { beyond.push_back(made) }
         }
         self.segments.inherit(place, former, beyond);

@@ -78,6 +78,8 @@ struct Others {
 #[derive(Debug, Clone)]
 pub(super) struct Made {
     pub(super) head: Arc<Head>,
+    /// It was made, or may have been. If not, it takes the place of one that was, and is still to be made.
+    pub(super) is_there: bool,
     /// None if no answer has named it.
     pub(super) serial: Option<Serial>,
     pub(super) version: String,
@@ -335,11 +337,12 @@ impl Response {
     fn leave(&mut self) -> Option<Made> {
         self.look_away();
         // One that is not there yet, but takes the place of another: its name may not be used for anything else.
-        let made = self.is_made() || (self.create.remade > 0 && self.create.bytes.is_none());
+        let is_there = self.is_made();
+        let made = is_there || (self.create.remade > 0 && self.create.bytes.is_none());
         let serial = self.serial.take();
         let version = std::mem::take(&mut self.version);
         let (head, remade, check) = (Arc::clone(&self.head), self.create.remade, self.check.take().map(Check::left));
-        made.then_some(Made { head, serial, version, remade, check })
+        made.then_some(Made { head, is_there, serial, version, remade, check })
     }
 
     /// The text goes on from byte `from` in a message that is there, or in a new one.
@@ -354,7 +357,13 @@ impl Response {
             self.head =
                 if made.head.prev == prev { made.head } else { Arc::new(Head { prev, ..(*made.head).clone() }) };
             (self.serial, self.version, self.check) = (made.serial, made.version, made.check);
-            self.create = Create { unnamed: self.serial.is_none(), ..Create::answered(made.remade) };
+            self.create = match made.is_there {
+                true => Create { unnamed: self.serial.is_none(), ..Create::answered(made.remade) },
+                false => Create { remade: made.remade, ..Create::default() },
+            };
+            if !made.is_there && self.takeover.is_some() {
+                self.doubt_create();
+            }
             self.repair.taint(now, Duration::ZERO);
             return self.look_if_in_doubt(now);
         }
@@ -411,7 +420,7 @@ impl Response {
             Found::Message { serial, version } => {
                 let check = others.orphans.as_ref().and_then(|orphans| orphans.check.clone());
                 let version = version.map_or_else(|| serial.to_string(), |version| version.to_string());
-                others.beyond.push_back(Made { head, serial: Some(serial), version, remade: 0, check });
+                others.beyond.push_back(Made { head, is_there: true, serial: Some(serial), version, remade: 0, check });
             }
             Found::Unreadable => {
                 let times = others.look.1 + 1;
