@@ -6,7 +6,7 @@ use super::inherit::INPUT_LOST;
 use super::line::Ticket;
 use super::next::{FRAME_OVERHEAD, Next};
 use super::op::{ConnectionId, OpId, OpKind, Status};
-use super::outcome::{Answer, Outcome};
+use super::outcome::{Answer, Outcome, Rejection};
 use super::record::ResponseOutcome;
 use super::remember::{self, Memory};
 use super::response::{InFlight, Response};
@@ -298,7 +298,13 @@ impl Engine {
     pub(super) fn looked_up(&mut self, now: Time, op: OpId, found: Found, shared: &mut Shared, effects: &mut Effects) {
         let id = slot_of(op);
         let Some(response) = self.responses.get_mut(id).filter(|response| response.looking_up) else { return };
+        let rejection = match &found {
+            Found::Refused(rejection) => Some(rejection.clone()),
+            Found::Message { .. } | Found::Nothing | Found::Others | Found::Unreadable => None,
+        };
+        let was = response.verified;
         response.looked_up(now, found, &self.settings);
+        effects.list.extend(unverified(response, was, rejection));
         forget_if_given_up(response, shared);
         self.advance(now, id, shared, effects);
     }
@@ -350,10 +356,7 @@ impl Engine {
         };
         let was = response.verified;
         response.read_back(now, op.seq, latest, &self.settings);
-        if was != Some(false) && response.verified == Some(false) {
-            let channel = response.head.channel.clone();
-            effects.list.push(Effect::Notice(Notice::Unverified { channel, rejection }));
-        }
+        effects.list.extend(unverified(response, was, rejection));
         forget_if_given_up(response, shared);
         self.advance(now, id, shared, effects);
     }
@@ -389,6 +392,13 @@ pub(super) fn room(response: &Response, shared: &Shared) -> Option<usize> {
     Some(shared.flow.message_bytes_max(response.channel)?.saturating_sub(overhead))
 }
 
+/// That it will settle without having been read back is said once.
+fn unverified(response: &Response, was: Option<bool>, rejection: Option<Rejection>) -> Option<Effect> {
+    let is_news = was != Some(false) && response.verified == Some(false);
+    let channel = || response.head.channel.clone();
+    is_news.then(|| Effect::Notice(Notice::Unverified { channel: channel(), rejection }))
+}
+
 /// What an answer says of the channel.
 fn learn(
     now: Time,
@@ -418,7 +428,9 @@ fn learn(
             }
         }
         Outcome::Unknown(_) => false,
-        Outcome::Rejected(rejection) if whole && kind != OpKind::Create && rejection.code == NO_RULE => {
+        Outcome::Rejected(rejection)
+            if whole && matches!(kind, OpKind::Append | OpKind::Update) && rejection.code == NO_RULE =>
+        {
             shared.flow.takes_no_changes(now, channel, operation.sent_at)
         }
         Outcome::Rejected(rejection) => {

@@ -239,6 +239,44 @@ fn tokens_that_are_messages_need_no_rule() {
 }
 
 #[test]
+fn what_goes_on_in_a_new_process_tries_to_be_changed() {
+    let mut story = Story::whole(|_| {});
+    let create = only(story.says(token("a")));
+    let update = only(story.ack(&create));
+    story.ack(&update);
+    let append = only(story.says(token("b")));
+    story.ack(&append);
+    story.inherit(2, false, &[]);
+    // It knows nothing of namespaces.
+    story.shared = Shared::new(LIMITS, Duration::from_millis(40));
+    story.shared.flow.up(0, "c1".into(), Pipelining::On, LIMITS.message_bytes_max, None);
+    for text in ["a", "b", "c"] {
+        assert!(story.says(token(text)).is_empty());
+    }
+    let trial = only(story.after(Duration::from_secs(1)));
+    assert_eq!((trial.kind, &*trial.data, trial.serial.as_deref()), (OpKind::Update, "abc", Some("00000001")));
+    story.ack(&trial);
+    assert_eq!(only(story.says(token("d"))).kind, OpKind::Append);
+}
+
+#[test]
+fn that_a_message_was_not_found_to_be_read_back_is_said() {
+    let mut story = Story::without_rule(|settings| settings.reconcile.verify = Verify::Always);
+    story.notices.clear();
+    story.says(token("a"));
+    let create = only(story.says(END));
+    assert!(story.ack_unnamed(&create).is_empty());
+    for _ in 0..5 {
+        let look_up = story.look_ups.pop().expect("it is looked for");
+        assert!(story.apply(Input::LookedUp { id: look_up.id, found: Found::Nothing }).is_empty());
+        assert!(story.after(Duration::from_secs(60)).is_empty());
+    }
+    let report = story.reports.last().expect("it is over");
+    assert_eq!((&report["responseId"], &report["verified"]), (&"r".into(), &false.into()));
+    assert!(matches!(story.notices[..], [Notice::Unverified { rejection: None, .. }]), "{:?}", story.notices);
+}
+
+#[test]
 fn with_fail_nothing_waits() {
     let mut story = Story::new();
     let create = only(story.says(token("a")));

@@ -126,3 +126,14 @@ fn a_change_that_was_sent_before_others_were_taken_and_is_refused_says_nothing_o
     assert!(story.of("d", token("x")).is_empty(), "they are not any more");
     assert!(matches!(story.notices[..], [Notice::Whole { .. }]));
 }
+
+#[test]
+fn tokens_that_are_messages_are_no_trials_and_show_nothing() {
+    let mut story = Story::whole(|_| {});
+    let pattern = Some(Pattern::MessagePerToken);
+    let sent = story.events(&[Event { pattern, ..event(token("a")) }]);
+    for publish in sent {
+        story.no_rule(&publish);
+    }
+    assert_eq!(only(story.of("s", token("x"))).kind, OpKind::Create, "nothing is known yet");
+}
