@@ -115,15 +115,14 @@ impl Instance {
             return Ok(());
         }
         hold!(self.in_flight.is_empty(), "R9: a create of {name} with operations in flight");
-        let too_large = std::mem::take(&mut self.too_large);
-        match self.wholes.iter_mut().find(|(_, first)| first.head.create_id == operation.head.create_id) {
+        match self.wholes.iter_mut().find(|(_, first, _)| first.head.create_id == operation.head.create_id) {
             None => {
                 let is_its = self.text.contains(&*operation.data);
                 hold!(is_its, "{name}: created with another text: {:?}", operation.data);
-                self.wholes.push((now, operation.clone()));
+                self.wholes.push((now, operation.clone(), false));
             }
-            Some((_, first)) if too_large => *first = operation.clone(),
-            Some((_, first)) => {
+            Some((_, first, too_large)) if *too_large => (*first, *too_large) = (operation.clone(), false),
+            Some((_, first, _)) => {
                 let same =
                     first.head == operation.head && first.data == operation.data && first.status == operation.status;
                 hold!(same, "R9: {name}: the create is repeated with a difference");
