@@ -300,7 +300,9 @@ impl Engine {
         let Some(response) = self.responses.get_mut(id).filter(|response| response.looking_up) else { return };
         let rejection = match &found {
             Found::Refused(rejection) => Some(rejection.clone()),
-            Found::Message { .. } | Found::Nothing | Found::Others | Found::Unreadable => None,
+            Found::Message { .. } | Found::Successor { .. } | Found::Nothing | Found::Others | Found::Unreadable => {
+                None
+            }
         };
         let was = response.verified;
         response.looked_up(now, found, &self.settings);

@@ -204,7 +204,7 @@ impl Response {
             // It is to be replaced, and readers are to know by what.
             Found::Unreadable if !self.is_said() => self.create.search_from = now + LOOK_AGAIN,
             Found::Refused(_) => self.create.searched = SEARCHES,
-            Found::Unreadable | Found::Nothing | Found::Others | Found::Message { .. } => {
+            Found::Unreadable | Found::Nothing | Found::Others | Found::Message { .. } | Found::Successor { .. } => {
                 self.create.searched += 1;
                 self.create.search_from = now + backoff::delay(NAME_AGAIN, self.create.searched.into());
             }
@@ -247,6 +247,7 @@ impl Response {
     pub(super) fn remake(&mut self, now: Time) {
         let remade = self.create.remade + 1;
         self.look_away();
+        self.segments.replaced(self.head.segment, self.serial.as_ref());
         self.head = Arc::new(self.head.remade(remade, self.serial.take()));
         self.create = Create { remade, ..Create::default() };
         if self.takeover.is_some() {

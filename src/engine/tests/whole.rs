@@ -260,6 +260,79 @@ fn what_goes_on_in_a_new_process_tries_to_be_changed() {
 }
 
 #[test]
+fn a_message_that_an_owner_before_us_has_replaced_is_not_where_the_text_goes() {
+    let mut story = Story::whole(|settings| settings.reconcile.verify = Verify::AfterUnknown);
+    let create = only(story.says(token("a")));
+    let update = only(story.ack(&create));
+    story.ack(&update);
+    story.inherit(2, false, &[]);
+    story.says(token("a"));
+    story.says(END);
+    let update = only(story.after(Duration::from_secs(3)));
+    assert_eq!((update.serial.as_deref(), update.status), (Some("00000001"), Status::Complete));
+    story.ack(&update);
+    while story.look_ups.is_empty() {
+        let read_back = story.read_backs.pop().expect("it is in doubt");
+        let (text, version) = ("a".to_owned(), Some("00000099".into()));
+        let latest = Latest::Message { version, text, status: "complete".to_owned(), ours: true };
+        story.apply(Input::ReadBack { id: read_back.id, latest });
+        story.after(Duration::from_secs(10));
+    }
+    let look_up = story.look_ups.pop().expect("it may have made another one");
+    let found = Found::of(&look_up, "00000077".into(), None, Some("00000001"));
+    assert!(matches!(&found, Found::Successor { of, .. } if **of == *"00000001"));
+    let mut sent = story.apply(Input::LookedUp { id: look_up.id, found });
+    sent.extend(story.after(Duration::from_secs(3)));
+    let update = only(sent);
+    assert_eq!((update.serial.as_deref(), &*update.data, update.status), (Some("00000077"), "a", Status::Complete));
+    assert_eq!(update.head.supersedes.as_deref(), Some("00000001"));
+}
+
+#[test]
+fn what_was_replaced_twice_is_not_taken_for_one_too_many() {
+    let mut story = Story::without_rule(|settings| {
+        (settings.idle, settings.reconcile.verify) = (Duration::from_secs(20), Verify::AfterUnknown);
+    });
+    story.apply(Input::CaughtUp(true));
+    let (mut serials, mut all) = (Vec::new(), String::new());
+    for text in ["a", "b", "c"] {
+        story.says(token(text));
+        let before = all.clone();
+        all.push_str(text);
+        let mut sent = story.after(Duration::from_secs(20));
+        for _ in 0..5 {
+            sent.extend(story.after(Duration::from_secs(1)));
+            for reload in std::mem::take(&mut story.reloads) {
+                sent.extend(story.apply(Input::Reloaded { id: reload.id, text: Some(&before) }));
+            }
+        }
+        let mut create = only(sent);
+        if create.kind == OpKind::Update {
+            create = only(story.no_rule(&create));
+        }
+        assert_eq!((create.kind, create.head.supersedes.as_ref()), (OpKind::Create, serials.last()));
+        if text == "c" {
+            story.answer(&create, Outcome::Unknown(Doubt::NoAnswer));
+            create = only(story.after(Duration::from_secs(1)));
+        }
+        serials.push(format!("{:08}", story.answered + 1).into());
+        story.ack(&create).iter().for_each(|trial| assert!(story.no_rule(trial).is_empty()));
+    }
+    let latest = |status: &str| {
+        let (text, version) = (all.clone(), serials.last().cloned());
+        Latest::Message { version, text, status: status.to_owned(), ours: true }
+    };
+    while story.look_ups.is_empty() {
+        let read_back = story.read_backs.pop().expect("it is in doubt");
+        story.apply(Input::ReadBack { id: read_back.id, latest: latest("abandoned") });
+        story.after(Duration::from_secs(10));
+    }
+    let mut known: Vec<Serial> = story.look_ups[0].known.iter().map(|(_, serial)| serial.clone()).collect();
+    known.sort();
+    assert_eq!(known, serials);
+}
+
+#[test]
 fn that_a_message_was_not_found_to_be_read_back_is_said() {
     let mut story = Story::without_rule(|settings| settings.reconcile.verify = Verify::Always);
     story.notices.clear();

@@ -217,7 +217,7 @@ impl World {
             }
             Some(Question::LookUp(look_up)) => {
                 let found = self.net.server.look_up(&mut self.scene, &look_up);
-                if let Found::Message { serial, version } = &found {
+                if let Found::Message { serial, version } | Found::Successor { serial, version, .. } = &found {
                     self.checks.found(&look_up, serial, version.as_ref());
                 }
                 if found == Found::Others {
