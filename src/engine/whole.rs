@@ -171,7 +171,8 @@ impl Response {
         self.create.unnamed = serial.is_none();
         let doubtful = self.create.doubtful || resent;
         // It shows what it was made with, whichever try has made it; but it may have been made by an owner before us.
-        let is_whole = takes.is_whole() && self.terminal_sent;
+        // What it repeats of an owner before us need not be all that we are to say.
+        let is_whole = takes.is_whole() && self.terminal_sent && !self.has_more_to_send();
         let is_known = !self.create.doubtful || self.takeover.is_none();
         // Who never reads has to believe in what was made anew.
         let is_believed = settings.reconcile.verify == Verify::Never && self.create.remade > 0;

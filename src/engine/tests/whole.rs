@@ -289,6 +289,33 @@ fn a_message_that_an_owner_before_us_has_replaced_is_not_where_the_text_goes() {
 }
 
 #[test]
+fn what_an_owner_before_us_has_published_is_not_appended_to() {
+    let mut story = Story::without_rule(|_| {});
+    story.says(token("a"));
+    let create = only(story.says(END));
+    story.answer(&create, Outcome::Unknown(Doubt::ConnectionLost));
+    story.settle_reports();
+    story.inherit(4, false, &[]);
+    story.shared = Shared::new(LIMITS, Duration::from_millis(40));
+    story.shared.flow.up(0, "c1".into(), Pipelining::On, LIMITS.message_bytes_max, None);
+    story.says(token("a"));
+    let mut sent = story.says(END);
+    sent.extend(story.after(Duration::from_secs(1)));
+    let again = only(sent);
+    assert_eq!((again.kind, &again.head.create_id), (OpKind::Create, &create.head.create_id));
+    let other = only(story.of("s", token("x")));
+    let update = only(story.ack(&other));
+    let mut sent = story.ack(&again);
+    // Now it is known that changes are taken.
+    sent.extend(story.ack(&update));
+    sent.extend(story.after(Duration::from_secs(1)));
+    let update = only(sent);
+    assert_eq!((update.kind, &*update.data, update.status), (OpKind::Update, "a", Status::Complete));
+    story.ack(&update);
+    assert_eq!(story.outcome("r"), Some("reconciled"));
+}
+
+#[test]
 fn what_was_replaced_twice_is_not_taken_for_one_too_many() {
     let mut story = Story::without_rule(|settings| {
         (settings.idle, settings.reconcile.verify) = (Duration::from_secs(20), Verify::AfterUnknown);
