@@ -37,6 +37,7 @@ mod shared;
 mod slots;
 mod text;
 mod time;
+mod turns;
 mod verify;
 mod whole;
 
@@ -53,7 +54,7 @@ pub use effect::{
     Effect, Effects, Fact, Found, Input, Latest, LookUp, Notice, ReadBack, Refusal, Reload, Report, ReportSeq,
 };
 pub use event::{Event, EventKind, Offset, Record};
-pub use flow::{Flow, Pipelining};
+pub use flow::{Flow, Pipelining, namespace_of};
 pub use history::History;
 pub use inherit::{Beginnings, Inheritance, Stale};
 pub use op::{
@@ -78,6 +79,7 @@ use report::Reporter;
 use response::Response;
 use shared::Weight;
 use slots::{SlotId, Slots};
+use turns::Turns;
 
 /// The engine of one partition.
 #[derive(Debug)]
@@ -95,6 +97,8 @@ pub struct Engine {
     blocked: Vec<BTreeMap<Ticket, SlotId>>,
     /// Per connection, when its budgets let the first of them pass.
     blocked_until: Vec<Option<Time>>,
+    /// Responses that wait until something may be tried in their namespaces.
+    turns: Turns,
     /// How far the partition's record time has come.
     record_time: Time,
     caught_up_since: Option<Time>,
@@ -126,6 +130,7 @@ impl Engine {
             timers: BinaryHeap::new(),
             blocked: Vec::new(),
             blocked_until: Vec::new(),
+            turns: Turns::default(),
             record_time: Time::default(),
             caught_up_since: None,
             sender,
@@ -189,6 +194,7 @@ impl Engine {
             Input::Tick => self.tick(now, shared, effects),
             Input::Drain => self.draining = true,
         }
+        self.take_turns(now, shared, effects);
         self.make_room(now, shared, effects);
     }
 
@@ -198,7 +204,8 @@ impl Engine {
         let timer = self.timers.peek().map(|Reverse((time, _))| *time);
         let rate = self.blocked_until.iter().flatten().min().copied();
         let idle = self.next_idle();
-        [timer, rate, idle].into_iter().flatten().min()
+        let turn = self.turns.due().filter(|_| !self.draining);
+        [timer, rate, idle, turn].into_iter().flatten().min()
     }
 
     /// What may be committed together with every report and dead letter that has been asked for: with them every record
@@ -281,10 +288,11 @@ impl Engine {
         self.responses.len()
     }
 
-    /// Whether responses wait for a connection: then a [`Input::Tick`] after answers of other partitions helps.
+    /// Whether responses wait for a connection, or for what is known by now: then a [`Input::Tick`] after answers of other
+    /// partitions helps.
     #[must_use]
-    pub fn is_blocked(&self) -> bool {
-        self.blocked.iter().any(|queue| !queue.is_empty())
+    pub fn is_blocked(&self, shared: &Shared) -> bool {
+        self.blocked.iter().any(|queue| !queue.is_empty()) || self.turns.lag(shared.flow.news())
     }
 
     /// The partition that this engine decides for.
@@ -314,6 +322,7 @@ impl Engine {
     }
 
     fn remove(&mut self, id: SlotId) -> Option<Response> {
+        self.leave_line(id);
         let response = self.responses.get(id)?;
         let hash = self.hasher.hash_one((&*response.head.response_id, response.head.part));
         if let Ok(entry) = self.by_id.find_entry(hash, |index| *index == id.index) {

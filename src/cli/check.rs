@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{Exit, Failure};
 use crate::ably::{self, Error as AblyError};
-use crate::config::{Config, Delivery};
+use crate::config::{Config, Delivery, NoMutable};
 use crate::engine::{ChannelRules, Template};
 use crate::kafka::client::Clients;
 use crate::kafka::{self, results, topics};
@@ -141,6 +141,12 @@ async fn ably(config: &Config) -> Vec<Finding> {
             }
             let rule = match ably::probe_channel(settings, channel).await {
                 Ok(_) => Finding::good("channel rule", format!("{channel} takes creates and appends")),
+                Err(AblyError::Channel { code: 93002, message, .. }) if config.ably.no_mutable == NoMutable::Whole => {
+                    let remedy = ably::fault::remedy(93002).unwrap_or_default();
+                    let does = "responses are published whole there, at their end (ably.no_mutable); to stream them";
+                    let message = format!("note: {channel} takes no appends, 93002 ({message}): {does}, {remedy}");
+                    Finding::good("channel rule", message)
+                }
                 Err(error) => of_ably("channel rule", &error),
             };
             vec![connected, rule]

@@ -1,12 +1,12 @@
 //! What goes out: asks each response what it wants, takes the permits, sends, matches answers, settles.
 
 use super::effect::{Effect, Effects, Found, Latest, LookUp, Notice, ReadBack, Reload};
-use super::flow::{NO_RULE, Pipelining, TURN, Takes, Wait, Wanted};
+use super::flow::{NO_RULE, Pipelining, TURN, Wait, Wanted};
 use super::inherit::INPUT_LOST;
 use super::line::Ticket;
 use super::next::{FRAME_OVERHEAD, Next};
 use super::op::{ConnectionId, OpId, OpKind, Status};
-use super::outcome::{Answer, Outcome};
+use super::outcome::{Answer, Outcome, Rejection};
 use super::record::ResponseOutcome;
 use super::remember::{self, Memory};
 use super::response::{InFlight, Response};
@@ -24,13 +24,18 @@ impl Engine {
     /// Does for a response what it wants, until it wants nothing more for now.
     pub(super) fn advance(&mut self, now: Time, id: SlotId, shared: &mut Shared, effects: &mut Effects) {
         let policy = self.settings.reconcile;
-        let mut is_waiting = false;
+        let (mut is_waiting, mut is_in_line) = (false, false);
         loop {
             let Some(next) = self.wanted(now, id, shared) else { return };
             match next {
                 Next::Nothing => break,
                 Next::At(time) => {
                     self.wake_at(time, id);
+                    break;
+                }
+                Next::Turn(trial) => {
+                    self.line_up(id, trial, shared);
+                    is_in_line = true;
                     break;
                 }
                 Next::Reload => {
@@ -68,40 +73,14 @@ impl Engine {
         if !is_waiting {
             self.stop_waiting_for_budgets(now, id, shared);
         }
+        if !is_in_line {
+            self.leave_line(id);
+        }
         let may_drop_text =
             |response: &Response| response.may_drop_text(policy.when, self.takes(now, response, shared));
         match self.responses.get(id).is_some_and(may_drop_text) {
             true => self.responses.move_to_back(Order::Quiet, id),
             false => self.responses.unlink(Order::Quiet, id),
-        }
-    }
-
-    /// What a response wants now; none if nothing, before all that a former owner had read has been read again.
-    fn wanted(&mut self, now: Time, id: SlotId, shared: &Shared) -> Option<Next> {
-        let takes = self.takes(now, self.responses.get(id)?, shared);
-        let response = self.responses.get_mut(id).filter(|response| !response.waiting)?;
-        if response.waits_for_all(takes)
-            && let Some(room) = response.room(shared)
-        {
-            response.fix_limit(room);
-        }
-        response.look_for_cut();
-        Some(match response.next(now, &self.settings.reconcile, takes) {
-            // The next owner need not begin anew for a last word.
-            _ if self.draining && response.lacks_last_word() => Next::Settle,
-            // Who cannot write yet does not look yet: it would not see what is there then.
-            Next::Look if !shared.flow.is_up(response.channel) => Next::Send(OpKind::Update),
-            next => next,
-        })
-    }
-
-    /// What the channel of a response takes. Who is about to leave tries nothing.
-    fn takes(&self, now: Time, response: &Response, shared: &Shared) -> Takes {
-        match self.settings.whole {
-            false => Takes::Changes,
-            true if response.per_token.is_some() => Takes::Changes,
-            true if self.draining => shared.flow.takes(now, response.channel).untried(),
-            true => shared.flow.takes(now, response.channel),
         }
     }
 
@@ -314,7 +293,15 @@ impl Engine {
     pub(super) fn looked_up(&mut self, now: Time, op: OpId, found: Found, shared: &mut Shared, effects: &mut Effects) {
         let id = slot_of(op);
         let Some(response) = self.responses.get_mut(id).filter(|response| response.looking_up) else { return };
+        let rejection = match &found {
+            Found::Refused(rejection) => Some(rejection.clone()),
+            Found::Message { .. } | Found::Successor { .. } | Found::Nothing | Found::Others | Found::Unreadable => {
+                None
+            }
+        };
+        let was = response.verified;
         response.looked_up(now, found, &self.settings);
+        effects.list.extend(unverified(response, was, rejection));
         response.forget_if_given_up(shared);
         self.advance(now, id, shared, effects);
     }
@@ -366,10 +353,7 @@ impl Engine {
         };
         let was = response.verified;
         response.read_back(now, op.seq, latest, &self.settings);
-        if was != Some(false) && response.verified == Some(false) {
-            let channel = response.head.channel.clone();
-            effects.list.push(Effect::Notice(Notice::Unverified { channel, rejection }));
-        }
+        effects.list.extend(unverified(response, was, rejection));
         response.forget_if_given_up(shared);
         self.advance(now, id, shared, effects);
     }
@@ -399,6 +383,13 @@ impl Engine {
     }
 }
 
+/// That it will settle without having been read back is said once.
+fn unverified(response: &Response, was: Option<bool>, rejection: Option<Rejection>) -> Option<Effect> {
+    let is_news = was != Some(false) && response.verified == Some(false);
+    let channel = || response.head.channel.clone();
+    is_news.then(|| Effect::Notice(Notice::Unverified { channel: channel(), rejection }))
+}
+
 /// What an answer says of the channel.
 fn learn(
     now: Time,
@@ -415,7 +406,7 @@ fn learn(
         Outcome::Acked { serial } => {
             shared.flow.accepted(channel, kind);
             match (kind, serial) {
-                (OpKind::Create, None) if whole => shared.flow.unnamed(now, channel),
+                (OpKind::Create, None) if whole => shared.flow.unnamed(now, channel, operation.sent_at),
                 (OpKind::Create, Some(_)) if whole => {
                     shared.flow.named(now, channel);
                     false
@@ -428,8 +419,10 @@ fn learn(
             }
         }
         Outcome::Unknown(_) => false,
-        Outcome::Rejected(rejection) if whole && kind != OpKind::Create && rejection.code == NO_RULE => {
-            shared.flow.takes_no_changes(now, channel)
+        Outcome::Rejected(rejection)
+            if whole && matches!(kind, OpKind::Append | OpKind::Update) && rejection.code == NO_RULE =>
+        {
+            shared.flow.takes_no_changes(now, channel, operation.sent_at)
         }
         Outcome::Rejected(rejection) => {
             shared.flow.refused(now, answer.connection, channel, (kind, operation.sent_at), rejection);

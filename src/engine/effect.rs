@@ -206,6 +206,18 @@ impl LookUp {
     }
 }
 
+impl Found {
+    /// A message that was looked for: its serial, the serial of its latest version, and whose place it takes.
+    #[must_use]
+    pub fn of(look_up: &LookUp, serial: Serial, version: Option<Serial>, supersedes: Option<&str>) -> Self {
+        let of = look_up.known.iter().find(|(_, known)| Some(&**known) == supersedes);
+        match of {
+            Some((_, of)) => Self::Successor { serial, version, of: of.clone() },
+            None => Self::Message { serial, version },
+        }
+    }
+}
+
 /// What a channel's history holds of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Found {
@@ -215,6 +227,15 @@ pub enum Found {
         serial: Serial,
         /// The serial of its latest version.
         version: Option<Serial>,
+    },
+    /// Beside those that are known there is one that takes the place of one of them: readers have forgotten that.
+    Successor {
+        /// Its serial.
+        serial: Serial,
+        /// The serial of its latest version.
+        version: Option<Serial>,
+        /// The serial of the one that is known.
+        of: Serial,
     },
     /// It is there, and somebody else has changed it or deleted it.
     Others,

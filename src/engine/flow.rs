@@ -23,8 +23,9 @@ use super::line::{Line, Ticket, Tickets};
 use super::op::ConnectionId;
 use super::settings::Limits;
 use super::time::Time;
-use namespace::Namespace;
-pub(super) use namespace::Takes;
+use namespace::Namespaces;
+pub use namespace::namespace_of;
+pub(super) use namespace::{Claim, NamespaceKey, Takes, Trial};
 pub(super) use permit::{LOOK_AGAIN, NO_RULE, TURN, Wait, Wanted};
 
 /// How often a channel that refused is tried again.
@@ -84,6 +85,7 @@ struct Connection {
 #[derive(Debug)]
 struct Channel {
     name: Arc<str>,
+    namespace: NamespaceKey,
     connection: ConnectionId,
     responses: u32,
     operations: u32,
@@ -135,7 +137,7 @@ pub struct Flow {
     /// Channels without an open response: their budgets are used up all the same.
     resting: BinaryHeap<Reverse<(Time, ChannelKey)>>,
     by_name: HashMap<Arc<str>, ChannelKey, RandomState>,
-    namespaces: HashMap<Box<str>, Namespace, RandomState>,
+    namespaces: Namespaces,
     account: Account,
     read_backs: Bucket,
     tickets: Tickets,
@@ -159,7 +161,7 @@ impl Flow {
             free: Vec::new(),
             resting: BinaryHeap::new(),
             by_name: HashMap::default(),
-            namespaces: HashMap::default(),
+            namespaces: Namespaces::default(),
             account: Account {
                 rate: operations(limits.account_rate),
                 line: Line::default(),

@@ -51,6 +51,8 @@ pub(super) struct Past {
     pub(super) place: Place,
     /// The other ones.
     pub(super) others: BTreeMap<u32, PastMessage>,
+    /// Messages that others have taken the place of, by segment.
+    pub(super) replaced: Vec<(u32, Serial)>,
     /// The text on the channel may differ from what was sent.
     pub(super) tainted: bool,
     pub(super) ever_tainted: bool,
@@ -316,6 +318,8 @@ impl Past {
             (self.serial, self.through, self.tainted) = (None, None, false);
             self.version.clear();
         }
+        let replaces: Option<Serial> = line.replaces.as_deref().map(Into::into);
+        self.replaced.extend(replaces.clone().map(|serial| (line.segment, serial)));
         self.create = Some(PastCreate {
             id: id.into(),
             bytes: line.bytes,
@@ -324,7 +328,7 @@ impl Past {
             sent_at: time(line.sent_at.as_deref()?)?,
             doubtful: false,
             unnamed: false,
-            replaces: line.replaces.as_deref().map(Into::into),
+            replaces,
         });
         Some(())
     }

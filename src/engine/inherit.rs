@@ -383,6 +383,10 @@ impl Response {
         if self.per_token.is_some() {
             return self.inherit_publishes(now, &past, settings);
         }
+        if settings.whole && takeover.is_some() {
+            // A message may have been made anew by an owner that told nobody.
+            self.segments.doubt_twins(now, &settings.reconcile);
+        }
         let missing = (0..past.segment).any(|n| past.others.get(&n).is_none_or(|other| !other.is_made()));
         if missing {
             // Their results are gone: they are looked for when they are needed.
@@ -394,6 +398,7 @@ impl Response {
             self.segments.doubt_twins(now, &settings.reconcile);
         }
         self.inherit_messages(past.segment, past.place, past.others);
+        past.replaced.iter().for_each(|(segment, serial)| self.segments.replaced(*segment, Some(serial)));
         self.version = past.version;
         if let Some(create) = past.create {
             let remade = remade(&create.id);
@@ -451,7 +456,8 @@ impl Response {
             let (id, supersedes) =
                 other.create.map_or_else(|| (head.create_id.clone(), None), |create| (create.id, create.replaces));
             (head.create_id, head.supersedes) = (id.clone(), supersedes);
-            let made = Made { head: Arc::new(head), serial, version, remade: remade(&id), check: self.check.clone() };
+            let (head, check) = (Arc::new(head), self.check.clone());
+            let made = Made { head, is_there: true, serial, version, remade: remade(&id), check };
             if segment < present { former.push(made) } else { beyond.push_back(made) }
         }
         self.segments.inherit(place, former, beyond);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use compact_str::CompactString;
 
 use super::event::Offset;
-use super::flow::Takes;
+use super::flow::{Takes, Trial};
 use super::op::{ConnectionId, OpId, OpKind, Operation, Sender, Status};
 use super::reconcile::Due;
 use super::record::Cause;
@@ -31,6 +31,8 @@ pub(super) enum Next {
     Nothing,
     /// To be asked again then.
     At(Time),
+    /// To be asked again when that may be tried in its namespace.
+    Turn(Trial),
     /// Its dropped text.
     Reload,
     /// To know whether its create, long in doubt, made a message.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::event::{Event, EventKind, Offset, Record};
-use super::flow::{ChannelKey, NO_RULE, Takes};
+use super::flow::{ChannelKey, Claim, NO_RULE, Takes};
 use super::give_up::GivenUp;
 use super::ledger::Hold;
 use super::line::Ticket;
@@ -24,6 +24,7 @@ use super::segment::Segments;
 use super::settings::Settings;
 use super::text::Text;
 use super::time::Time;
+use super::turns::Turn;
 use super::verify::Check;
 use super::whole::judge_name;
 pub(super) use books::{Counts, Create, InFlight, Pending, Takeover};
@@ -101,6 +102,10 @@ pub(super) struct Response {
     pub(super) blocked: bool,
     /// Its place among all who wait for a budget.
     pub(super) ticket: Option<Ticket>,
+    /// Its place among those who wait until something may be tried in their namespace.
+    pub(super) turn: Option<Turn>,
+    /// What it is about to try there.
+    pub(super) claim: Option<Claim>,
     /// The earliest moment for which a timer stands.
     pub(super) timer: Option<Time>,
     pub(super) traceparent: Option<Arc<str>>,
@@ -160,6 +165,8 @@ impl Response {
             connection: None,
             blocked: false,
             ticket: None,
+            turn: None,
+            claim: None,
             timer: None,
             traceparent: record.traceparent.map(Arc::from),
         }

@@ -36,7 +36,7 @@ impl Response {
         }
         match found {
             Found::Message { serial, version } => self.adopt(now, serial, version.as_ref(), settings),
-            Found::Nothing | Found::Others => self.create.sent_at = None,
+            Found::Nothing | Found::Others | Found::Successor { .. } => self.create.sent_at = None,
             Found::Unreadable | Found::Refused(_) if self.cut_off.is_some() => self.create.sent_at = None,
             // That one was made anew by somebody before us is unlikely, and no reason to fail.
             Found::Refused(_) if self.create.remade > 0 => self.create.sent_at = None,
@@ -105,7 +105,9 @@ impl Response {
                 self.repair.failed(now, debounce);
             }
             // It may be in history later: the same create is sent again, and may be told more.
-            Found::Nothing | Found::Others | Found::Refused(_) => self.repair.failed(now, debounce),
+            Found::Nothing | Found::Others | Found::Successor { .. } | Found::Refused(_) => {
+                self.repair.failed(now, debounce);
+            }
         }
     }
 }

@@ -5,14 +5,14 @@
 //! one is made. When the cuts move (the producer says at the end that the text is another one, or the server takes less than
 //! it said) what is on the channel is gone through from the first message on; messages that are left over then are emptied.
 
+mod behind;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use unicode_segmentation::GraphemeCursor;
 
-use super::backoff;
-use super::effect::Found;
 use super::event::Offset;
 use super::next::Next;
 use super::op::{Head, OpKind, Status};
@@ -61,6 +61,8 @@ struct Others {
     former: Vec<Made>,
     /// Messages after the present one that are there already.
     beyond: VecDeque<Made>,
+    /// Messages that others have taken the place of, by segment.
+    replaced: Vec<(u32, Serial)>,
     /// How many messages the text has, once the present one is left over.
     count: u32,
     /// Whether the messages before were read back and right.
@@ -78,6 +80,8 @@ struct Others {
 #[derive(Debug, Clone)]
 pub(super) struct Made {
     pub(super) head: Arc<Head>,
+    /// It was made, or may have been. If not, it takes the place of one that was, and is still to be made.
+    pub(super) is_there: bool,
     /// None if no answer has named it.
     pub(super) serial: Option<Serial>,
     pub(super) version: String,
@@ -150,6 +154,13 @@ impl Segments {
         if !former.is_empty() || !beyond.is_empty() {
             let others = self.others();
             (others.former, others.beyond) = (former, beyond);
+        }
+    }
+
+    /// Another message takes the place of one of a segment.
+    pub(super) fn replaced(&mut self, segment: u32, serial: Option<&Serial>) {
+        if let Some(serial) = serial {
+            self.others().replaced.push((segment, serial.clone()));
         }
     }
 
@@ -335,11 +346,12 @@ impl Response {
     fn leave(&mut self) -> Option<Made> {
         self.look_away();
         // One that is not there yet, but takes the place of another: its name may not be used for anything else.
-        let made = self.is_made() || (self.create.remade > 0 && self.create.bytes.is_none());
+        let is_there = self.is_made();
+        let made = is_there || (self.create.remade > 0 && self.create.bytes.is_none());
         let serial = self.serial.take();
         let version = std::mem::take(&mut self.version);
         let (head, remade, check) = (Arc::clone(&self.head), self.create.remade, self.check.take().map(Check::left));
-        made.then_some(Made { head, serial, version, remade, check })
+        made.then_some(Made { head, is_there, serial, version, remade, check })
     }
 
     /// The text goes on from byte `from` in a message that is there, or in a new one.
@@ -354,7 +366,13 @@ impl Response {
             self.head =
                 if made.head.prev == prev { made.head } else { Arc::new(Head { prev, ..(*made.head).clone() }) };
             (self.serial, self.version, self.check) = (made.serial, made.version, made.check);
-            self.create = Create { unnamed: self.serial.is_none(), ..Create::answered(made.remade) };
+            self.create = match made.is_there {
+                true => Create { unnamed: self.serial.is_none(), ..Create::answered(made.remade) },
+                false => Create { remade: made.remade, ..Create::default() },
+            };
+            if !made.is_there && self.takeover.is_some() {
+                self.doubt_create();
+            }
             self.repair.taint(now, Duration::ZERO);
             return self.look_if_in_doubt(now);
         }
@@ -381,59 +399,6 @@ impl Response {
         let former = others.former.iter().filter(|_| before);
         let last = former.chain(&others.beyond).rfind(|made| named(made))?;
         Some((&last.head, last.serial.as_ref()?))
-    }
-
-    /// Whether there may be messages that should not be there.
-    pub(super) fn may_be_more(&self) -> bool {
-        self.segments.others.as_ref().is_some_and(|others| others.orphans.is_some() || others.twins)
-    }
-
-    /// Whether a message that nobody knows would be found when the text is finished.
-    pub(super) fn finds_orphans(&self) -> bool {
-        self.segments.others.as_ref().is_some_and(|others| others.orphans.is_some())
-    }
-
-    /// The messages that it has or had, by segment and serial.
-    pub(super) fn messages(&self) -> Vec<(u32, Serial)> {
-        let former = self.segments.others.iter().flat_map(|others| &others.former);
-        let former = former.map(|made| (&made.head, made.serial.as_ref()));
-        let all = former.chain([(&self.head, self.serial.as_ref())]);
-        let serials = |(head, serial): (&Arc<Head>, Option<&Serial>)| {
-            // One that nobody can name must not be taken for one too many.
-            let is_told = serial.is_some() || (self.segments.surplus && head.segment >= self.count_segments());
-            let (segment, gone) = (head.segment, head.supersedes.clone().filter(|_| is_told));
-            serial.cloned().into_iter().chain(gone).map(move |serial| (segment, serial))
-        };
-        all.flat_map(serials).collect()
-    }
-
-    /// They are being looked for.
-    pub(super) fn looks_behind(&mut self) {
-        self.segments.others().looking = true;
-    }
-
-    /// Whether they were being looked for, which is over.
-    pub(super) fn looked_behind_it(&mut self) -> bool {
-        self.segments.others.as_mut().is_some_and(|others| std::mem::take(&mut others.looking))
-    }
-
-    /// The history has been searched for messages that should not be there. One that was found is left over, after the
-    /// present one.
-    pub(super) fn looked_behind(&mut self, now: Time, found: Found) {
-        let head = Arc::new(self.head.of_segment(self.head.segment + 1, self.serial.clone()));
-        let others = self.segments.others();
-        match found {
-            Found::Message { serial, version } => {
-                let check = others.orphans.as_ref().and_then(|orphans| orphans.check.clone());
-                let version = version.map_or_else(|| serial.to_string(), |version| version.to_string());
-                others.beyond.push_back(Made { head, serial: Some(serial), version, remade: 0, check });
-            }
-            Found::Unreadable => {
-                let times = others.look.1 + 1;
-                others.look = (now + backoff::delay(LOOK_AGAIN, times), times);
-            }
-            Found::Nothing | Found::Others | Found::Refused(_) => (others.orphans, others.twins) = (None, false),
-        }
     }
 
     /// How many messages its text has.

@@ -27,6 +27,7 @@ struct Story {
     dead_letters: Vec<(Offset, Refusal)>,
     read_backs: Vec<ReadBack>,
     look_ups: Vec<LookUp>,
+    reloads: Vec<Reload>,
     notices: Vec<Notice>,
 }
 
@@ -110,6 +111,7 @@ impl Story {
             dead_letters: Vec::new(),
             read_backs: Vec::new(),
             look_ups: Vec::new(),
+            reloads: Vec::new(),
             notices: Vec::new(),
         }
     }
@@ -128,7 +130,7 @@ impl Story {
                 Effect::ReadBack(read_back) => self.read_backs.push(*read_back),
                 Effect::Notice(notice) => self.notices.push(notice),
                 Effect::LookUp(look_up) => self.look_ups.push(*look_up),
-                Effect::Reload(_) => {}
+                Effect::Reload(reload) => self.reloads.push(*reload),
             }
         }
         self.effects.clear();

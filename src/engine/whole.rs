@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::backoff;
 use super::effect::{Found, Latest};
-use super::flow::{LOOK_AGAIN, Takes};
+use super::flow::{LOOK_AGAIN, Takes, Trial};
 use super::next::Next;
 use super::op::OpKind;
 use super::outcome::{Answer, Doubt, Outcome, Serial};
@@ -60,7 +60,7 @@ impl Response {
             return self.next_of_made(now, policy, takes);
         }
         match self.waits_for_all(takes) && !takes.may_begin() {
-            true => Next::At(now + LOOK_AGAIN),
+            true => Next::Turn(Trial::Create),
             false => self.next_create(now),
         }
     }
@@ -84,7 +84,7 @@ impl Response {
             return self.next_trial(now, policy);
         }
         match self.closing() {
-            None => Next::At(now + LOOK_AGAIN),
+            None => self.next_turn(now, policy),
             Some(_) if self.cut_off.is_some() => Next::Settle,
             Some(_) if now < self.repair.not_before() => Next::At(self.repair.not_before()),
             Some(_) if self.serial.is_none() && self.create.searched < SEARCHES => self.next_name(now),
@@ -108,6 +108,15 @@ impl Response {
         match self.next_check(now, policy) {
             Next::LookBehind if self.verified != Some(true) && !is_surplus => Next::Settle,
             next => next,
+        }
+    }
+
+    /// Its message is not finished, and goes on: whether it can be changed after all is tried in its turn.
+    fn next_turn(&self, now: Time, policy: &ReconcileSettings) -> Next {
+        let due = self.repair.due(now, policy.when, false, true);
+        match due {
+            Due::Now | Due::At(_) if self.serial.is_some() => Next::Turn(Trial::Change),
+            Due::Now | Due::At(_) | Due::Later | Due::Never => Next::Nothing,
         }
     }
 
@@ -162,7 +171,8 @@ impl Response {
         self.create.unnamed = serial.is_none();
         let doubtful = self.create.doubtful || resent;
         // It shows what it was made with, whichever try has made it; but it may have been made by an owner before us.
-        let is_whole = takes.is_whole() && self.terminal_sent;
+        // What it repeats of an owner before us need not be all that we are to say.
+        let is_whole = takes.is_whole() && self.terminal_sent && !self.has_more_to_send();
         let is_known = !self.create.doubtful || self.takeover.is_none();
         // Who never reads has to believe in what was made anew.
         let is_believed = settings.reconcile.verify == Verify::Never && self.create.remade > 0;
@@ -195,7 +205,7 @@ impl Response {
             // It is to be replaced, and readers are to know by what.
             Found::Unreadable if !self.is_said() => self.create.search_from = now + LOOK_AGAIN,
             Found::Refused(_) => self.create.searched = SEARCHES,
-            Found::Unreadable | Found::Nothing | Found::Others | Found::Message { .. } => {
+            Found::Unreadable | Found::Nothing | Found::Others | Found::Message { .. } | Found::Successor { .. } => {
                 self.create.searched += 1;
                 self.create.search_from = now + backoff::delay(NAME_AGAIN, self.create.searched.into());
             }
@@ -238,6 +248,7 @@ impl Response {
     pub(super) fn remake(&mut self, now: Time) {
         let remade = self.create.remade + 1;
         self.look_away();
+        self.segments.replaced(self.head.segment, self.serial.as_ref());
         self.head = Arc::new(self.head.remade(remade, self.serial.take()));
         self.create = Create { remade, ..Create::default() };
         if self.takeover.is_some() {

@@ -6,13 +6,15 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use crate::ably;
-use crate::engine::{Class, Notice, Rejection};
+use crate::engine::{Class, Notice, Rejection, namespace_of};
 use crate::telemetry::Health;
 
 /// How long one cause is not repeated.
 const QUIET: Duration = Duration::from_secs(30);
 /// A channel that has not refused anything for so long is not a reason to be unready any more.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(90);
+/// What stands for the namespace of channels that have none in their names.
+const NO_NAMESPACE: &str = "(none)";
 /// Causes that are told apart; beyond, all are one.
 const CAUSES_MAX: usize = 1_000;
 
@@ -39,7 +41,7 @@ impl Notices {
         match notice {
             Notice::Rejected { channel, rejection } => self.rejected(&channel, &rejection),
             Notice::Whole { channel } => {
-                let namespace = channel.split_once(':').map_or(&*channel, |(namespace, _)| namespace);
+                let namespace = namespace_of(&channel).unwrap_or(NO_NAMESPACE);
                 if let Some(suppressed) = self.due(&format!("whole {namespace}")) {
                     tracing::warn!(
                         namespace,
@@ -76,7 +78,7 @@ impl Notices {
         if *class == Class::Channel {
             self.channel_refused = Some(Instant::now());
         }
-        let namespace = channel.split_once(':').map_or(channel, |(namespace, _)| namespace);
+        let namespace = namespace_of(channel).unwrap_or(NO_NAMESPACE);
         let Some(suppressed) = self.due(&format!("rejected {code} {namespace}")) else { return };
         if *class == Class::Channel {
             // One channel stands for all that refuse for the same cause.
@@ -173,6 +175,18 @@ mod tests {
             assert_eq!(log.len(), 1, "{log:?}");
             assert!(log[0].contains("operations are refused") && log[0].contains(&code.to_string()), "{log:?}");
         }
+    }
+
+    #[test]
+    fn a_namespace_in_which_nothing_can_be_changed_is_said_once_by_its_name() {
+        let mut notices = Notices::new(Health::new());
+        let log = Log::of(|| {
+            for channel in ["[?rewind=1]ai:x", "ai:y", "one", "two"] {
+                notices.say(Notice::Whole { channel: channel.into() });
+            }
+        });
+        assert_eq!(log.len(), 2, "{log:?}");
+        assert!(log[0].contains("namespace=\"ai\"") && log[1].contains("namespace=\"(none)\""), "{log:?}");
     }
 
     #[test]

@@ -147,7 +147,7 @@ impl Partitions {
         let full = !self.shared.intake_open();
         for owned in self.owned.values_mut() {
             let due = owned.stay.engine.next_deadline().is_some_and(|deadline| deadline <= now);
-            if due || full || (after_answers && owned.stay.engine.is_blocked()) {
+            if due || full || (after_answers && owned.stay.engine.is_blocked(&self.shared)) {
                 out.tell(now, owned, Input::Tick, &mut self.shared);
             }
         }

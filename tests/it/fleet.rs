@@ -85,16 +85,28 @@ fn every_text_is_right_whoever_dies() {
     run::play_all(0..number("TOKENRELAY_SIM_SEEDS").unwrap_or(SEEDS), Plan::draw);
 }
 
-#[test]
-fn every_text_is_right_where_nothing_can_be_changed() {
-    let draw = |seed| {
-        let plan = Plan::draw(seed);
-        // Who never reads believes in what an owner before has made anew.
-        let verify = if plan.verify == Verify::Never { Verify::AfterUnknown } else { plan.verify };
-        Plan { odds: possible(plan.odds), whole: Some(NoRule::for_ever(seed)), verify, ..plan }
-    };
+/// A plan that plays the rule for changes.
+fn with_rule(seed: u64, no_rule: NoRule) -> Plan {
+    let plan = Plan::draw(seed);
+    // Who never reads believes in what an owner before has made anew.
+    let verify = if plan.verify == Verify::Never { Verify::AfterUnknown } else { plan.verify };
+    Plan { odds: possible(plan.odds), whole: Some(no_rule), verify, ..plan }
+}
+
+fn play_with_rule(no_rule: impl Fn(u64) -> NoRule + Sync) {
+    let draw = |seed| with_rule(seed, no_rule(seed));
     if let Some(seed) = number("TOKENRELAY_SIM_WHOLE_SEED") {
         return run::play_one(&draw(seed));
     }
     run::play_all(0..number("TOKENRELAY_SIM_SEEDS").unwrap_or(WHOLE_SEEDS), draw);
+}
+
+#[test]
+fn every_text_is_right_where_nothing_can_be_changed() {
+    play_with_rule(NoRule::for_ever);
+}
+
+#[test]
+fn every_text_is_right_where_the_rule_is_turned_on_and_off() {
+    play_with_rule(NoRule::flips);
 }

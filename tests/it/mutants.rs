@@ -68,11 +68,14 @@ const COPIED: [(&str, &str); 10] = [
     ("tests/it/sim.rs", "sim.rs"),
 ];
 
-/// What plays: one process, then named troubles, then many processes; and how many seeds a mutant may survive, and the
+/// What plays: one process, then named troubles, then channels that take no changes at times, then many processes; and how many seeds a mutant may survive, and the
 /// program without one must.
-const PLAYS: [(&str, u32); 3] = [
+const PLAYS: [(&str, u32); 6] = [
     ("sim::every_text_is_right_at_rest", 10_000),
     ("sim::scripts::scripts_end_well", 0),
+    ("sim::whole::every_text_is_right_where_the_rule_is_turned_on_and_off", 10_000),
+    ("sim::whole::no_more_is_left_behind_than_was_tried", 0),
+    ("sim::fleet::every_text_is_right_where_the_rule_is_turned_on_and_off", 10_000),
     ("sim::fleet::every_text_is_right_whoever_dies", 100_000),
 ];
 

@@ -34,6 +34,7 @@ impl Flow {
         }
         let channel = Channel {
             name: name.clone(),
+            namespace: self.namespaces.enter(now, name),
             connection,
             responses: 1,
             operations: 0,
@@ -75,6 +76,7 @@ impl Flow {
             if channel.responses == 0 && channel.rests_until == until {
                 channel.rests_until = Time::default();
                 self.by_name.remove(&channel.name);
+                self.namespaces.leave(channel.namespace);
                 self.free.push(key);
             }
         }

@@ -251,7 +251,7 @@ impl World {
         let answer = self.pending.remove(&number).expect("it was asked");
         self.apply(answer.op.partition as usize, Input::Answer(answer));
         for p in 0..self.engines.len() {
-            if self.engines[p].is_blocked() {
+            if self.engines[p].is_blocked(&self.shared) {
                 self.apply(p, Input::Tick);
             }
         }

@@ -115,3 +115,48 @@ fn a_message_that_is_nowhere_is_made_anew() {
         assert_ne!(anew.head.create_id, create.head.create_id);
     }
 }
+
+#[test]
+fn that_nobody_may_look_is_no_reason_to_fail_for_a_message_that_is_made_anew() {
+    let mut story = Story::new();
+    let create = only(story.says(token("a")));
+    story.ack(&create);
+    let append = only(story.says(token("b")));
+    let anew = only(story.reject(&append, Class::MessageGone, 40400));
+    story.now = story.now + Duration::from_secs(600);
+    assert!(story.answer(&anew, Outcome::Unknown(Doubt::ConnectionLost)).is_empty());
+    assert!(story.after(Duration::from_secs(1)).is_empty(), "the server may have forgotten its id");
+    let rejection = Rejection { code: 40160, status_code: 401, class: Class::Channel, message: String::new() };
+    let mut sent = story.finds(Found::Refused(rejection));
+    sent.extend(story.after(Duration::from_secs(1)));
+    let again = only(sent);
+    assert_eq!((again.kind, &again.head), (OpKind::Create, &anew.head));
+}
+
+#[test]
+fn what_was_asked_before_a_message_was_lost_says_nothing_of_it() {
+    let mut settings = settings();
+    (settings.reconcile.verify, settings.idle) = (Verify::AfterUnknown, Duration::from_secs(20));
+    let mut story = Story::with(settings, LIMITS);
+    let create = only(story.says(token("a")));
+    story.answer(&create, Outcome::Unknown(Doubt::ConnectionLost));
+    let again = only(story.after(Duration::from_secs(1)));
+    story.ack(&again);
+    let update = only(story.after(Duration::from_secs(1)));
+    story.ack(&update);
+    story.apply(Input::CaughtUp(true));
+    let end = only(story.after(Duration::from_secs(20)));
+    assert_eq!(end.status, Status::Abandoned);
+    story.ack(&end);
+    let read_back = story.read_backs.pop().expect("it is in doubt");
+    let (text, version) = ("a".to_owned(), Some("00000099".into()));
+    let latest = Latest::Message { version, text, status: "abandoned".to_owned(), ours: true };
+    assert!(story.apply(Input::ReadBack { id: read_back.id, latest }).is_empty());
+    assert!(!story.look_ups[0].known.is_empty(), "whether there is another one");
+    story.says(token("b"));
+    let update = only(story.after(Duration::from_secs(1)));
+    assert!(story.reject(&update, Class::MessageGone, 40400).is_empty());
+    assert!(story.finds(message("00000077")).is_empty());
+    assert!(story.after(Duration::from_secs(2)).is_empty(), "that one is left over");
+    assert!(story.look_ups[0].known.is_empty(), "now its own is looked for");
+}

@@ -114,3 +114,22 @@ fn a_new_owner_goes_on_in_the_message_where_the_former_one_was() {
     assert_eq!(shows(&update), (OpKind::Update, 1, "ur five", Status::Streaming));
     assert_eq!(update.head.prev.as_deref(), Some("00000001"));
 }
+
+#[test]
+fn a_message_that_waits_to_be_made_anew_is_not_taken_for_one_that_is_there() {
+    let (mut story, next) = continued();
+    story.ack(&next);
+    let append = only(story.says(token(" five")));
+    story.shared.flow.down(0);
+    assert!(story.reject(&append, Class::MessageGone, 40400).is_empty(), "it is made anew as soon as it can be");
+    assert!(story.says(EventKind::End { final_text: Some("one two three four and".into()) }).is_empty());
+    story.shared.flow.up(0, "c0".into(), Pipelining::On, OVERHEAD + 16, None);
+    let first = only(story.after(Duration::from_secs(1)));
+    assert_eq!(shows(&first), (OpKind::Update, 0, "one two three fo", Status::Continued));
+    let anew = only(story.ack(&first));
+    assert_eq!(shows(&anew), (OpKind::Create, 1, "ur and", Status::Complete));
+    assert_eq!(&*anew.head.create_id, "test.tokens.3.0.0.1~1");
+    assert!(anew.head.supersedes.is_some() && story.look_ups.is_empty());
+    story.ack(&anew);
+    assert_eq!(story.reports.last().expect("it is over")["outcome"], "reconciled");
+}

@@ -2,6 +2,8 @@
 
 use super::*;
 
+mod namespaces;
+
 impl Story {
     /// Responses are published whole where messages cannot be changed.
     fn whole(change: impl FnOnce(&mut Settings)) -> Self {
@@ -51,9 +53,8 @@ fn where_changes_are_taken_one_message_shows_it_and_the_others_follow() {
     let update = only(story.ack(&create));
     assert_eq!((update.kind, &*update.data, update.status), (OpKind::Update, "ab", Status::Streaming));
     assert!(story.of("s", token("y")).is_empty());
-    story.ack(&update);
-    let other = only(story.of("s", token("z")));
-    assert_eq!((other.kind, &*other.data), (OpKind::Create, "xyz"));
+    let other = only(story.ack(&update));
+    assert_eq!((other.kind, &*other.data), (OpKind::Create, "xy"));
     assert_eq!(only(story.says(token("c"))).kind, OpKind::Append);
     let end = only(story.says(END));
     story.ack(&end);
@@ -235,6 +236,144 @@ fn tokens_that_are_messages_need_no_rule() {
     let mut story = Story::whole(|settings| settings.pattern = Pattern::MessagePerToken);
     let sent = story.says(token("a"));
     assert!(!sent.is_empty() && sent.iter().all(|operation| operation.kind == OpKind::Publish));
+}
+
+#[test]
+fn what_goes_on_in_a_new_process_tries_to_be_changed() {
+    let mut story = Story::whole(|_| {});
+    let create = only(story.says(token("a")));
+    let update = only(story.ack(&create));
+    story.ack(&update);
+    let append = only(story.says(token("b")));
+    story.ack(&append);
+    story.inherit(2, false, &[]);
+    // It knows nothing of namespaces.
+    story.shared = Shared::new(LIMITS, Duration::from_millis(40));
+    story.shared.flow.up(0, "c1".into(), Pipelining::On, LIMITS.message_bytes_max, None);
+    for text in ["a", "b", "c"] {
+        assert!(story.says(token(text)).is_empty());
+    }
+    let trial = only(story.after(Duration::from_secs(1)));
+    assert_eq!((trial.kind, &*trial.data, trial.serial.as_deref()), (OpKind::Update, "abc", Some("00000001")));
+    story.ack(&trial);
+    assert_eq!(only(story.says(token("d"))).kind, OpKind::Append);
+}
+
+#[test]
+fn a_message_that_an_owner_before_us_has_replaced_is_not_where_the_text_goes() {
+    let mut story = Story::whole(|settings| settings.reconcile.verify = Verify::AfterUnknown);
+    let create = only(story.says(token("a")));
+    let update = only(story.ack(&create));
+    story.ack(&update);
+    story.inherit(2, false, &[]);
+    story.says(token("a"));
+    story.says(END);
+    let update = only(story.after(Duration::from_secs(3)));
+    assert_eq!((update.serial.as_deref(), update.status), (Some("00000001"), Status::Complete));
+    story.ack(&update);
+    while story.look_ups.is_empty() {
+        let read_back = story.read_backs.pop().expect("it is in doubt");
+        let (text, version) = ("a".to_owned(), Some("00000099".into()));
+        let latest = Latest::Message { version, text, status: "complete".to_owned(), ours: true };
+        story.apply(Input::ReadBack { id: read_back.id, latest });
+        story.after(Duration::from_secs(10));
+    }
+    let look_up = story.look_ups.pop().expect("it may have made another one");
+    let found = Found::of(&look_up, "00000077".into(), None, Some("00000001"));
+    assert!(matches!(&found, Found::Successor { of, .. } if **of == *"00000001"));
+    let mut sent = story.apply(Input::LookedUp { id: look_up.id, found });
+    sent.extend(story.after(Duration::from_secs(3)));
+    let update = only(sent);
+    assert_eq!((update.serial.as_deref(), &*update.data, update.status), (Some("00000077"), "a", Status::Complete));
+    assert_eq!(update.head.supersedes.as_deref(), Some("00000001"));
+}
+
+#[test]
+fn what_an_owner_before_us_has_published_is_not_appended_to() {
+    let mut story = Story::without_rule(|_| {});
+    story.says(token("a"));
+    let create = only(story.says(END));
+    story.answer(&create, Outcome::Unknown(Doubt::ConnectionLost));
+    story.settle_reports();
+    story.inherit(4, false, &[]);
+    story.shared = Shared::new(LIMITS, Duration::from_millis(40));
+    story.shared.flow.up(0, "c1".into(), Pipelining::On, LIMITS.message_bytes_max, None);
+    story.says(token("a"));
+    let mut sent = story.says(END);
+    sent.extend(story.after(Duration::from_secs(1)));
+    let again = only(sent);
+    assert_eq!((again.kind, &again.head.create_id), (OpKind::Create, &create.head.create_id));
+    let other = only(story.of("s", token("x")));
+    let update = only(story.ack(&other));
+    let mut sent = story.ack(&again);
+    // Now it is known that changes are taken.
+    sent.extend(story.ack(&update));
+    sent.extend(story.after(Duration::from_secs(1)));
+    let update = only(sent);
+    assert_eq!((update.kind, &*update.data, update.status), (OpKind::Update, "a", Status::Complete));
+    story.ack(&update);
+    assert_eq!(story.outcome("r"), Some("reconciled"));
+}
+
+#[test]
+fn what_was_replaced_twice_is_not_taken_for_one_too_many() {
+    let mut story = Story::without_rule(|settings| {
+        (settings.idle, settings.reconcile.verify) = (Duration::from_secs(20), Verify::AfterUnknown);
+    });
+    story.apply(Input::CaughtUp(true));
+    let (mut serials, mut all) = (Vec::new(), String::new());
+    for text in ["a", "b", "c"] {
+        story.says(token(text));
+        let before = all.clone();
+        all.push_str(text);
+        let mut sent = story.after(Duration::from_secs(20));
+        for _ in 0..5 {
+            sent.extend(story.after(Duration::from_secs(1)));
+            for reload in std::mem::take(&mut story.reloads) {
+                sent.extend(story.apply(Input::Reloaded { id: reload.id, text: Some(&before) }));
+            }
+        }
+        let mut create = only(sent);
+        if create.kind == OpKind::Update {
+            create = only(story.no_rule(&create));
+        }
+        assert_eq!((create.kind, create.head.supersedes.as_ref()), (OpKind::Create, serials.last()));
+        if text == "c" {
+            story.answer(&create, Outcome::Unknown(Doubt::NoAnswer));
+            create = only(story.after(Duration::from_secs(1)));
+        }
+        serials.push(format!("{:08}", story.answered + 1).into());
+        story.ack(&create).iter().for_each(|trial| assert!(story.no_rule(trial).is_empty()));
+    }
+    let latest = |status: &str| {
+        let (text, version) = (all.clone(), serials.last().cloned());
+        Latest::Message { version, text, status: status.to_owned(), ours: true }
+    };
+    while story.look_ups.is_empty() {
+        let read_back = story.read_backs.pop().expect("it is in doubt");
+        story.apply(Input::ReadBack { id: read_back.id, latest: latest("abandoned") });
+        story.after(Duration::from_secs(10));
+    }
+    let mut known: Vec<Serial> = story.look_ups[0].known.iter().map(|(_, serial)| serial.clone()).collect();
+    known.sort();
+    assert_eq!(known, serials);
+}
+
+#[test]
+fn that_a_message_was_not_found_to_be_read_back_is_said() {
+    let mut story = Story::without_rule(|settings| settings.reconcile.verify = Verify::Always);
+    story.notices.clear();
+    story.says(token("a"));
+    let create = only(story.says(END));
+    assert!(story.ack_unnamed(&create).is_empty());
+    for _ in 0..5 {
+        let look_up = story.look_ups.pop().expect("it is looked for");
+        assert!(story.apply(Input::LookedUp { id: look_up.id, found: Found::Nothing }).is_empty());
+        assert!(story.after(Duration::from_secs(60)).is_empty());
+    }
+    let report = story.reports.last().expect("it is over");
+    assert_eq!((&report["responseId"], &report["verified"]), (&"r".into(), &false.into()));
+    assert!(matches!(story.notices[..], [Notice::Unverified { rejection: None, .. }]), "{:?}", story.notices);
 }
 
 #[test]

@@ -69,6 +69,14 @@ async fn a_namespace_without_the_rule_is_named() {
     let ended = setup.run("check", &["ably.check_channel=fixed:check"], &[]).await;
     let rule = "turn on the rule \"message annotations, updates, deletes and appends\"";
     ended.fails(CONFIGURATION, &["channel fixed:check", "93002", rule]);
+    let whole = ["ably.check_channel=fixed:check", "ably.no_mutable=whole"];
+    let ended = setup.run("check", &whole, &["--json"]).await;
+    assert!(ended.code == Some(0) && ended.err.is_empty(), "it is not needed there: {ended:?}");
+    let findings = ended.findings();
+    let note = findings.last().and_then(|finding| finding["message"].as_str()).unwrap_or_default();
+    for words in ["note: ", "fixed:check", "93002", "ably.no_mutable", rule] {
+        assert!(note.contains(words), "nothing of {words:?}: {note}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -209,7 +209,7 @@ impl Fleet {
             let Some(owned) = process.stays.get(&partition) else { continue };
             let engine = &owned.stay.engine;
             let due = engine.next_deadline().is_some_and(|deadline| deadline.0 <= self.scene.now);
-            if due || full || (after_answers && engine.is_blocked()) {
+            if due || full || (after_answers && engine.is_blocked(&process.shared)) {
                 process.tell(self.scene.now, partition, Input::Tick, &self.scene);
                 self.commit_later(p);
             }

@@ -383,4 +383,58 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "PublishName::ResponseComplete | PublishName::Stop if resent => {",
         "PublishName::ResponseComplete | PublishName::Stop if false => {",
     ),
+    mutant(
+        "what cannot be finished is not made anew",
+        "engine/whole.rs",
+        "Some(_) => self.next_look(now, now).unwrap_or(Next::Remake),",
+        "Some(_) => Next::Settle,",
+    ),
+    mutant(
+        "what is made anew does not say whose place it takes",
+        "engine/whole.rs",
+        "self.head = Arc::new(self.head.remade(remade, self.serial.take()));",
+        "self.serial = None;\nself.head = Arc::new(self.head.remade(remade, None));",
+    ),
+    mutant(
+        "what waits for its end does so after it",
+        "engine/whole.rs",
+        "takes.is_whole() && self.create.bytes.is_none() && self.closing().is_none()",
+        "takes.is_whole() && self.create.bytes.is_none()",
+    ),
+    mutant(
+        "what an owner before has published is believed to be ours",
+        "engine/whole.rs",
+        "self.create.unread = takes.is_whole() && !is_known && !is_believed && !self.segments.is_surplus();",
+        "self.create.unread = false;",
+    ),
+    rarer(
+        "what is read of a whole message does not matter",
+        "engine/whole.rs",
+        "closing.as_str() == status) && self.message_text() == text)",
+        "closing.as_str() == status))",
+    ),
+    mutant(
+        "a trial makes no other one wait",
+        "engine/flow/namespace.rs",
+        "(known.change_from, known.begin_from) = (now + PROBE_EVERY, now + PROBE_EVERY);",
+        "(known.change_from, known.begin_from) = (now, now);",
+    ),
+    mutant(
+        "that changes are refused is not kept in mind",
+        "engine/flow/namespace.rs",
+        "*known = Known::new(Rule::Off, since, now + PROBE_EVERY);",
+        "*known = Known::new(Rule::Unknown, since, now);",
+    ),
+    mutant(
+        "what takes the place of our message is taken for left over",
+        "engine/segment/behind.rs",
+        "if self.is_succeeded(&serial, version.as_ref(), &of) => return,",
+        "if of.is_empty() => return,",
+    ),
+    rarer(
+        "nobody looks for what an owner before has made anew",
+        "engine/inherit.rs",
+        "if settings.whole && takeover.is_some() {",
+        "if settings.whole && takeover.is_none() {",
+    ),
 ];

@@ -117,7 +117,7 @@ pub(super) struct Instance {
     pub(super) tokens: Option<Tokens>,
     /// Its messages may be replaced instead of changed: the creates of all of them, and when they were first sent.
     pub(super) is_whole: bool,
-    pub(super) wholes: Vec<(u64, Operation)>,
+    pub(super) wholes: Vec<(u64, Operation, bool)>,
 }
 
 /// A message of a response besides the present one.

@@ -48,8 +48,8 @@ impl Checks {
     /// Messages that were begun before all was there are no more than may be tried.
     fn are_trials(&self) -> Kept {
         let mut begun: Vec<_> = self.instances.iter().flat_map(|instance| &instance.wholes).collect();
-        begun.retain(|(_, create)| create.status == Status::Streaming);
-        begun.sort_by_key(|(time, _)| *time);
+        begun.retain(|(_, create, _)| create.status == Status::Streaming);
+        begun.sort_by_key(|(time, ..)| *time);
         let every = self.plan.tried_every_s * SECOND;
         let off = begun.windows(2).filter(|pair| pair[1].0 < START + 300 * SECOND);
         for pair in off.filter(|_| every > 0) {

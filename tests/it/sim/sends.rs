@@ -387,6 +387,9 @@ impl Instance {
                 // One that was too large made nothing.
                 self.too_large = matches!(outcome, Outcome::Rejected(Rejection { code: 40_009, .. }));
                 self.doubtful |= !self.too_large;
+                let is_it = |first: &Operation| first.head.create_id == operation.head.create_id;
+                let firsts = self.wholes.iter_mut().filter(|(_, first, _)| is_it(first));
+                firsts.for_each(|(.., too_large)| *too_large |= self.too_large);
             }
             (OpKind::Append, "acked") => self.tainted |= resent,
             (OpKind::Update, "acked") if newest && !resent => (self.tainted, self.moved) = (self.outdated, false),

@@ -21,6 +21,8 @@ const SEEDS: u64 = if cfg!(debug_assertions) { 2_000 } else { 40_000 };
 pub(in crate::sim) struct NoRule {
     from: u64,
     until: u64,
+    /// Within that it is turned on and off again whenever so much time has passed.
+    every: u64,
     names: bool,
 }
 
@@ -30,7 +32,16 @@ impl NoRule {
         let mut rng = fastrand::Rng::with_seed(seed ^ 0x6e6f_7275_6c65);
         let from = START + [0, 0, SECOND, 20 * SECOND][rng.usize(..4)];
         let until = from.saturating_add([u64::MAX, u64::MAX, 2 * SECOND, 40 * SECOND, 300 * SECOND][rng.usize(..5)]);
-        Self { from, until, names: rng.bool() }
+        Self { from, until, every: u64::MAX, names: rng.bool() }
+    }
+
+    /// Off and on by turns, in the end on or off for ever.
+    pub(in crate::sim) fn flips(seed: u64) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed ^ 0x666c_6970);
+        let every = [SECOND / 5, SECOND, 5 * SECOND, 40 * SECOND][rng.usize(..4)];
+        let from = START + rng.u64(..2 * every);
+        let until = if rng.bool() { from + rng.u64(2..8) * every } else { u64::MAX };
+        Self { from, until, every, names: rng.bool() }
     }
 
     /// Never on.
@@ -40,11 +51,11 @@ impl NoRule {
 
     /// Off for so long, from the start.
     const fn during(time: u64, names: bool) -> Self {
-        Self { from: 0, until: START + time, names }
+        Self { from: 0, until: START + time, every: u64::MAX, names }
     }
 
     fn is_off(self, now: u64) -> bool {
-        (self.from..self.until).contains(&now)
+        (self.from..self.until).contains(&now) && ((now - self.from) / self.every).is_multiple_of(2)
     }
 }
 
@@ -104,15 +115,14 @@ impl Instance {
             return Ok(());
         }
         hold!(self.in_flight.is_empty(), "R9: a create of {name} with operations in flight");
-        let too_large = std::mem::take(&mut self.too_large);
-        match self.wholes.iter_mut().find(|(_, first)| first.head.create_id == operation.head.create_id) {
+        match self.wholes.iter_mut().find(|(_, first, _)| first.head.create_id == operation.head.create_id) {
             None => {
                 let is_its = self.text.contains(&*operation.data);
                 hold!(is_its, "{name}: created with another text: {:?}", operation.data);
-                self.wholes.push((now, operation.clone()));
+                self.wholes.push((now, operation.clone(), false));
             }
-            Some((_, first)) if too_large => *first = operation.clone(),
-            Some((_, first)) => {
+            Some((_, first, too_large)) if *too_large => (*first, *too_large) = (operation.clone(), false),
+            Some((_, first, _)) => {
                 let same =
                     first.head == operation.head && first.data == operation.data && first.status == operation.status;
                 hold!(same, "R9: {name}: the create is repeated with a difference");
@@ -130,6 +140,15 @@ fn draw(seed: u64) -> Plan {
 
 #[test]
 fn every_text_is_right_where_nothing_can_be_changed() {
+    if let Some(seed) = super::number("TOKENRELAY_SIM_WHOLE_SEED") {
+        return run::play_one(&draw(seed));
+    }
+    run::play_all(0..super::number("TOKENRELAY_SIM_SEEDS").unwrap_or(SEEDS), draw);
+}
+
+#[test]
+fn every_text_is_right_where_the_rule_is_turned_on_and_off() {
+    let draw = |seed| Plan { whole: Some(NoRule::flips(seed)), ..draw(seed) };
     if let Some(seed) = super::number("TOKENRELAY_SIM_WHOLE_SEED") {
         return run::play_one(&draw(seed));
     }

@@ -217,7 +217,7 @@ impl World {
             }
             Some(Question::LookUp(look_up)) => {
                 let found = self.net.server.look_up(&mut self.scene, &look_up);
-                if let Found::Message { serial, version } = &found {
+                if let Found::Message { serial, version } | Found::Successor { serial, version, .. } = &found {
                     self.checks.found(&look_up, serial, version.as_ref());
                 }
                 if found == Found::Others {
@@ -369,7 +369,7 @@ impl World {
     /// A tick for those that wait for a connection, or for room.
     pub(super) fn tick_blocked(&mut self) -> Kept {
         for p in 0..self.engines.len() {
-            if self.engines[p].is_blocked() || !self.shared.intake_open() {
+            if self.engines[p].is_blocked(&self.shared) || !self.shared.intake_open() {
                 self.apply(p, Input::Tick)?;
             }
         }
