@@ -194,11 +194,14 @@ fn response(records: &[Seen]) -> usize {
     records.iter().position(|seen| json_of(seen)["outcome"] == "delivered").expect("there is one")
 }
 
-/// A later operation of a response of which nothing failed, which carries text and is not the last.
+/// A later operation of a response of which nothing failed, which carries text that no other carries and is not the last.
 fn append(records: &[Seen]) -> usize {
     let mut operations = HashMap::new();
     for record in records.iter().filter(|seen| seen.header("outcome") == Some("delivered")).map(json_of) {
-        operations.insert(record["responseId"].to_string(), record["operations"].as_u64());
+        // On another connection a message begins with its full text, though nothing failed.
+        if record["repairs"] == 0 {
+            operations.insert(record["responseId"].to_string(), record["operations"].as_u64());
+        }
     }
     let is_it = |record: Value| {
         let of = operations.get(&record["responseId"].to_string()).copied().flatten();
