@@ -186,6 +186,11 @@ impl Flow {
         if claim.is_some() && claim == known.claim { known.claimed() } else { known.takes(now) }
     }
 
+    /// Whether a change on a channel is a trial: nobody knows that changes are taken.
+    pub(in crate::engine) fn tries_changes(&self, key: ChannelKey) -> bool {
+        self.known(key).rule != Rule::On
+    }
+
     /// The namespace of a channel.
     pub(in crate::engine) fn namespace(&self, key: ChannelKey) -> NamespaceKey {
         self.channels[key.0 as usize].namespace

@@ -127,6 +127,49 @@ fn a_change_that_was_sent_before_others_were_taken_and_is_refused_says_nothing_o
     assert!(matches!(story.notices[..], [Notice::Whole { .. }]));
 }
 
+/// A message that is there when nothing is known yet, and the change that it is tried with: it goes on, or was all there.
+fn tries(story: &mut Story, goes_on: bool) -> Operation {
+    if goes_on {
+        let create = only(story.of("first", token("x")));
+        return only(story.ack(&create));
+    }
+    story.shared.flow.down(0);
+    assert!(story.of("first", token("x")).is_empty() && story.of("first", END).is_empty());
+    story.shared.flow.up(0, "c1".into(), Pipelining::On, LIMITS.message_bytes_max, None);
+    let create = only(story.apply(Input::Tick));
+    only(story.ack(&create))
+}
+
+#[test]
+fn where_we_may_not_change_messages_they_are_made_whole_and_nothing_waits() {
+    for goes_on in [true, false] {
+        let mut story = Story::whole(|_| {});
+        let trial = tries(&mut story, goes_on);
+        assert!(story.reject(&trial, Class::Channel, 40160).is_empty());
+        if goes_on {
+            let anew = only(story.of("first", END));
+            assert_eq!((anew.kind, &*anew.data), (OpKind::Create, "x"));
+            assert!(story.ack(&anew).is_empty());
+        }
+        assert_eq!(story.outcome("first"), Some("reconciled"));
+        for id in ["a", "b", "c"] {
+            assert!(story.on("ai:first", id, token("x")).is_empty(), "what is new waits for its end");
+            let create = only(story.on("ai:first", id, END));
+            assert_eq!((create.kind, &*create.data), (OpKind::Create, "x"));
+            assert!(story.ack(&create).is_empty(), "one was tried just now");
+        }
+        story.now = story.now + Duration::from_secs(30);
+        assert!(story.on("ai:first", "d", token("x")).is_empty());
+        let create = only(story.on("ai:first", "d", END));
+        let trial = only(story.ack(&create));
+        assert!(story.reject(&trial, Class::Channel, 40160).is_empty());
+        assert!(story.on("ai:first", "e", token("x")).is_empty());
+        only(story.on("ai:first", "e", END));
+        let is_refusal = |notice: &&Notice| matches!(notice, Notice::Rejected { .. });
+        assert_eq!(story.notices.iter().filter(is_refusal).count(), 1, "{:?}", story.notices);
+    }
+}
+
 #[test]
 fn tokens_that_are_messages_are_no_trials_and_show_nothing() {
     let mut story = Story::whole(|_| {});
