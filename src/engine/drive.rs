@@ -363,6 +363,7 @@ impl Engine {
         let Some(mut response) = self.remove(id) else { return };
         assert!(response.in_flight.is_empty(), "a response settles with nothing in flight");
         shared.usage.subtract(Weight::of(&response));
+        shared.flow.unclaim(response.channel, response.claim.take());
         shared.flow.close(now, response.channel);
 
         let (outcome, reason) = verdict(&response, self.settings.reconcile.when);

@@ -228,6 +228,17 @@ impl Flow {
         self.known_mut(key).claim = *claim;
     }
 
+    /// Whoever had claimed a trial does not try: if it is theirs still, anybody may.
+    pub(in crate::engine) fn unclaim(&mut self, key: ChannelKey, claim: Option<Claim>) {
+        let known = self.known_mut(key);
+        if claim.is_none() || claim != known.claim {
+            return;
+        }
+        (known.change_from, known.begin_from, known.claim) = (known.since, known.since, None);
+        // Those who wait have been told when the next trial would be.
+        self.namespaces.news += 1;
+    }
+
     /// A trial leaves: the next one waits.
     pub(in crate::engine) fn tries(&mut self, now: Time, key: ChannelKey) {
         let known = self.known_mut(key);

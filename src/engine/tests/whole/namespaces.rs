@@ -171,6 +171,50 @@ fn where_we_may_not_change_messages_they_are_made_whole_and_nothing_waits() {
 }
 
 #[test]
+fn a_trial_that_its_partition_leaves_with_is_anybodys() {
+    let mut story = Story::whole(|_| {});
+    story.shared.flow.down(0);
+    assert!(story.says(token("a")).is_empty());
+    let mut other = Engine::new(Settings { whole: true, ..settings() }.into(), 4, 0);
+    std::mem::swap(&mut story.engine, &mut other);
+    assert!(story.of("s", token("x")).is_empty());
+    story.shared.flow.up(0, "c1".into(), Pipelining::On, LIMITS.message_bytes_max, None);
+    assert!(story.apply(Input::Tick).is_empty(), "one at a time tries");
+    other.leave(&mut story.shared);
+    assert!(story.engine.is_blocked(&story.shared), "it is told");
+    assert_eq!(only(story.apply(Input::Tick)).kind, OpKind::Create);
+}
+
+#[test]
+fn a_trial_that_is_given_up_is_anybodys() {
+    let mut story = Story::whole(|_| {});
+    story.shared.flow.down(0);
+    assert!(story.says(token("a")).is_empty());
+    let channel = story.shared.flow.open(story.now, &"ai:y".into());
+    assert!(!story.shared.flow.takes(story.now, channel, None).may_begin(), "it is about to be tried");
+    story.shared.flow.up(0, "c1".into(), Pipelining::On, 1, None);
+    assert!(story.apply(Input::Tick).is_empty(), "it is too long");
+    assert_eq!(story.engine.open(), 1, "it goes on");
+    assert!(story.shared.flow.takes(story.now, channel, None).may_begin());
+}
+
+#[test]
+fn a_trial_that_a_drain_ends_is_anybodys() {
+    let mut story = Story::without_rule(|_| {});
+    story.now = story.now + Duration::from_secs(30);
+    story.says(token("a"));
+    let create = only(story.says(END));
+    story.shared.flow.down(0);
+    assert!(story.ack(&create).is_empty());
+    let channel = story.shared.flow.open(story.now, &"ai:y".into());
+    assert!(!story.shared.flow.takes(story.now, channel, None).may_change(), "it is about to be tried");
+    story.apply(Input::Drain);
+    story.apply(Input::Tick);
+    assert_eq!(story.outcome("r"), Some("delivered"));
+    assert!(story.shared.flow.takes(story.now, channel, None).may_change());
+}
+
+#[test]
 fn tokens_that_are_messages_are_no_trials_and_show_nothing() {
     let mut story = Story::whole(|_| {});
     let pattern = Some(Pattern::MessagePerToken);
