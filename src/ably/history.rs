@@ -234,7 +234,7 @@ fn is_it(message: &Message<'_>, look_up: &LookUp) -> Option<Found> {
         return Some(Found::Others);
     }
     let version = message.version.as_ref().and_then(|version| version.serial.as_deref()).map(Into::into);
-    Some(Found::of(look_up, serial.into(), version, header("supersedes")))
+    Some(Found::of(look_up, create_id, serial.into(), version, header("supersedes")))
 }
 
 /// The relative address of the next page, from the header `Link`.

@@ -428,8 +428,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "what takes the place of our message is taken for left over",
         "engine/segment/behind.rs",
-        "if self.is_succeeded(&serial, version.as_ref(), &of) => return,",
-        "if of.is_empty() => return,",
+        "if self.is_succeeded(remade, &serial, version.as_ref(), &of) =>",
+        "if remade > 0 && of.is_empty() =>",
     ),
     rarer(
         "nobody looks for what an owner before has made anew",
