@@ -167,6 +167,7 @@ impl Engine {
             if !response.in_flight.is_empty() && !carrying.contains(&connection) {
                 carrying.push(connection);
             }
+            shared.flow.unclaim(response.channel, response.claim);
             shared.flow.close(Time::default(), response.channel);
         }
         carrying

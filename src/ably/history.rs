@@ -164,15 +164,22 @@ async fn get(client: &Client, settings: &Settings, channel: &str, path: &str) ->
     let path = format!("channels/{}/{path}", utf8_percent_encode(channel, NON_ALPHANUMERIC));
     let mut auth = settings.auth.clone();
     auth.refresh().await?;
-    match get_as(client, settings, &hosts, &auth, &path).await? {
-        Answer::Refusal(rejection) if Fate::of(rejection.code, rejection.status_code) == Fate::Renew => {
-            auth.renew().await?;
-            get_as(client, settings, &hosts, &auth, &path).await
+    let mut answer = get_as(client, settings, &hosts, &auth, &path).await?;
+    let mut renewed = Ok(());
+    if let Answer::Refusal(rejection) = &answer
+        && Fate::of(rejection.code, rejection.status_code) == Fate::Renew
+    {
+        renewed = auth.renew().await;
+        if renewed.is_ok() {
+            answer = get_as(client, settings, &hosts, &auth, &path).await?;
         }
-        Answer::Refusal(rejection) if rejection.class == Class::Account && !auth.is_same_as(&auth.taken_last()) => {
-            get_as(client, settings, &hosts, &auth.taken_last(), &path).await
+    }
+    let former = auth.taken_last();
+    match answer {
+        Answer::Refusal(Rejection { class: Class::Account | Class::Token, .. }) if !auth.is_same_as(&former) => {
+            get_as(client, settings, &hosts, &former, &path).await
         }
-        answer => Ok(answer),
+        answer => renewed.map(|()| answer),
     }
 }
 
@@ -227,7 +234,7 @@ fn is_it(message: &Message<'_>, look_up: &LookUp) -> Option<Found> {
         return Some(Found::Others);
     }
     let version = message.version.as_ref().and_then(|version| version.serial.as_deref()).map(Into::into);
-    Some(Found::of(look_up, serial.into(), version, header("supersedes")))
+    Some(Found::of(look_up, create_id, serial.into(), version, header("supersedes")))
 }
 
 /// The relative address of the next page, from the header `Link`.
@@ -461,9 +468,18 @@ mod tests {
         let auth = Auth::from_config(&config::Ably { key, key_file, ..config::Ably::default() }).expect("a key");
         let settings = Settings { auth, ..settings(&server) };
         let refusal = ("401 Unauthorized", r#"{"error":{"code":40101,"statusCode":401,"message":"none"}}"#);
-        let (client, given) = (Client::new(), [refusal, ("200 OK", "[]")]);
-        let (read, ()) = tokio::join!(get(&client, &settings, "ai:x", "messages"), answers(&server, &given));
-        assert!(matches!(read, Ok(Answer::Body { .. })));
+        let aged = ("401 Unauthorized", r#"{"error":{"code":40144,"statusCode":401,"message":"no token"}}"#);
+        let (client, taken) = (Client::new(), ("200 OK", "[]"));
+        for given in [&[refusal, taken][..], &[aged, aged, taken], &[aged, refusal, taken]] {
+            let serves = async {
+                answers(&server, given).await;
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                read = get(&client, &settings, "ai:x", "messages") => assert!(matches!(read, Ok(Answer::Body { .. }))),
+                () = serves => {}
+            }
+        }
     }
 
     #[tokio::test]

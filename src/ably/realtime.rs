@@ -302,7 +302,7 @@ impl Connection {
 
     /// There is a connection: it is used as soon as nothing is under way by request.
     async fn up(&mut self, details: session::Details) -> Option<()> {
-        self.auth.was_taken();
+        self.target.secrets().serves(&self.auth);
         let was_serving = self.relief.is_serving();
         match self.relief.up(details, self.patience) {
             Some(details) => self.tell(Event::up(self.id, details)).await,

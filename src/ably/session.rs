@@ -210,6 +210,10 @@ impl Session {
 
     /// The transport ended, or could not be opened.
     pub fn disconnected(&mut self, now: Time, reason: Error, actions: &mut Vec<Action>) {
+        if matches!(reason, Error::NoToken(_)) && self.credentials == Credentials::Renewed {
+            // What would be shown next is what the server did not want any more.
+            self.credentials = Credentials::Stale;
+        }
         match self.link {
             Link::Opening { .. } | Link::Up { .. } if self.closing.is_some() => self.stop(actions),
             Link::Opening { .. } | Link::Up { .. } if reason.is_fatal() => self.fatal(now, reason, actions),

@@ -6,7 +6,7 @@ use super::inherit::INPUT_LOST;
 use super::line::Ticket;
 use super::next::{FRAME_OVERHEAD, Next};
 use super::op::{ConnectionId, OpId, OpKind, Status};
-use super::outcome::{Answer, Outcome, Rejection};
+use super::outcome::{Answer, Class, Outcome, Rejection};
 use super::record::ResponseOutcome;
 use super::remember::{self, Memory};
 use super::response::{InFlight, Response};
@@ -363,6 +363,7 @@ impl Engine {
         let Some(mut response) = self.remove(id) else { return };
         assert!(response.in_flight.is_empty(), "a response settles with nothing in flight");
         shared.usage.subtract(Weight::of(&response));
+        shared.flow.unclaim(response.channel, response.claim.take());
         shared.flow.close(now, response.channel);
 
         let (outcome, reason) = verdict(&response, self.settings.reconcile.when);
@@ -419,10 +420,20 @@ fn learn(
             }
         }
         Outcome::Unknown(_) => false,
-        Outcome::Rejected(rejection)
-            if whole && matches!(kind, OpKind::Append | OpKind::Update) && rejection.code == NO_RULE =>
-        {
+        Outcome::Rejected(rejection) if whole && operation.changes() && rejection.code == NO_RULE => {
             shared.flow.takes_no_changes(now, channel, operation.sent_at)
+        }
+        // Where changes are not taken for all that is known, it makes no difference why: the channel takes messages that are whole.
+        Outcome::Rejected(rejection)
+            if whole
+                && operation.changes()
+                && rejection.class == Class::Channel
+                && shared.flow.tries_changes(channel) =>
+        {
+            let is_news = shared.flow.takes_no_changes(now, channel, operation.sent_at);
+            let notice = || Effect::Notice(Notice::Rejected { channel: name(), rejection: rejection.clone() });
+            effects.list.extend(is_news.then(notice));
+            is_news
         }
         Outcome::Rejected(rejection) => {
             shared.flow.refused(now, answer.connection, channel, (kind, operation.sent_at), rejection);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::event::{Offset, Record};
 use super::inherit::Inheritance;
-use super::op::{ConnectionId, Head, OpId, OpKind, Operation, Status, segment_of};
+use super::op::{ConnectionId, Head, OpId, OpKind, Operation, Status, remade, segment_of};
 use super::outcome::{Answer, Class, Rejection, Serial};
 use super::record::json::LastSecond;
 use super::record::{Cause, OperationOutcome, ResponseOutcome};
@@ -207,12 +207,18 @@ impl LookUp {
 }
 
 impl Found {
-    /// A message that was looked for: its serial, the serial of its latest version, and whose place it takes.
+    /// A message that was looked for: its create id, its serial, the serial of its latest version, and whose place it takes.
     #[must_use]
-    pub fn of(look_up: &LookUp, serial: Serial, version: Option<Serial>, supersedes: Option<&str>) -> Self {
+    pub fn of(
+        look_up: &LookUp,
+        create_id: &str,
+        serial: Serial,
+        version: Option<Serial>,
+        supersedes: Option<&str>,
+    ) -> Self {
         let of = look_up.known.iter().find(|(_, known)| Some(&**known) == supersedes);
         match of {
-            Some((_, of)) => Self::Successor { serial, version, of: of.clone() },
+            Some((_, of)) => Self::Successor { serial, version, of: of.clone(), remade: remade(create_id) },
             None => Self::Message { serial, version },
         }
     }
@@ -236,6 +242,8 @@ pub enum Found {
         version: Option<Serial>,
         /// The serial of the one that is known.
         of: Serial,
+        /// How many messages before it are gone: not only that one, if others took its place of which nobody knows.
+        remade: u32,
     },
     /// It is there, and somebody else has changed it or deleted it.
     Others,

@@ -65,9 +65,11 @@ impl Response {
         self.given_up.get_or_insert_with(|| Box::new(GivenUp { reason: reason.into(), last_word }));
     }
 
-    /// Nobody wants the text of what is given up: its end may stand behind a pause that the text is the reason of.
+    /// Nobody wants the text of what is given up: its end may stand behind a pause that the text is the reason of. Nor does it
+    /// try anything any more.
     pub(super) fn forget_if_given_up(&mut self, shared: &mut Shared) {
         if self.given_up.is_some() {
+            shared.flow.unclaim(self.channel, self.claim.take());
             let before = Weight::of(self);
             self.drop_text();
             shared.usage.change(before, Weight::of(self));

@@ -257,7 +257,7 @@ impl Response {
                 self.created(now, serial.as_ref(), answer.resent, takes, settings);
             }
             Outcome::Acked { serial } => self.acked(now, operation, serial.as_ref(), answer.resent, settings),
-            Outcome::Rejected(rejection) => self.rejected(now, operation, rejection, settings),
+            Outcome::Rejected(rejection) => self.rejected(now, operation, rejection, takes, settings),
             Outcome::Unknown(doubt) => self.unknown(now, operation, *doubt, settings),
         }
         Some(operation)
@@ -369,12 +369,13 @@ impl Response {
         if self.takeover.is_some() { settling_time(debounce, settings.append_rollup) } else { debounce }
     }
 
-    fn rejected(&mut self, now: Time, operation: InFlight, rejection: &Rejection, settings: &Settings) {
+    fn rejected(&mut self, now: Time, operation: InFlight, rejection: &Rejection, takes: Takes, settings: &Settings) {
         self.counts.rejected += 1;
         if operation.kind == OpKind::Publish {
             return self.publish_refused(now, &operation, rejection, settings);
         }
-        let refuses_changes = settings.whole && rejection.code == NO_RULE && operation.kind != OpKind::Create;
+        let is_trial = takes.is_whole() && rejection.class == Class::Channel;
+        let refuses_changes = operation.changes() && (is_trial || (settings.whole && rejection.code == NO_RULE));
         if rejection.class != Class::MessageGone && self.forgives(now, &operation, refuses_changes) {
             return;
         }

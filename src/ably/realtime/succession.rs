@@ -44,7 +44,16 @@ pub(in crate::ably) struct Secrets {
 struct Tried {
     auth: Auth,
     at: Instant,
-    taken: bool,
+    outcome: Trial,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trial {
+    Taken,
+    Refused,
+    /// The attempt failed for something else.
+    Undecided,
 }
 
 impl Secrets {
@@ -70,7 +79,8 @@ impl Secrets {
 
     /// Not what was refused when it was tried last, however long ago that was, while another serves.
     fn usable(&self, auth: Auth) -> Auth {
-        let is_refused = self.lock().as_ref().is_some_and(|tried| tried.auth.is_same_as(&auth) && !tried.taken);
+        let is_it = |tried: &Tried| tried.auth.is_same_as(&auth) && tried.outcome == Trial::Refused;
+        let is_refused = self.lock().as_ref().is_some_and(is_it);
         if is_refused { auth.taken_last() } else { auth }
     }
 
@@ -78,6 +88,24 @@ impl Secrets {
     fn tried(&self, auth: &Auth) -> Option<Tried> {
         let tried = self.lock();
         tried.as_ref().filter(|tried| tried.auth.is_same_as(auth) && tried.at.elapsed() < REFUSED_KEPT).cloned()
+    }
+
+    /// A secret was tried: nothing was wrong, or this. What has nothing to do with the secret says nothing of it.
+    fn learn(&self, auth: &Auth, error: Option<&Error>) {
+        let outcome = match error {
+            None => Trial::Taken,
+            Some(error) if error.is_fatal() || error.asks_for_newer() => Trial::Refused,
+            Some(_) => Trial::Undecided,
+        };
+        *self.lock() = Some(Tried { auth: auth.clone(), at: Instant::now(), outcome });
+    }
+
+    /// A connection is up with a secret, whatever came of it before.
+    pub(super) fn serves(&self, auth: &Auth) {
+        auth.was_taken();
+        if let Some(tried) = self.lock().as_mut().filter(|tried| tried.auth.is_same_as(auth)) {
+            tried.outcome = Trial::Taken;
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Tried>> {
@@ -241,15 +269,14 @@ async fn look(
     let turn = secrets.turn.clone().lock_owned().await;
     // It may have changed again while others had their turn.
     let Some(auth) = former.changed().await else { return Found::Nothing };
-    match secrets.tried(&auth).map(|tried| tried.taken) {
-        Some(true) if auth.shows_token() => return Found::Token(auth),
-        Some(false) => return Found::Nothing,
-        Some(true) | None => {}
+    match secrets.tried(&auth).map(|tried| tried.outcome) {
+        Some(Trial::Taken) if auth.shows_token() => return Found::Token(auth),
+        Some(Trial::Refused | Trial::Undecided) => return Found::Nothing,
+        Some(Trial::Taken) | None => {}
     }
     let opened = timeout(OPEN_TIMEOUT, open(id, settings, started, &auth, &target)).await;
     let opened = opened.unwrap_or(Err(Error::NoAnswer(OPEN_TIMEOUT)));
-    let taken = opened.is_ok();
-    *secrets.lock() = Some(Tried { auth: auth.clone(), at: Instant::now(), taken });
+    secrets.learn(&auth, opened.as_ref().err());
     match opened {
         Ok((socket, session, _)) if auth.shows_token() => {
             dismiss(socket, session, settings.encoding);
@@ -344,18 +371,43 @@ mod tests {
         let (file, secrets) = (tempfile::NamedTempFile::new().expect("a file"), Secrets::default());
         let first = signing(&file);
         put(&file, KEYS[1]);
-        for (taken, shown) in [(false, KEYS[0]), (true, KEYS[1])] {
+        let refused = |code, status_code| Some(Error::Refused { code, status_code, message: String::new() });
+        let lost = Error::TransportLost("reset".to_owned());
+        for (error, shown) in [
+            (refused(40101, 401), KEYS[0]),
+            (refused(40142, 401), KEYS[0]),
+            (refused(42920, 429), KEYS[1]),
+            (Some(Error::NoAnswer(OPEN_TIMEOUT)), KEYS[1]),
+            (Some(lost), KEYS[1]),
+            (Some(Error::NoLease), KEYS[1]),
+            (None, KEYS[1]),
+        ] {
             let auth = Auth::key(KEYS[1]).expect("a key");
-            *secrets.lock() = Some(Tried { auth: auth.clone(), at: Instant::now(), taken });
+            secrets.learn(&auth, error.as_ref());
             // Until it is tried again, too.
             for is_known in [true, false] {
                 assert_eq!(secrets.tried(&auth).is_some(), is_known);
-                assert!(is(&secrets.newer(first.clone()).await.expect("one"), shown));
+                assert!(is(&secrets.newer(first.clone()).await.expect("one"), shown), "{error:?}");
                 let (next, renewed) = secrets.next(first.clone(), false).await;
                 assert!(is(&next, shown) && renewed.is_ok());
                 tokio::time::advance(REFUSED_KEPT).await;
             }
         }
+    }
+
+    #[tokio::test]
+    async fn what_was_refused_and_serves_is_shown_again() {
+        let (file, secrets) = (tempfile::NamedTempFile::new().expect("a file"), Secrets::default());
+        let first = signing(&file);
+        put(&file, KEYS[1]);
+        let mut second = first.clone();
+        second.renew().await.expect("another");
+        let error = Error::Refused { code: 40101, status_code: 401, message: String::new() };
+        secrets.learn(&second, Some(&error));
+        assert!(is(&secrets.newer(first.clone()).await.expect("one"), KEYS[0]));
+        secrets.serves(&second);
+        first.was_taken();
+        assert!(is(&secrets.newer(first).await.expect("one"), KEYS[1]), "it was taken since");
     }
 
     #[tokio::test]

@@ -1,7 +1,8 @@
-//! The session against hand-made servers, case by case: transports and connections here, answers in `answers`. Random servers
-//! are in `tests/it/fuzz/session.rs`.
+//! The session against hand-made servers, case by case: transports and connections here, answers in `answers`, newer
+//! credentials in `credentials`. Random servers are in `tests/it/fuzz/session.rs`.
 
 mod answers;
+mod credentials;
 
 use bytes::Bytes;
 use serde_json::{Value, json};

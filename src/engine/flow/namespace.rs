@@ -186,6 +186,11 @@ impl Flow {
         if claim.is_some() && claim == known.claim { known.claimed() } else { known.takes(now) }
     }
 
+    /// Whether a change on a channel is a trial: nobody knows that changes are taken.
+    pub(in crate::engine) fn tries_changes(&self, key: ChannelKey) -> bool {
+        self.known(key).rule != Rule::On
+    }
+
     /// The namespace of a channel.
     pub(in crate::engine) fn namespace(&self, key: ChannelKey) -> NamespaceKey {
         self.channels[key.0 as usize].namespace
@@ -221,6 +226,17 @@ impl Flow {
         self.namespaces.claims += 1;
         *claim = Some(Claim(self.namespaces.claims));
         self.known_mut(key).claim = *claim;
+    }
+
+    /// Whoever had claimed a trial does not try: if it is theirs still, anybody may.
+    pub(in crate::engine) fn unclaim(&mut self, key: ChannelKey, claim: Option<Claim>) {
+        let known = self.known_mut(key);
+        if claim.is_none() || claim != known.claim {
+            return;
+        }
+        (known.change_from, known.begin_from, known.claim) = (known.since, known.since, None);
+        // Those who wait have been told when the next trial would be.
+        self.namespaces.news += 1;
     }
 
     /// A trial leaves: the next one waits.

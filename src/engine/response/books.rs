@@ -117,6 +117,11 @@ impl InFlight {
         self.published.is_none_or(|published| published.name != PublishName::Start)
     }
 
+    /// Whether it changes a message that is there.
+    pub(in crate::engine) const fn changes(&self) -> bool {
+        matches!(self.kind, OpKind::Append | OpKind::Update)
+    }
+
     /// Whether it carries all of the text.
     pub(in crate::engine) fn is_whole(&self) -> bool {
         self.kind == OpKind::Update || self.published.is_some_and(|published| published.completes)

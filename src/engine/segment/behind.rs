@@ -53,7 +53,11 @@ impl Response {
     /// present one.
     pub(in crate::engine) fn looked_behind(&mut self, now: Time, found: Found) {
         let found = match found {
-            Found::Successor { serial, version, of } if self.is_succeeded(&serial, version.as_ref(), &of) => return,
+            Found::Successor { serial, version, of, remade }
+                if self.is_succeeded(remade, &serial, version.as_ref(), &of) =>
+            {
+                return;
+            }
             // What it takes the place of is forgotten as it is.
             Found::Successor { serial, version, .. } => Found::Message { serial, version },
             found => found,
@@ -78,17 +82,17 @@ impl Response {
 
     /// A message of an owner before us has taken the place of one of its own, which readers have forgotten: so it is that one's,
     /// and the texts are gone through again. Whether there was one.
-    fn is_succeeded(&mut self, serial: &Serial, version: Option<&Serial>, of: &Serial) -> bool {
+    fn is_succeeded(&mut self, remade: u32, serial: &Serial, version: Option<&Serial>, of: &Serial) -> bool {
         let version = version.unwrap_or(serial).to_string();
         let former = self.segments.others.iter_mut().flat_map(|others| &mut others.former);
         let segment = if self.serial.as_ref() == Some(of) {
-            self.create.remade += 1;
-            self.head = Arc::new(self.head.remade(self.create.remade, Some(of.clone())));
+            self.create.remade = remade;
+            self.head = Arc::new(self.head.remade(remade, Some(of.clone())));
             (self.serial, self.version) = (Some(serial.clone()), version);
             self.head.segment
         } else if let Some(made) = former.into_iter().find(|made| made.serial.as_ref() == Some(of)) {
-            made.remade += 1;
-            made.head = Arc::new(made.head.remade(made.remade, Some(of.clone())));
+            made.remade = remade;
+            made.head = Arc::new(made.head.remade(remade, Some(of.clone())));
             (made.serial, made.version) = (Some(serial.clone()), version);
             made.head.segment
         } else {

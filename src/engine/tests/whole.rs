@@ -279,13 +279,14 @@ fn a_message_that_an_owner_before_us_has_replaced_is_not_where_the_text_goes() {
         story.after(Duration::from_secs(10));
     }
     let look_up = story.look_ups.pop().expect("it may have made another one");
-    let found = Found::of(&look_up, "00000077".into(), None, Some("00000001"));
+    let found = Found::of(&look_up, "test.tokens.3.0.0.0~2", "00000077".into(), None, Some("00000001"));
     assert!(matches!(&found, Found::Successor { of, .. } if **of == *"00000001"));
     let mut sent = story.apply(Input::LookedUp { id: look_up.id, found });
     sent.extend(story.after(Duration::from_secs(3)));
     let update = only(sent);
     assert_eq!((update.serial.as_deref(), &*update.data, update.status), (Some("00000077"), "a", Status::Complete));
     assert_eq!(update.head.supersedes.as_deref(), Some("00000001"));
+    assert_eq!(&*update.head.create_id, "test.tokens.3.0.0.0~2", "its own name, whatever else was made before");
 }
 
 #[test]

@@ -89,7 +89,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     rarer(
         "a refusal counts as an acknowledgement",
         "engine/response.rs",
-        "Outcome::Rejected(rejection) => self.rejected(now, operation, rejection, settings),",
+        "Outcome::Rejected(rejection) => self.rejected(now, operation, rejection, takes, settings),",
         "Outcome::Rejected(_) => self.acked(now, operation, None, false, settings),",
     ),
     rarer(
@@ -126,8 +126,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     rarer(
         "refused updates are repeated without a pause",
         "engine/reconcile.rs",
-        "self.taint(now, backoff::delay(wait, self.failures));",
-        "self.taint(now, wait);",
+        "self.not_before = self.not_before.max(now + backoff::delay(wait, self.failures));",
+        "self.not_before = self.not_before.max(now + wait);",
     ),
     mutant(
         "the watermark passes open responses",
@@ -428,8 +428,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "what takes the place of our message is taken for left over",
         "engine/segment/behind.rs",
-        "if self.is_succeeded(&serial, version.as_ref(), &of) => return,",
-        "if of.is_empty() => return,",
+        "if self.is_succeeded(remade, &serial, version.as_ref(), &of) =>",
+        "if remade > 0 && of.is_empty() =>",
     ),
     rarer(
         "nobody looks for what an owner before has made anew",

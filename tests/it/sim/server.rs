@@ -332,7 +332,7 @@ impl Server {
                 return Found::Others;
             }
             let version = if look_up.known.is_empty() { message.serial.clone() } else { message.latest() };
-            Found::of(look_up, message.serial.clone(), Some(version), message.supersedes.as_deref())
+            Found::of(look_up, &message.create_id, message.serial.clone(), Some(version), message.supersedes.as_deref())
         })
     }
 

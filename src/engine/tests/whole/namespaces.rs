@@ -127,6 +127,93 @@ fn a_change_that_was_sent_before_others_were_taken_and_is_refused_says_nothing_o
     assert!(matches!(story.notices[..], [Notice::Whole { .. }]));
 }
 
+/// A message that is there when nothing is known yet, and the change that it is tried with: it goes on, or was all there.
+fn tries(story: &mut Story, goes_on: bool) -> Operation {
+    if goes_on {
+        let create = only(story.of("first", token("x")));
+        return only(story.ack(&create));
+    }
+    story.shared.flow.down(0);
+    assert!(story.of("first", token("x")).is_empty() && story.of("first", END).is_empty());
+    story.shared.flow.up(0, "c1".into(), Pipelining::On, LIMITS.message_bytes_max, None);
+    let create = only(story.apply(Input::Tick));
+    only(story.ack(&create))
+}
+
+#[test]
+fn where_we_may_not_change_messages_they_are_made_whole_and_nothing_waits() {
+    for goes_on in [true, false] {
+        let mut story = Story::whole(|_| {});
+        let trial = tries(&mut story, goes_on);
+        assert!(story.reject(&trial, Class::Channel, 40160).is_empty());
+        if goes_on {
+            let anew = only(story.of("first", END));
+            assert_eq!((anew.kind, &*anew.data), (OpKind::Create, "x"));
+            assert!(story.ack(&anew).is_empty());
+        }
+        assert_eq!(story.outcome("first"), Some("reconciled"));
+        for id in ["a", "b", "c"] {
+            assert!(story.on("ai:first", id, token("x")).is_empty(), "what is new waits for its end");
+            let create = only(story.on("ai:first", id, END));
+            assert_eq!((create.kind, &*create.data), (OpKind::Create, "x"));
+            assert!(story.ack(&create).is_empty(), "one was tried just now");
+        }
+        story.now = story.now + Duration::from_secs(30);
+        assert!(story.on("ai:first", "d", token("x")).is_empty());
+        let create = only(story.on("ai:first", "d", END));
+        let trial = only(story.ack(&create));
+        assert!(story.reject(&trial, Class::Channel, 40160).is_empty());
+        assert!(story.on("ai:first", "e", token("x")).is_empty());
+        only(story.on("ai:first", "e", END));
+        let is_refusal = |notice: &&Notice| matches!(notice, Notice::Rejected { .. });
+        assert_eq!(story.notices.iter().filter(is_refusal).count(), 1, "{:?}", story.notices);
+    }
+}
+
+#[test]
+fn a_trial_that_its_partition_leaves_with_is_anybodys() {
+    let mut story = Story::whole(|_| {});
+    story.shared.flow.down(0);
+    assert!(story.says(token("a")).is_empty());
+    let mut other = Engine::new(Settings { whole: true, ..settings() }.into(), 4, 0);
+    std::mem::swap(&mut story.engine, &mut other);
+    assert!(story.of("s", token("x")).is_empty());
+    story.shared.flow.up(0, "c1".into(), Pipelining::On, LIMITS.message_bytes_max, None);
+    assert!(story.apply(Input::Tick).is_empty(), "one at a time tries");
+    other.leave(&mut story.shared);
+    assert!(story.engine.is_blocked(&story.shared), "it is told");
+    assert_eq!(only(story.apply(Input::Tick)).kind, OpKind::Create);
+}
+
+#[test]
+fn a_trial_that_is_given_up_is_anybodys() {
+    let mut story = Story::whole(|_| {});
+    story.shared.flow.down(0);
+    assert!(story.says(token("a")).is_empty());
+    let channel = story.shared.flow.open(story.now, &"ai:y".into());
+    assert!(!story.shared.flow.takes(story.now, channel, None).may_begin(), "it is about to be tried");
+    story.shared.flow.up(0, "c1".into(), Pipelining::On, 1, None);
+    assert!(story.apply(Input::Tick).is_empty(), "it is too long");
+    assert_eq!(story.engine.open(), 1, "it goes on");
+    assert!(story.shared.flow.takes(story.now, channel, None).may_begin());
+}
+
+#[test]
+fn a_trial_that_a_drain_ends_is_anybodys() {
+    let mut story = Story::without_rule(|_| {});
+    story.now = story.now + Duration::from_secs(30);
+    story.says(token("a"));
+    let create = only(story.says(END));
+    story.shared.flow.down(0);
+    assert!(story.ack(&create).is_empty());
+    let channel = story.shared.flow.open(story.now, &"ai:y".into());
+    assert!(!story.shared.flow.takes(story.now, channel, None).may_change(), "it is about to be tried");
+    story.apply(Input::Drain);
+    story.apply(Input::Tick);
+    assert_eq!(story.outcome("r"), Some("delivered"));
+    assert!(story.shared.flow.takes(story.now, channel, None).may_change());
+}
+
 #[test]
 fn tokens_that_are_messages_are_no_trials_and_show_nothing() {
     let mut story = Story::whole(|_| {});
