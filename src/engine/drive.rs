@@ -63,8 +63,7 @@ impl Engine {
                 Next::Send(kind) => {
                     if !self.try_send(now, id, kind, shared, effects) {
                         is_waiting = !self.draining;
-                        let patience = self.responses.get_mut(id).and_then(|response| response.last_word_waits(now));
-                        patience.into_iter().for_each(|until| self.wake_at(until, id));
+                        self.wait_with_last_word(now, id);
                         break;
                     }
                 }
@@ -249,6 +248,12 @@ impl Engine {
             response.timer = Some(time);
             self.timers.push(Reverse((time, id)));
         }
+    }
+
+    /// A last word does not wait for ever.
+    fn wait_with_last_word(&mut self, now: Time, id: SlotId) {
+        let until = self.responses.get_mut(id).and_then(|response| response.last_word_waits(now));
+        until.into_iter().for_each(|until| self.wake_at(until, id));
     }
 
     fn reload(&mut self, id: SlotId, effects: &mut Effects) {

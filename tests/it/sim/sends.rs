@@ -350,18 +350,22 @@ impl Instance {
         Ok(())
     }
 
-    fn outcome(&mut self, now: u64, operation: &Operation, outcome: &Outcome, resent: bool, settling: u64) {
-        let word = match outcome {
-            Outcome::Acked { serial: None } | Outcome::Unknown(Doubt::NoSerial)
-                if operation.kind == OpKind::Create && self.is_whole =>
-            {
+    /// What the record of an operation is to say of it.
+    fn word(&self, operation: &Operation, outcome: &Outcome) -> &'static str {
+        let is_create = operation.kind == OpKind::Create;
+        match outcome {
+            Outcome::Acked { serial: None } | Outcome::Unknown(Doubt::NoSerial) if is_create && self.is_whole => {
                 "unnamed"
             }
-            Outcome::Acked { serial: None } if operation.kind == OpKind::Create => "unknown",
+            Outcome::Acked { serial: None } if is_create => "unknown",
             Outcome::Acked { .. } => "acked",
             Outcome::Rejected(_) => "rejected",
             Outcome::Unknown(_) => "unknown",
-        };
+        }
+    }
+
+    fn outcome(&mut self, now: u64, operation: &Operation, outcome: &Outcome, resent: bool, settling: u64) {
+        let word = self.word(operation, outcome);
         self.outcomes[operation.id.seq as usize] = Some(word);
         if matches!(outcome, Outcome::Unknown(Doubt::ConnectionLost | Doubt::NoAnswer)) {
             self.quiet_until = now + settling;
