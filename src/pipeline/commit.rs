@@ -171,6 +171,17 @@ impl Relay<'_> {
             return Ok(());
         }
         self.writer.member(self.intake.group_metadata());
+        let is_seen = self.partitions.is_durable(last);
+        self.commit_all(last, deadline).await?;
+        // That all is done can be said only once the results have been seen: by itself.
+        if !is_seen {
+            self.commit_all(last, deadline).await?;
+        }
+        Ok(())
+    }
+
+    /// One transaction with all there is; waits until it is seen.
+    async fn commit_all(&mut self, last: &[i32], deadline: Instant) -> Result<(), Error> {
         let number = loop {
             match self.offer_transaction(last) {
                 Some(number) => break number,

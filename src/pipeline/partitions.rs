@@ -246,8 +246,8 @@ mod tests {
 
     use super::*;
     use crate::engine::{
-        Batch, ChannelRules, Event, EventKind, Limits, Pattern, ReconcileSettings, ReconcileWhen, Record, Template,
-        Verify,
+        Batch, ChannelRules, Event, EventKind, Limits, Pattern, ReconcileSettings, ReconcileWhen, Record, Stale,
+        Template, Verify,
     };
     use crate::kafka::assignment::Before;
     use crate::kafka::{Ending, Handover};
@@ -312,6 +312,33 @@ mod tests {
             (mark.lane.partition, handover.read, handover.ending)
         });
         assert_eq!(endings.collect::<Vec<_>>(), [(3, 7, Ending::None), (5, 7, Ending::Clean)]);
+    }
+
+    #[test]
+    fn nobody_vouches_for_an_end_together_with_results_that_nobody_has_seen() {
+        let mut out = Outbox::new(&Metrics::new());
+        let mut partitions = Partitions::new(settings().into(), Shared::new(LIMITS, Duration::ZERO));
+        let now = Time::from_millis(1_000_000);
+        // What is too old has a result, and nothing is sent for it.
+        let stale = Some(Stale { below: 1, before: now + Duration::from_secs(1) });
+        let before = Before::Left(Handover { stale, ..Handover::first(0) });
+        partitions.assign(now, Assigned::new(5, 0, 1, before, None), &mut out);
+        partitions.apply(now, 5, Input::Announced, &mut out);
+        let event = |kind| {
+            let response_id = "r".into();
+            Event { response_id, part: 0, kind, seq: None, begins: None, channel: None, pattern: None }
+        };
+        let events = [event(EventKind::Token("a".into())), event(EventKind::End { final_text: None })];
+        let record = Record { offset: 0, time: now, key: "r", traceparent: None, events: &events };
+        partitions.apply(now, 5, Input::Record(record), &mut out);
+        let last = |partitions: &mut Partitions| {
+            let mark = partitions.marks(&[5], true).next().expect("it is ours");
+            (mark.offset, Handover::parse(&mark.metadata, mark.offset).expect("it is ours").ending)
+        };
+        assert_eq!(last(&mut partitions), (1, Ending::Unanswered));
+        let lane = partitions.lane(5).expect("it is ours");
+        partitions.durable(now, lane, 0, None, &mut out);
+        assert_eq!(last(&mut partitions), (1, Ending::Clean));
     }
 
     #[test]

@@ -42,8 +42,9 @@ impl Stay {
             missing_until,
             ending: match last {
                 false => Ending::None,
-                // What is not in the results the next owner does not know.
-                true if engine.is_clear() && (with_all || engine.is_durable()) => Ending::Clean,
+                // What the next owner does not find in the results it does not know. So nobody vouches for an end together with
+                // results: brokers may show this and not those.
+                true if engine.is_clear() && engine.is_durable() => Ending::Clean,
                 true => Ending::Unanswered,
             },
             letters,

@@ -26,7 +26,7 @@ use crate::engine::ReportSeq;
 use crate::kafka::client::Clients;
 use crate::kafka::context::lock;
 use crate::kafka::error::{Error, Kind, is_refusal};
-use seen::{Missing, Sight, Unseen};
+use seen::{Aborted, Missing, Sight, Unseen};
 
 mod fill;
 mod seen;
@@ -51,9 +51,9 @@ struct Written {
     letters: HashMap<i32, i64>,
     /// The marks are in it.
     offsets: bool,
-    /// Partitions whose results are gone while the group has their offsets: nobody will write them again but us, even if they
-    /// have left us.
-    owed: HashSet<i32>,
+    /// Stays whose results are gone while the group has their offsets: nobody will write them again but us, even if their
+    /// partitions have left us.
+    owed: HashSet<Lane>,
 }
 
 /// See the module.
@@ -72,8 +72,10 @@ pub(super) struct Thread {
     unseen: Option<Unseen>,
     /// What is to be written once more of what is pending, if not all; and what stays as it was written.
     again: Option<(Missing, Written)>,
-    /// A transaction was aborted, and nobody has seen that since; from when on brokers have answered that it is open.
-    aborted: Option<Option<Instant>>,
+    /// A transaction was aborted, and nobody has seen that since.
+    aborted: Option<Aborted>,
+    /// Up to where the group was seen to have the offsets of each stay.
+    settled: HashMap<Lane, i64>,
     sight: Sight,
     /// Records are produced one at a time, so that it shows which one is too long.
     carefully: bool,
@@ -131,6 +133,7 @@ impl Thread {
             unseen: None,
             again: None,
             aborted: None,
+            settled: HashMap::new(),
             sight: Sight::new(clients)?,
             carefully: false,
             retry_at: Instant::now(),
@@ -289,7 +292,7 @@ impl Thread {
             return Ok(None);
         }
         // Until it is committed it counts as aborted.
-        self.aborted = Some(None);
+        self.aborted = Some(Aborted::default());
         let written = self.transaction()?;
         self.aborted = None;
         self.see(Unseen::new(written, begun))
@@ -300,6 +303,7 @@ impl Thread {
         let Membership { group, mut gone } = lock(&self.shared.membership).clone();
         self.letters.retain(|letter| !gone.contains(&letter.lane));
         self.marks.retain(|lane, _| !gone.contains(lane));
+        self.settled.retain(|lane, _| !gone.contains(lane));
         gone.retain(|lane| !self.is_owed(*lane));
         let mut written = self.fill(group, &gone)?;
         let left = lock(&self.shared.membership).gone.clone();
@@ -380,9 +384,9 @@ impl Thread {
         }
     }
 
-    fn offsets(&self) -> TopicPartitionList {
+    fn offsets(&self, of: impl Fn(Lane) -> bool) -> TopicPartitionList {
         let mut list = TopicPartitionList::with_capacity(self.marks.len());
-        for mark in self.marks.values() {
+        for mark in self.marks.values().filter(|mark| of(mark.lane)) {
             let mut element = list.add_partition(&self.clients.settings().tokens_topic, mark.lane.partition);
             if element.set_offset(Offset::Offset(mark.offset)).is_ok() {
                 element.set_metadata(&mark.metadata);
@@ -411,7 +415,10 @@ impl Thread {
         for batch in self.batches.drain(..) {
             self.shared.give_back(batch);
         }
-        self.marks.clear();
+        let marks = self.marks.drain().map(|(lane, mark)| (lane, mark.offset));
+        if written.offsets {
+            self.settled.extend(marks);
+        }
         self.pending = false;
         self.carefully = false;
         self.shared.changed.notify_one();
@@ -457,11 +464,14 @@ mod tests {
             lanes: HashMap::from([(lane(0), (7, 10)), (lane(1), (3, 20))]),
             letters: HashMap::from([(0, 5)]),
             offsets: true,
-            owed: HashSet::from([1]),
+            owed: HashSet::from([lane(1)]),
         };
         let mut again = Written { lanes: HashMap::from([(lane(0), (7, 15))]), ..Written::default() };
         again.follow(before);
         assert_eq!(again.lanes, HashMap::from([(lane(0), (7, 15)), (lane(1), (3, 20))]));
-        assert_eq!((again.letters, again.offsets, again.owed), (HashMap::from([(0, 5)]), true, HashSet::from([1])));
+        assert_eq!(
+            (again.letters, again.offsets, again.owed),
+            (HashMap::from([(0, 5)]), true, HashSet::from([lane(1)]))
+        );
     }
 }

@@ -19,8 +19,8 @@ const JOBS_MAX: usize = 8;
 pub(super) enum Wait {
     /// Answers to what these partitions, which leave, have sent.
     Answers { partitions: Vec<usize>, deadline: u64 },
-    /// A commit; the number of its job, once that is taken.
-    Commit { number: Option<u64>, partitions: Vec<usize>, last: bool, deadline: u64, then: Then },
+    /// A commit; the number of its job, once that is taken. `again`: one more follows it, which says that all is done.
+    Commit { number: Option<u64>, partitions: Vec<usize>, last: bool, again: bool, deadline: u64, then: Then },
 }
 
 /// What comes after a commit.
@@ -91,10 +91,12 @@ impl Fleet {
     /// Commits and waits until that is confirmed, but not for ever.
     pub(super) fn commit_now(&mut self, p: usize, partitions: &[usize], last: bool, then: Then) {
         self.name_generation(p);
+        let mut stays = partitions.iter().filter_map(|n| self.processes[p].stays.get(n));
+        let again = last && !stays.all(|owned| owned.stay.engine.is_durable());
         let number = self.offer(p, if last { partitions } else { &[] });
         let deadline = self.scene.now + COMMIT_MAX;
         let partitions = partitions.to_vec();
-        self.processes[p].wait = Some(Wait::Commit { number, partitions, last, deadline, then });
+        self.processes[p].wait = Some(Wait::Commit { number, partitions, last, again, deadline, then });
         self.scene.at(deadline, Due::Fleet(Deed::Look(p)));
     }
 
@@ -113,11 +115,17 @@ impl Fleet {
                 self.answered(p, &partitions);
                 self.look(p)
             }
-            Some(Wait::Commit { number, partitions, last, deadline, then }) => {
+            Some(Wait::Commit { number, partitions, last, again, deadline, then }) => {
                 let number = number.or_else(|| self.offer(p, if last { &partitions } else { &[] }));
                 let is_done = number.is_some_and(|number| self.processes[p].committed >= number);
+                if is_done && again {
+                    let number = self.offer(p, &partitions);
+                    self.processes[p].wait =
+                        Some(Wait::Commit { number, partitions, last, again: false, deadline, then });
+                    return self.look(p);
+                }
                 if !is_done && self.scene.now < deadline {
-                    self.processes[p].wait = Some(Wait::Commit { number, partitions, last, deadline, then });
+                    self.processes[p].wait = Some(Wait::Commit { number, partitions, last, again, deadline, then });
                     return Ok(());
                 }
                 if !is_done {

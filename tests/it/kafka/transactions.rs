@@ -166,6 +166,28 @@ async fn after_an_abort_nothing_is_committed_before_all_results_are_closed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn after_an_abort_nobody_waits_for_what_is_open_in_a_partition_that_has_left() {
+    let world = World::new(2, 2, 1).await;
+    let results = &world.settings.results_topic;
+    let left_open = world.leave_open(results, 0);
+    let lanes = [Lane { partition: 0, life: 1 }, Lane { partition: 1, life: 2 }];
+    // The first transaction is aborted, because it speaks for a member that has left.
+    let join = || tokio::task::block_in_place(|| world.member());
+    let writer = Writer::start(&in_transactions(&world, "one")).expect("started");
+    writer.member(join().group_metadata());
+    let member = join();
+    let marks = vec![mark(lanes[0], 7), mark(lanes[1], 9)];
+    let number = writer.commit(&mut batch(&lanes, "once"), marks).expect("taken");
+    grown(&world, results, 5).await;
+    writer.forget([lanes[0]]);
+    writer.member(member.group_metadata());
+    let progress = committed(&writer, number).await.expect("committed");
+    assert!(progress.durable.keys().eq([&lanes[1]]), "{progress:?}");
+    assert_eq!(world.committed().iter().map(|(_, offset, _)| *offset).collect::<Vec<_>>(), [-1001, 9]);
+    left_open.abort_transaction(PATIENCE).expect("no broker has ended it meanwhile");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn two_processes_of_one_name_find_out() {
     let world = World::new(1, 1, 1).await;
     // However long a round takes here, no broker ends a transaction meanwhile.

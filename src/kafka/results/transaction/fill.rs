@@ -26,7 +26,7 @@ impl Thread {
         }
         self.delivered(&mut written)?;
         if let Some(group) = group.filter(|_| !self.marks.is_empty()) {
-            let offsets = self.offsets();
+            let offsets = self.offsets(|_| true);
             let added = self.shared.call(|| self.outbox.add_offsets(&offsets, &group, CALL));
             added.map_err(|error| self.failure(error))?;
             written.offsets = true;

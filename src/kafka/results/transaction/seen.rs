@@ -26,7 +26,10 @@ use crate::kafka::assignment::{committed, edges};
 use crate::kafka::client::Clients;
 use crate::kafka::context::{Log, Plain, lock};
 use crate::kafka::error::Error;
+use crate::kafka::handover::Handover;
+use crate::kafka::predecessor::Committed;
 use crate::kafka::results::batch::Lane;
+use crate::kafka::results::{Mark, Membership};
 
 /// How often it is looked.
 const LOOK: Duration = Duration::from_millis(5);
@@ -64,6 +67,15 @@ pub(super) struct Missing {
     pub(super) offsets: bool,
 }
 
+/// What is known of a transaction that was aborted.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Aborted {
+    /// From when on brokers have answered that it is open.
+    since: Option<Instant>,
+    /// It was closed once: what is still open in partitions that have left us is their owners' by now, or for them to hold.
+    closed: bool,
+}
+
 /// How the group stands to the offsets of a commit.
 #[derive(Debug, PartialEq, Eq)]
 enum Group {
@@ -89,13 +101,15 @@ impl Unseen {
     }
 
     /// What was taken away, when readers are shown nothing in these partitions of those that were closed, and the group stands so
-    /// to the offsets of `marked` partitions. Notes whose results are owed then.
-    fn lost(&mut self, hidden: HashSet<i32>, group: Group, marked: impl Iterator<Item = i32>) -> Missing {
+    /// to the offsets that have `moved`. Notes whose results are owed then.
+    fn lost(&mut self, hidden: HashSet<i32>, group: Group, moved: impl Iterator<Item = Lane>) -> Missing {
         let behind = if let Group::Behind(partitions) = group { partitions } else { HashSet::new() };
-        if self.written.offsets {
-            self.written.owed.extend(marked.filter(|partition| !behind.contains(partition)));
+        let Written { lanes, offsets, owed, .. } = &mut self.written;
+        // An earlier stay's results that are still with us were not in it.
+        if *offsets {
+            owed.extend(moved.filter(|lane| lanes.contains_key(lane) && !behind.contains(&lane.partition)));
         }
-        self.written.owed.retain(|partition| hidden.contains(partition));
+        owed.retain(|lane| hidden.contains(&lane.partition));
         Missing { results: hidden, letters: self.closed.letters, offsets: !behind.is_empty() }
     }
 }
@@ -109,6 +123,12 @@ impl Written {
             *last = (*last).max(*end);
         }
         ends
+    }
+
+    /// Of these partitions those that have left us with results in it that are not owed.
+    fn not_ours(&self, hidden: &HashSet<i32>, gone: &HashSet<Lane>) -> HashSet<i32> {
+        let lost = self.lanes.keys().filter(|lane| hidden.contains(&lane.partition) && gone.contains(lane));
+        lost.filter(|lane| !self.owed.contains(lane)).map(|lane| lane.partition).collect()
     }
 }
 
@@ -127,7 +147,7 @@ impl Missing {
 impl Thread {
     /// Looks whether all of a commit is there, and gives it back if it is.
     pub(super) fn see(&mut self, unseen: Unseen) -> Result<Option<Unseen>, Failure> {
-        let missing = self.shared.call(|| self.sight.missing(&unseen.written, &self.offsets()));
+        let missing = self.shared.call(|| self.sight.missing(&unseen.written, &self.offsets(|_| true)));
         self.sight.attend();
         match missing {
             Err(error) => Ok(self.look_later(unseen, &error)),
@@ -140,17 +160,13 @@ impl Thread {
     /// Whether all of the last transaction is closed, if it was aborted: brokers leave out marks of those, too, and the next one
     /// would commit what it left.
     pub(super) fn is_clear(&mut self) -> Result<bool, Failure> {
-        let Some(since) = self.aborted else { return Ok(true) };
-        let reports = self.batches.iter().flat_map(|batch| &batch.reports);
-        let touched: HashSet<i32> = reports.map(|report| report.lane.partition).collect();
-        // Without a name in the group the next one has no offsets, and decides over none.
-        let named = lock(&self.shared.membership).group.is_some();
-        let offsets = if named { self.offsets() } else { TopicPartitionList::new() };
+        let Some(aborted) = self.aborted else { return Ok(true) };
+        let (touched, offsets) = self.touched(aborted);
         let open = self.shared.call(|| self.sight.open(&touched, &offsets));
         self.sight.attend();
         match open {
             Err(error) => {
-                self.aborted = Some(None);
+                self.aborted = Some(Aborted { since: None, ..aborted });
                 self.look_again_later(&error);
                 Ok(false)
             }
@@ -158,19 +174,33 @@ impl Thread {
                 self.aborted = None;
                 Ok(true)
             }
-            Ok(_) if since.is_none_or(|since| since.elapsed() < PATIENCE.0) => {
-                self.aborted = Some(Some(since.unwrap_or_else(Instant::now)));
+            Ok(_) if aborted.since.is_none_or(|since| since.elapsed() < PATIENCE.0) => {
+                self.aborted = Some(Aborted { since: aborted.since.or_else(|| Some(Instant::now())), ..aborted });
                 self.retry_at = Instant::now() + LOOK;
                 Ok(false)
             }
             Ok(open) => {
                 tracing::warn!(?open, "kafka: what was aborted is still open; closing it");
                 // Somebody else's may be open there.
-                self.aborted = Some(Some(Instant::now() + (PATIENCE.1 - PATIENCE.0)));
+                let since = Instant::now() + (PATIENCE.1 - PATIENCE.0);
+                self.aborted = Some(Aborted { since: Some(since), closed: aborted.closed });
                 self.close(open)?;
+                self.aborted = Some(Aborted { since: Some(since), closed: true });
                 Ok(false)
             }
         }
+    }
+
+    /// The results partitions and the offsets that a transaction was about which was aborted, if the next one decides over them
+    /// or they were not closed yet.
+    fn touched(&self, aborted: Aborted) -> (HashSet<i32>, TopicPartitionList) {
+        let Membership { group, gone } = lock(&self.shared.membership).clone();
+        let matters = |lane: Lane| !aborted.closed || !gone.contains(&lane) || self.is_owed(lane);
+        let lanes = self.batches.iter().flat_map(|batch| &batch.reports).map(|report| report.lane);
+        let results = lanes.filter(|lane| matters(*lane)).map(|lane| lane.partition).collect();
+        // Without a name in the group the next one has no offsets, and decides over none.
+        let offsets = if group.is_some() { self.offsets(matters) } else { TopicPartitionList::new() };
+        (results, offsets)
     }
 
     /// Writes the same once more, in a transaction that is aborted.
@@ -188,7 +218,7 @@ impl Thread {
 
     /// Whether results of this stay were confirmed, are gone, and nobody else will write them.
     pub(super) fn is_owed(&self, lane: Lane) -> bool {
-        self.again.as_ref().is_some_and(|(_, written)| written.owed.contains(&lane.partition))
+        self.again.as_ref().is_some_and(|(_, written)| written.owed.contains(&lane))
     }
 
     fn look_later(&mut self, unseen: Unseen, error: &Error) -> Option<Unseen> {
@@ -240,12 +270,27 @@ impl Thread {
                 Err(error) => return Ok(self.look_later(unseen, &error)),
             }
         }
-        let lost = unseen.lost(hidden, group, self.marks.keys().map(|lane| lane.partition));
+        let has_moved = |mark: &&Mark| self.settled.get(&mark.lane).is_none_or(|before| *before < mark.offset);
+        let lost = unseen.lost(hidden, group, self.marks.values().filter(has_moved).map(|mark| mark.lane));
         if lost.is_empty() {
             return Ok(Some(unseen));
         }
+        self.tell_others(&lost, &unseen.written);
         self.again = Some((lost, unseen.written));
         Err(Failure::AtOnce)
+    }
+}
+
+impl Thread {
+    /// Says where results are gone that are not ours to write again.
+    fn tell_others(&self, lost: &Missing, written: &Written) {
+        for partition in written.not_ours(&lost.results, &lock(&self.shared.membership).gone) {
+            let topic = &self.clients.settings().results_topic;
+            tracing::error!(
+                "kafka: results in {topic}-{partition} that a broker had confirmed are gone, and the partition has left us: its owner \
+                 repeats what was not settled; run `tokenrelay audit`, which names what is missing"
+            );
+        }
     }
 }
 
@@ -331,13 +376,9 @@ impl Sight {
             Err(Error::Client { source, .. }) if is_timeout(&source) => return Ok(Group::Undecided),
             found => found?,
         };
-        // What was committed with the same offset before says other things of it.
-        let has = |found: Option<(i64, String)>, offset: i64, metadata: &str| {
-            found.is_some_and(|found| found.0 > offset || (found.0 == offset && found.1 == metadata))
-        };
         let both = wanted.into_iter().zip(found);
         let behind: HashSet<i32> = both
-            .filter(|((_, offset, metadata), (_, found))| !has(found.clone(), *offset, metadata))
+            .filter(|((_, offset, metadata), (_, found))| !has(found.as_ref(), *offset, metadata))
             .map(|((partition, ..), _)| partition)
             .collect();
         Ok(if behind.is_empty() { Group::AsCommitted } else { Group::Behind(behind) })
@@ -363,6 +404,14 @@ impl Sight {
         self.reader.unassign().map_err(failed())?;
         seen
     }
+}
+
+/// Whether a group that has committed what was found has had this offset.
+fn has(found: Option<&Committed>, offset: i64, metadata: &str) -> bool {
+    let epoch = |metadata: &str| Handover::parse(metadata, offset).map(|handover| handover.epoch);
+    // What was committed with the same offset before says other things of it; and an owner after us begins where we ended.
+    let is_after = |said: &str| epoch(said).zip(epoch(metadata)).is_some_and(|(theirs, ours)| theirs > ours);
+    found.is_some_and(|(at, said)| *at > offset || (*at == offset && (said == metadata || is_after(said))))
 }
 
 fn is_timeout(error: &KafkaError) -> bool {
