@@ -317,6 +317,29 @@ fn what_an_owner_before_us_has_published_is_not_appended_to() {
 }
 
 #[test]
+fn who_never_reads_makes_anew_what_an_owner_before_may_have_made() {
+    for is_taken_over in [true, false] {
+        let mut story = Story::without_rule(|_| {});
+        story.settle_reports();
+        if is_taken_over {
+            // It had read the first event, and may have published as much under the same name.
+            story.inherit(story.offset + 1, false, &[]);
+        }
+        assert!(story.says(token("a")).is_empty());
+        let mut sent = story.says(END);
+        sent.extend(story.after(Duration::from_secs(1)));
+        let create = only(sent);
+        assert_eq!((create.kind, &*create.data), (OpKind::Create, "a"));
+        let mut sent = story.ack(&create);
+        sent.extend(story.after(Duration::from_secs(1)));
+        let anew = sent.iter().filter(|operation| operation.kind == OpKind::Create);
+        let anew: Vec<_> = anew.map(|operation| &*operation.head.create_id).collect();
+        let expected = create.head.create_id.to_string() + "~1";
+        assert_eq!(anew, if is_taken_over { vec![&*expected] } else { vec![] });
+    }
+}
+
+#[test]
 fn what_was_replaced_twice_is_not_taken_for_one_too_many() {
     let mut story = Story::without_rule(|settings| {
         (settings.idle, settings.reconcile.verify) = (Duration::from_secs(20), Verify::AfterUnknown);

@@ -401,12 +401,6 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "takes.is_whole() && self.create.bytes.is_none() && self.closing().is_none()",
         "takes.is_whole() && self.create.bytes.is_none()",
     ),
-    mutant(
-        "what an owner before has published is believed to be ours",
-        "engine/whole.rs",
-        "self.create.unread = takes.is_whole() && !is_known && !is_believed && !self.segments.is_surplus();",
-        "self.create.unread = false;",
-    ),
     rarer(
         "what is read of a whole message does not matter",
         "engine/whole.rs",
