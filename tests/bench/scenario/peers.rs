@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Bench, EXACTLY_ONCE, Goal, Row, Saturated, Subject, UNLIMITED};
+use super::{AT_LEAST_ONCE, Bench, EXACTLY_ONCE, Goal, Row, Saturated, Subject, UNLIMITED};
 
 /// A program that does the relay's work.
 pub(super) struct Peer {
@@ -24,8 +24,11 @@ const PEERS: [Peer; 2] = [
 /// Responses, and tokens of each: no more than takes the slowest a few minutes.
 const LOAD: (u32, u32) = (500, 200);
 
-/// As it is delivered, with nothing between it and what it can do.
-const RELAY: Subject = Subject::Relay { channel_rate: UNLIMITED, delivery: EXACTLY_ONCE };
+/// As it is delivered, with nothing between it and what it can do; and with no more than the others promise.
+const RELAYS: [Subject; 2] = [
+    Subject::Relay { channel_rate: UNLIMITED, delivery: EXACTLY_ONCE },
+    Subject::Relay { channel_rate: UNLIMITED, delivery: AT_LEAST_ONCE },
+];
 
 impl Peer {
     fn folder(&self) -> PathBuf {
@@ -47,14 +50,14 @@ impl Bench<'_> {
     /// CPU for the same tokens, by turns.
     pub(super) fn peers(&mut self) -> Vec<Row> {
         let (responses, tokens) = (LOAD.0 / self.plan.scale.min(5), LOAD.1);
-        let mut runs = [(); 3].map(|()| Vec::new());
+        let mut runs = [(); 4].map(|()| Vec::new());
         for _ in 0..self.plan.turns() {
-            let subjects = [RELAY, Subject::Peer(&PEERS[0]), Subject::Peer(&PEERS[1])];
+            let subjects = [RELAYS[0], RELAYS[1], Subject::Peer(&PEERS[0]), Subject::Peer(&PEERS[1])];
             for (runs, subject) in runs.iter_mut().zip(subjects) {
                 runs.push(self.loaded(subject, responses, tokens));
             }
         }
-        let [relay, peers @ ..] = runs.map(|runs| Saturated::median(&runs));
+        let [relay, at_least_once, peers @ ..] = runs.map(|runs| Saturated::median(&runs));
         let rows = PEERS.iter().zip(&peers).flat_map(|(peer, shown)| {
             let row = |what: &str, unit, relay, peer_number, goal| Row {
                 name: format!("beside {}, {what}", peer.name),
@@ -63,10 +66,13 @@ impl Bench<'_> {
                 floor: Some(peer_number),
                 goal,
             };
-            let (ours, theirs) = (relay.cpu_seconds_per_million, shown.cpu_seconds_per_million);
+            let cpu = |relay: &Saturated| (relay.cpu_seconds_per_million, shown.cpu_seconds_per_million);
+            let (exactly, at_least) = (cpu(&relay), cpu(&at_least_once));
             let speeds = (relay.tokens_per_second / 1e3, shown.tokens_per_second / 1e3);
+            let goal = Some(Goal::TimesFloor(0.1));
             [
-                row("CPU", "s/M tokens", ours, theirs, Some(Goal::TimesFloor(0.1))),
+                row("CPU", "s/M tokens", exactly.0, exactly.1, goal),
+                row("at-least-once, CPU", "s/M tokens", at_least.0, at_least.1, goal),
                 row("throughput", "k tokens/s", speeds.0, speeds.1, None),
             ]
         });
