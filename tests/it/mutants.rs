@@ -68,8 +68,8 @@ const COPIED: [(&str, &str); 10] = [
     ("tests/it/sim.rs", "sim.rs"),
 ];
 
-/// What plays: one process, then named troubles, then channels that take no changes at times, then many processes; and how many seeds a mutant may survive, and the
-/// program without one must.
+/// What plays: one process, named troubles, channels that take no changes at times, many processes. And how many seeds a mutant
+/// may survive, and the program without one must.
 const PLAYS: [(&str, u32); 6] = [
     ("sim::every_text_is_right_at_rest", 10_000),
     ("sim::scripts::scripts_end_well", 0),
