@@ -4,20 +4,22 @@ use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
 
 use serde::{Deserialize, Serialize, Serializer};
+use zeroize::Zeroizing;
 
 /// What is shown in place of a secret.
 const REDACTED: &str = "[redacted]";
 
-/// A value that is never printed: not by `Debug`, not by serialising it. An empty one is none, and printed so.
+/// A value that is never printed: not by `Debug`, not by serialising it. An empty one is none, and printed so. Its memory is
+/// wiped when it is dropped.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
-pub struct Secret(String);
+pub struct Secret(Zeroizing<String>);
 
 impl Secret {
     /// Wraps a value.
     #[must_use]
     pub fn new(value: String) -> Self {
-        Self(value)
+        Self(Zeroizing::new(value))
     }
 
     /// The value itself, for whoever has to send it.
