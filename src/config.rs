@@ -186,8 +186,8 @@ pub struct Ably {
     /// How long responses wait on a channel that refuses them before they fail.
     #[serde(with = "humantime_serde")]
     pub refused_hold: Duration,
-    /// What to do where the channel rule for updates is off (93002): responses `fail`, or each is published once, `whole`, when
-    /// it ends.
+    /// What to do where messages cannot be changed, because the channel rule is off (93002) or the right to change them has been
+    /// missing from the beginning (40160): responses `fail`, or each is published once, `whole`, when it ends.
     pub no_mutable: NoMutable,
     /// First part of every message id; tells clusters apart that share channels. Empty for the Kafka cluster's id.
     pub id_namespace: String,
