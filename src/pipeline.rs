@@ -9,6 +9,7 @@ mod clock;
 mod commit;
 mod connections;
 mod drain;
+mod identity;
 mod notices;
 mod partitions;
 mod relay;

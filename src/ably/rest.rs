@@ -308,7 +308,7 @@ impl Rest {
             pipelining: Pipelining::Off,
             max_message_size: self.settings.max_message_size,
             max_inbound_rate: None,
-            client_id: None,
+            client_id: Some(&*self.settings.client_id).filter(|id| !id.is_empty()).map(Into::into),
         };
         self.tell(event).await
     }

@@ -64,6 +64,7 @@ struct Connection {
     usage: Use,
     up: bool,
     ably_id: Option<Arc<str>>,
+    client_id: Option<Arc<str>>,
     pipelining: Pipelining,
     message_bytes_max: usize,
     /// Operations, counted after the server's rollup.
@@ -250,6 +251,16 @@ impl Flow {
     /// Ably's name for a connection.
     pub(super) fn ably_id(&self, connection: ConnectionId) -> Option<&str> {
         self.connections[connection as usize].ably_id.as_deref()
+    }
+
+    /// Who we are on a connection, if anybody in particular.
+    pub fn identify(&mut self, connection: ConnectionId, client_id: Option<Arc<str>>) {
+        self.connections[connection as usize].client_id = client_id;
+    }
+
+    /// Who we are on a connection, if anybody in particular.
+    pub(super) fn client_id(&self, connection: ConnectionId) -> Option<&str> {
+        self.connections[connection as usize].client_id.as_deref()
     }
 
     /// Whether the connection that carries a channel is up.

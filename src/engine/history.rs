@@ -2,7 +2,7 @@
 //! response. Records that were seen before change nothing, so reading too much does no harm.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::BuildHasher;
 
 use foldhash::fast::RandomState;
@@ -73,6 +73,8 @@ pub(super) struct PastCreate {
     pub(super) unnamed: bool,
     /// The message that its own takes the place of.
     pub(super) replaces: Option<Serial>,
+    /// Who its sender was for Ably, if it said.
+    client_id: Option<Box<str>>,
 }
 
 /// One of several messages of a response.
@@ -139,6 +141,8 @@ struct Line<'a> {
     version_serial: Option<Text<'a>>,
     #[serde(borrow, default)]
     create_id: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    client_id: Option<Text<'a>>,
     #[serde(borrow, default)]
     replaces: Option<Text<'a>>,
     #[serde(borrow, default)]
@@ -223,6 +227,13 @@ impl History {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.parts.is_empty()
+    }
+
+    /// Who the messages that may still be changed were made by, where that is known.
+    #[must_use]
+    pub fn makers(&self) -> BTreeSet<&str> {
+        let open = self.parts.iter().filter(|past| past.settled.is_none());
+        open.filter_map(|past| past.create.as_ref()?.client_id.as_deref()).collect()
     }
 
     pub(super) fn into_parts(self) -> impl Iterator<Item = Past> {
@@ -329,6 +340,7 @@ impl Past {
             doubtful: false,
             unnamed: false,
             replaces,
+            client_id: line.client_id.as_deref().map(Into::into),
         });
         Some(())
     }

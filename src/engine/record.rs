@@ -95,6 +95,10 @@ pub struct OperationRecord<'a> {
     /// Ably's name for the connection.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connection_id: Option<&'a str>,
+    /// Creates: who we are for Ably, as far as the connection has said. Under `message-update-own` nobody else may change the
+    /// message.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_id: Option<&'a str>,
     /// Takeovers: the records whose outcomes died with the former owner.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub supersedes: Option<Covered<'a>>,

@@ -66,6 +66,7 @@ impl Reporter<'_> {
             relay_version: self.settings.relay_version,
             epoch: self.epoch,
             connection_id: flow.ably_id(answer.connection),
+            client_id: flow.client_id(answer.connection).filter(|_| operation.kind == OpKind::Create),
             supersedes: self.superseded(response, operation),
             replaces: response.head.supersedes.as_deref().filter(|_| operation.kind == OpKind::Create),
             cut: response

@@ -8,6 +8,7 @@ mod found;
 mod given_up;
 mod inherited;
 mod looked;
+mod makers;
 mod pacing;
 mod searched;
 mod segments;

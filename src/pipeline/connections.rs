@@ -54,10 +54,15 @@ impl Relay<'_> {
                         self.partitions.apply(now, answer.op.partition, Input::Answer(answer), &mut self.out);
                     }
                 }
-                Event::Up { connection, ably_id, pipelining, max_message_size, max_inbound_rate, .. } => {
+                Event::Up {
+                    connection, ably_id, pipelining, max_message_size, max_inbound_rate, client_id, ..
+                } => {
                     let bytes = usize::try_from(max_message_size).unwrap_or(usize::MAX);
                     let rate = max_inbound_rate.map(|rate| u32::try_from(rate).unwrap_or(u32::MAX));
-                    self.partitions.shared.flow.up(connection, ably_id, pipelining, bytes, rate);
+                    let client_id = self.identity.is(client_id);
+                    let flow = &mut self.partitions.shared.flow;
+                    flow.up(connection, ably_id, pipelining, bytes, rate);
+                    flow.identify(connection, client_id);
                     self.metrics.connection_up();
                     self.health.clear("ably");
                 }

@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep_until};
 use super::again::{Again, Done};
 use super::clock::Clock;
 use super::commit::Committing;
+use super::identity::Identity;
 use super::notices::Notices;
 use super::partitions::{Outbox, Partitions};
 use super::start::{Rest, TICK};
@@ -53,6 +54,7 @@ pub(super) struct Relay<'a> {
     stranded: kafka::Stranded,
     decoder: Decoder,
     notices: Notices,
+    pub(super) identity: Identity,
     decoded: Vec<engine::Event<'static>>,
     pub(super) opened: u64,
     /// Connections that are to be replaced.
@@ -87,6 +89,7 @@ impl<'a> Relay<'a> {
             stranded: rest.stranded,
             decoder: rest.decoder,
             notices: Notices::new(health.clone()),
+            identity: Identity::default(),
             decoded: Vec::new(),
             opened: 0,
             leaving: Vec::new(),
@@ -307,6 +310,7 @@ impl<'a> Relay<'a> {
             let Assigned { partition, start, gap, inheritance, .. } = &assigned;
             let (epoch, clean, responses) = (inheritance.epoch, inheritance.clean, inheritance.history.len());
             tracing::info!(partition, offset = start, epoch, clean, responses, "partition assigned");
+            self.identity.inherit(inheritance.history.makers());
             if let Some(Gap { committed, begins }) = gap {
                 self.metrics.records_lost(begins - committed);
                 tracing::error!(

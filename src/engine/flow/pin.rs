@@ -172,6 +172,7 @@ impl Flow {
             usage: Use::Open,
             up: false,
             ably_id: None,
+            client_id: None,
             pipelining: Pipelining::On,
             message_bytes_max: limits.message_bytes_max,
             rate: operations(limits.connection_rate),

@@ -32,8 +32,8 @@ fn operation(record: &OperationRecord<'_>, last: &mut LastSecond, out: &mut Vec<
     let OperationRecord { v, response_id, part, channel, pattern, op, name, op_seq, cause, outcome, .. } = record;
     let OperationRecord { covered, tokens, bytes, segment, serial, version_serial, create_id, .. } = record;
     let OperationRecord { resent, error, attempt, sent_at, settled_at, latency_ms, queued_ms, .. } = record;
-    let OperationRecord { instance, relay_version, epoch, connection_id, supersedes, replaces, cut, reopens, .. } =
-        record;
+    let OperationRecord { instance, relay_version, epoch, connection_id, client_id, .. } = record;
+    let OperationRecord { supersedes, replaces, cut, reopens, .. } = record;
     out.extend_from_slice(br#"{"kind":"operation","v":"#);
     value(v, out);
     text(r#","responseId":"#, response_id, out);
@@ -68,6 +68,7 @@ fn operation(record: &OperationRecord<'_>, last: &mut LastSecond, out: &mut Vec<
     text(r#","relayVersion":"#, relay_version, out);
     number(r#","epoch":"#, epoch, out);
     connection_id.iter().for_each(|id| text(r#","connectionId":"#, id, out));
+    client_id.iter().for_each(|id| text(r#","clientId":"#, id, out));
     supersedes.iter().for_each(|covered| number(r#","supersedes":"#, covered, out));
     replaces.iter().for_each(|serial| text(r#","replaces":"#, serial, out));
     cut.iter().for_each(|cut| number(r#","cut":"#, cut, out));
@@ -151,6 +152,7 @@ mod tests {
             relay_version: "0.1.0",
             epoch: 4,
             connection_id: None,
+            client_id: None,
             supersedes: None,
             replaces: None,
             cut: None,
@@ -196,6 +198,7 @@ mod tests {
             version_serial,
             create_id,
             connection_id,
+            client_id: Some("us"),
             supersedes,
             replaces: Some("r"),
             ..record()
