@@ -268,7 +268,9 @@ impl Response {
     /// pause.
     pub(super) fn may_drop_text(&self, when: ReconcileWhen, takes: Takes) -> bool {
         if let Some(tokens) = &self.per_token {
-            let is_quiet = self.in_flight.is_empty() && !self.reloading && tokens.is_idle();
+            // Tokens without text wait for those that come after them, perhaps behind a pause.
+            let is_sent = tokens.is_idle() || self.sent >= self.text.len();
+            let is_quiet = self.in_flight.is_empty() && !self.reloading && is_sent;
             return is_quiet && self.end.is_none() && self.text.in_memory() > 0;
         }
         let waits_for_all = self.waits_for_all(takes) || self.waits_to_be_remade(takes);

@@ -176,3 +176,28 @@ fn a_server_that_takes_a_fraction_of_what_it_said_is_given_that_at_once() {
     assert_eq!((said(&second).0, second.data.len()), ("response-complete", 25));
     assert_eq!(said(&only(story.ack(&second))).0, "stop");
 }
+
+#[test]
+fn a_token_without_text_keeps_no_text_in_memory() {
+    let settings = Settings { pattern: Pattern::MessagePerToken, ..settings() };
+    let mut story = Story::with(settings, Limits { open_max: 1, ..LIMITS });
+    let sent = story.says(token("one"));
+    story.ack(&sent[0]);
+    story.answer(&sent[1], Outcome::Unknown(Doubt::Skipped));
+    assert!(story.shared.intake_open(), "its text was dropped");
+    story.apply(Input::CaughtUp(true));
+    assert!(story.after(Duration::from_secs(600)).is_empty());
+    let Reload { id, .. } = story.reloads.pop().expect("its text is wanted for the full text");
+    assert!(story.says(token("")).is_empty(), "it goes on, and there is nothing to show");
+    assert!(story.apply(Input::Reloaded { id, text: Some("one") }).is_empty());
+    assert!(story.shared.intake_open(), "its end stands behind the pause");
+    let more = only(story.says(token(" two")));
+    assert_eq!(said(&more), ("token", 1, vec![2], " two"));
+    story.says(END);
+    story.ack(&more);
+    story.after(Duration::from_secs(1));
+    let Reload { id, .. } = story.reloads.pop().expect("its text is wanted again");
+    let whole = only(story.apply(Input::Reloaded { id, text: Some("one") }));
+    let stop = only(story.ack(&whole));
+    assert_eq!((said(&whole), said(&stop).0), (("response-complete", 0, vec![3], "one two"), "stop"));
+}

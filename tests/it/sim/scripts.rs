@@ -4,7 +4,7 @@
 use super::fault::Fault;
 use super::plan::{Plan, overhead};
 use super::run;
-use crate::engine::{Limits, Verify};
+use crate::engine::{Limits, Pattern, Verify};
 
 /// Seeds of one script.
 const SEEDS: u64 = if cfg!(debug_assertions) { 60 } else { 1_000 };
@@ -124,6 +124,15 @@ pub(super) const SCRIPTS: &[Script] = &[
         name: "14: answers without a number, without a count, for more than was asked",
         strikes: &[Fault::Garbled],
         plan: |seed| Plan::quiet(seed).with(Fault::Garbled, 30).with(Fault::Transient, 10),
+    },
+    Script {
+        name: "16: tokens that go on after a silence, some of them without text, while there is room for one response",
+        strikes: &[Fault::Transient],
+        plan: |seed| {
+            let plan = Plan::quiet(seed).with(Fault::Transient, 20);
+            let limits = Limits { open_max: 1, ..plan.limits };
+            Plan { pattern: Pattern::MessagePerToken, idle_s: 2, silent: 100, limits, ..plan }
+        },
     },
     Script {
         name: "18: the final text takes fewer messages than the tokens did, as many, or more",
