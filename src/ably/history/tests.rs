@@ -1,0 +1,241 @@
+//! Reading against a small server of our own making, and what is made of what it says.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use super::*;
+use crate::config::{self, Secret};
+use crate::engine::{Head, OpId, Time};
+
+fn settings(listener: &TcpListener) -> Settings {
+    let _already = rustls::crypto::ring::default_provider().install_default();
+    let config = config::Ably {
+        key: Some(Secret::new("app.key:secret".to_owned())),
+        endpoint: "127.0.0.1".to_owned(),
+        port: listener.local_addr().expect("an address").port(),
+        tls: false,
+        ..config::Ably::default()
+    };
+    Settings::from_config(&config).expect("settings")
+}
+
+fn looking(create_id: &str, known: &[(u32, &str)]) -> LookUp {
+    let head = Head {
+        channel: "ai:x".into(),
+        response_id: "x".into(),
+        part: 0,
+        segment: 0,
+        create_id: create_id.into(),
+        supersedes: None,
+        prev: None,
+    };
+    LookUp {
+        id: OpId { partition: 0, slot: 0, generation: 0, seq: 0 },
+        head: head.into(),
+        since: Time::from_millis(1_000_000),
+        known: known.iter().map(|(segment, serial)| (*segment, (*serial).into())).collect(),
+    }
+}
+
+#[test]
+fn what_should_not_be_there_is_told_from_what_should() {
+    let one = looking("ns.t.0.7.0.0", &[]);
+    assert!(one.seeks("s@1", "ns.t.0.7.0.0", "streaming"));
+    assert!(!one.seeks("s@1", "ns.t.0.7.0.0~1", "streaming"), "it took the place of one that is gone");
+    assert!(!one.seeks("s@1", "ns.t.0.7.0.0", "superseded"));
+    // What was before the second message is not known any more.
+    let others = looking("ns.t.0.7.0.2~2", &[(1, "s@1"), (2, "s@0"), (2, "s@2")]);
+    for create_id in ["ns.t.0.7.0.1", "ns.t.0.7.0.2", "ns.t.0.7.0.2~1", "ns.t.0.7.0.2~2", "ns.t.0.7.0.3"] {
+        assert!(others.seeks("s@9", create_id, "continued"), "{create_id}");
+        assert!(!others.seeks("s@9", create_id, "superseded"), "{create_id}");
+    }
+    let right = [("s@1", "ns.t.0.7.0.1"), ("s@2", "ns.t.0.7.0.2~2"), ("s@0", "ns.t.0.7.0.2")];
+    let not_ours = [("s@9", "ns.t.0.7.0.0"), ("s@9", "ns.t.0.8.0.2"), ("s@9", "ns.t.0.7.1.2"), ("s@9", "x")];
+    for (serial, create_id) in right.into_iter().chain(not_ours) {
+        assert!(!others.seeks(serial, create_id, "continued"), "{create_id} {serial}");
+    }
+}
+
+#[test]
+fn what_is_found_may_be_somebody_elses() {
+    let found = |message: &str| {
+        let message = serde_json::from_str::<Message<'_>>(message).expect("a message");
+        is_it(&message, &looking("ns.t.0.7.0.0", &[]))
+    };
+    let headers = r#""extras":{"headers":{"createId":"ns.t.0.7.0.0","status":"streaming"}}"#;
+    let ours = format!(r#"{{"serial":"s@1","action":0,{headers},"version":{{"serial":"s@1"}}}}"#);
+    let (serial, version) = ("s@1".into(), Some("s@1".into()));
+    assert_eq!(found(&ours), Some(Found::Message { serial, version }));
+    let deleted = format!(r#"{{"serial":"s@1","action":2,{headers},"version":{{"serial":"s@2"}}}}"#);
+    assert_eq!(found(&deleted), Some(Found::Others));
+    let stripped = r#"{"serial":"s@1","id":"ns.t.0.7.0.0:0","action":1,"extras":{},"version":{"serial":"s@2"}}"#;
+    assert_eq!(found(stripped), Some(Found::Others), "the id stays");
+    assert_eq!(found(r#"{"serial":"s@1","id":"another:0","action":1,"version":{"serial":"s@2"}}"#), None);
+}
+
+async fn looks_up(listener: &TcpListener) -> Result<Found, Error> {
+    let settings = settings(listener);
+    look_up(&Client::new(), &settings, &looking("ns.t.0.7.0.0", &[])).await
+}
+
+/// Answers each request, on a connection of its own, with a status and a body.
+async fn answers(listener: &TcpListener, answers: &[(&str, &str)]) {
+    for (status, body) in answers {
+        let (mut stream, _) = listener.accept().await.expect("accepts");
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            assert!(stream.read_buf(&mut request).await.expect("a request") > 0);
+        }
+        let head = format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
+        stream.write_all(format!("{head}{body}").as_bytes()).await.expect("answered");
+    }
+}
+
+async fn listener() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").await.expect("binds")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_never_answers_is_not_waited_for() {
+    let silent = listener().await;
+    let looked = tokio::time::timeout(ANSWER_WITHIN * 2, looks_up(&silent)).await;
+    assert!(matches!(looked.expect("in time"), Err(Error::Unreachable { .. })));
+}
+
+#[tokio::test]
+async fn a_channel_that_refuses_says_so() {
+    let server = listener().await;
+    let refusal = r#"{"error":{"code":40160,"statusCode":401,"message":"no capability"}}"#;
+    let refuses = [("401 Unauthorized", refusal)];
+    let (looked, ()) = tokio::join!(looks_up(&server), answers(&server, &refuses));
+    match looked {
+        Ok(Found::Refused(rejection)) => assert_eq!((rejection.code, rejection.class), (40160, Class::Channel)),
+        other => panic!("{other:?}"),
+    }
+}
+
+const CREATED: &str = r#"{"data":"t","serial":"s@1","version":{"serial":"s@1"}}"#;
+const UPDATED: &str = r#"{"data":"t","action":1,"extras":{"headers":{"status":"complete"}},
+    "version":{"serial":"s@2","metadata":{"phase":"done","instance":"one","epoch":"3"}}}"#;
+
+/// Reads a message that is this, and its versions if those are asked for.
+async fn read(message: &str, versions: Option<&str>) -> Latest {
+    let server = listener().await;
+    let reads = async {
+        let settings = settings(&server);
+        read_back(&Client::new(), &settings, "ai:x", "s@1").await.expect("it is there")
+    };
+    let given: Vec<_> = [Some(message), versions].into_iter().flatten().map(|body| ("200 OK", body)).collect();
+    tokio::join!(reads, answers(&server, &given)).0
+}
+
+#[tokio::test]
+async fn a_message_says_whose_it_is() {
+    let message = |version: &str, status: &str, ours| Latest::Message {
+        version: Some(version.into()),
+        text: "t".to_owned(),
+        status: status.to_owned(),
+        ours,
+    };
+    assert_eq!(read(CREATED, Some("[]")).await, message("s@1", "", true));
+    assert_eq!(read(UPDATED, Some("[]")).await, message("s@2", "complete", true));
+    let by = |metadata: &str| {
+        let version = format!(r#"{{"data":"t","action":1,"version":{{"serial":"s@3","metadata":{metadata}}}}}"#);
+        serde_json::from_str::<Message<'_>>(&version).map(|message| latest(&message, "s@1")).expect("a version")
+    };
+    for (metadata, ours) in [
+        (r#"{"phase":"streaming","instance":"another","epoch":"900"}"#, true),
+        (r#"{"instance":"another","epoch":"0"}"#, true),
+        (r#"{"phase":"done"}"#, true),
+        (r#"{"phase":"moderated"}"#, false),
+        (r#"{"phase":"done","instance":"another"}"#, false),
+        (r#"{"phase":"done","epoch":"7"}"#, false),
+        (r#"{"phase":"done","instance":"another","epoch":"soon"}"#, false),
+        ("{}", false),
+    ] {
+        assert_eq!(by(metadata), message("s@3", "", ours), "{metadata}");
+    }
+    let foreign = r#"{"data":"t","action":1,"version":{"serial":"s@3"}}"#;
+    assert_eq!(read(foreign, None).await, message("s@3", "", false));
+    assert_eq!(read(r#"{"action":2,"version":{"serial":"s@4"}}"#, None).await, Latest::Deleted);
+}
+
+#[tokio::test]
+async fn what_somebody_else_has_done_is_found_below_what_is_ours() {
+    let deleted = r#"{"data":"t","action":2,"version":{"serial":"s@1a"}}"#;
+    let edited = r#"{"data":"x","action":1,"version":{"serial":"s@1b"}}"#;
+    let first = [CREATED, deleted, edited, UPDATED].join(",");
+    assert_eq!(read(UPDATED, Some(&format!("[{first}]"))).await, Latest::Deleted);
+    let versions = format!("[{CREATED},{edited},{UPDATED}]");
+    assert!(matches!(read(UPDATED, Some(&versions)).await, Latest::Message { ours: false, text, .. } if text == "x"));
+    let ours = format!("[{CREATED},{UPDATED}]");
+    assert!(matches!(read(UPDATED, Some(&ours)).await, Latest::Message { ours: true, .. }));
+    assert!(matches!(read(UPDATED, Some("no list")).await, Latest::Message { ours: true, .. }), "all that is known");
+}
+
+#[tokio::test]
+async fn a_message_that_is_not_there_is_not_there_yet() {
+    let server = listener().await;
+    let missing = ("404 Not Found", r#"{"error":{"code":40400,"statusCode":404,"message":"none"}}"#);
+    let forbidden = ("401 Unauthorized", r#"{"error":{"code":40160,"statusCode":401,"message":"no history"}}"#);
+    let reads = async {
+        let settings = settings(&server);
+        let client = Client::new();
+        let first = read_back(&client, &settings, "ai:x", "s").await;
+        (first, read_back(&client, &settings, "ai:x", "s").await)
+    };
+    let given = [missing, forbidden];
+    let ((first, second), ()) = tokio::join!(reads, answers(&server, &given));
+    assert_eq!(first.expect("read"), Latest::Unreadable);
+    assert!(matches!(second, Ok(Latest::Refused(Rejection { code: 40160, .. }))));
+}
+
+#[tokio::test]
+async fn another_host_is_asked_where_the_first_cannot_say() {
+    let server = listener().await;
+    let settings = settings(&server);
+    let down = ("503 Service Unavailable", "");
+    let ask = async |primary: &str, given: &[(&str, &str)]| {
+        let hosts = Hosts::with(primary, &["127.0.0.1", "127.0.0.1"]);
+        let (client, auth) = (Client::new(), &settings.auth);
+        let asked = get_as(&client, &settings, &hosts, auth, "channels/x/messages");
+        tokio::join!(asked, answers(&server, given)).0
+    };
+    // Nobody listens at the first.
+    assert!(matches!(ask("127.0.0.2", &[("200 OK", "[]")]).await, Ok(Answer::Body { .. })));
+    assert!(matches!(ask("127.0.0.1", &[down, ("200 OK", "[]")]).await, Ok(Answer::Body { .. })));
+    assert!(matches!(ask("127.0.0.1", &[down, down, down]).await, Ok(Answer::Refusal(_))));
+}
+
+#[tokio::test]
+async fn a_new_key_that_is_not_taken_does_not_blind() {
+    let (server, file) = (listener().await, tempfile::NamedTempFile::new().expect("a file"));
+    std::fs::write(&file, "app.none:other").expect("written");
+    let (key, key_file) = (Some(Secret::new("app.key:secret".to_owned())), file.path().to_owned());
+    let auth = Auth::from_config(&config::Ably { key, key_file, ..config::Ably::default() }).expect("a key");
+    let settings = Settings { auth, ..settings(&server) };
+    let refusal = ("401 Unauthorized", r#"{"error":{"code":40101,"statusCode":401,"message":"none"}}"#);
+    let aged = ("401 Unauthorized", r#"{"error":{"code":40144,"statusCode":401,"message":"no token"}}"#);
+    let (client, taken) = (Client::new(), ("200 OK", "[]"));
+    for given in [&[refusal, taken][..], &[aged, aged, taken], &[aged, refusal, taken]] {
+        let serves = async {
+            answers(&server, given).await;
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            read = get(&client, &settings, "ai:x", "messages") => assert!(matches!(read, Ok(Answer::Body { .. }))),
+            () = serves => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn credentials_that_have_aged_are_renewed_once() {
+    let server = listener().await;
+    let aged = ("401 Unauthorized", r#"{"error":{"code":40142,"statusCode":401,"message":"expired"}}"#);
+    let (then_empty, always) = ([aged, ("200 OK", "[]")], [aged, aged]);
+    let (looked, ()) = tokio::join!(looks_up(&server), answers(&server, &then_empty));
+    assert_eq!(looked.expect("renewed"), Found::Nothing);
+    let (looked, ()) = tokio::join!(looks_up(&server), answers(&server, &always));
+    assert!(matches!(looked, Err(Error::Refused { code: 40142, .. })));
+}
