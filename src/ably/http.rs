@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use reqwest::header::{HeaderMap, HeaderName, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Method, RequestBuilder};
@@ -18,6 +20,9 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(4);
 /// Ably's error code, where a proxy in front has dropped the body, as with 42922.
 const CODE: HeaderName = HeaderName::from_static("x-ably-errorcode");
 const MESSAGE: HeaderName = HeaderName::from_static("x-ably-errormessage");
+
+/// Who we are, in base64. Tokens say it themselves; with a key, what is made without it belongs to nobody.
+const CLIENT_ID: HeaderName = HeaderName::from_static("x-ably-clientid");
 
 /// A client. It follows nobody elsewhere: what is sent is sent once, and with our credentials.
 ///
@@ -45,6 +50,10 @@ pub(super) fn request(
         .request(method, format!("{scheme}://{authority}/{path}"))
         .header(HeaderName::from_static("x-ably-version"), wire::VERSION.to_string())
         .header(HeaderName::from_static("ably-agent"), &settings.agent);
+    let request = match auth.shows_token() || settings.client_id.is_empty() {
+        true => request,
+        false => request.header(CLIENT_ID, STANDARD.encode(&settings.client_id)),
+    };
     auth.sign(request)
 }
 
@@ -88,6 +97,8 @@ struct Failure<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ably::fixtures;
+    use crate::config::{self, Secret, Transport};
     use crate::engine::Class;
 
     fn refused(status: u16, headers: &[(&'static str, &str)], body: &str) -> Rejection {
@@ -111,6 +122,26 @@ mod tests {
         for (status, class) in classes {
             assert_eq!(refused(status, &[], "").class, class, "{status}");
         }
+    }
+
+    /// The header of a request that says whose it is, decoded.
+    fn said(auth: Auth, client_id: &str) -> Option<String> {
+        let client_id = client_id.to_owned();
+        let settings = Settings { client_id, auth, ..fixtures::settings(Transport::Rest, 1) };
+        let client = client().expect("a client");
+        let request = request(&client, &settings, &settings.auth, Method::GET, "127.0.0.1", "time");
+        let request = request.build().expect("a request");
+        let said = request.headers().get("x-ably-clientid")?;
+        String::from_utf8(STANDARD.decode(said).expect("base64")).ok()
+    }
+
+    #[test]
+    fn requests_with_a_key_say_who_we_are() {
+        let key = || Auth::key("app.id:secret").expect("a key");
+        assert_eq!(said(key(), "the relay").as_deref(), Some("the relay"));
+        assert_eq!(said(key(), ""), None, "we may be anyone");
+        let token = config::Ably { token: Some(Secret::new("t".into())), ..config::Ably::default() };
+        assert_eq!(said(Auth::from_config(&token).expect("a token"), "the relay"), None, "tokens say it themselves");
     }
 
     #[test]
