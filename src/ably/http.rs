@@ -12,6 +12,7 @@ use super::auth::Auth;
 use super::fault::{Error, rejection};
 use super::pool::Settings;
 use super::wire::{self, Encoding, ErrorInfo};
+use crate::config::TCP_USER_TIMEOUT;
 use crate::engine::Rejection;
 
 /// How long a connection may take to be made [Ably: `httpOpenTimeout`].
@@ -31,7 +32,12 @@ const CLIENT_ID: HeaderName = HeaderName::from_static("x-ably-clientid");
 pub fn client() -> Result<Client, Error> {
     // Which of rustls' providers it takes; only the first call of a process counts.
     let _already = rustls::crypto::ring::default_provider().install_default();
-    let client = Client::builder().connect_timeout(OPEN_TIMEOUT).redirect(Policy::none()).build();
+    let client = Client::builder()
+        .connect_timeout(OPEN_TIMEOUT)
+        // As with connections: what a request has left in our kernel must not land after the next owner's last look.
+        .tcp_user_timeout(TCP_USER_TIMEOUT)
+        .redirect(Policy::none())
+        .build();
     client.map_err(|error| Error::TransportLost(error.to_string()))
 }
 
@@ -96,6 +102,9 @@ struct Failure<'a> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpSocket;
+    use tokio::time::timeout;
+
     use super::*;
     use crate::ably::fixtures;
     use crate::config::{self, Secret, Transport};
@@ -142,6 +151,25 @@ mod tests {
         assert_eq!(said(key(), ""), None, "we may be anyone");
         let token = config::Ably { token: Some(Secret::new("t".into())), ..config::Ably::default() };
         assert_eq!(said(Auth::from_config(&token).expect("a token"), "the relay"), None, "tokens say it themselves");
+    }
+
+    #[tokio::test]
+    async fn bytes_that_nobody_takes_are_taken_back() {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(4_096).expect("a small buffer");
+        socket.bind("127.0.0.1:0".parse().expect("an address")).expect("binds");
+        let listener = socket.listen(1).expect("listens");
+        let address = listener.local_addr().expect("an address");
+        let body = vec![0; 32 << 20];
+        let request = client().expect("a client").post(format!("http://{address}")).body(body).send();
+        let silent = async {
+            let _never_read = listener.accept().await.expect("accepts");
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            sent = timeout(TCP_USER_TIMEOUT * 3, request) => assert!(sent.expect("in time").is_err()),
+            () = silent => {}
+        }
     }
 
     #[test]
