@@ -211,10 +211,15 @@ async fn get_at(client: &Client, settings: &Settings, host: &str, auth: &Auth, p
     let next = next_page(&response);
     let (status, headers) = (response.status(), response.headers().clone());
     let body = response.bytes().await.map_err(unreachable)?;
-    if !status.is_success() {
-        return Ok(Answer::Refusal(http::refusal(Encoding::Json, status.as_u16(), &headers, &body)));
+    if status.is_success() {
+        return Ok(Answer::Body { body, next });
     }
-    Ok(Answer::Body { body, next })
+    let not_ably = || Error::Unreachable {
+        host: host.to_owned(),
+        port,
+        reason: format!("somebody else answers for it, with status {status}"),
+    };
+    http::refusal(status.as_u16(), &headers, &body).map(Answer::Refusal).ok_or_else(not_ably)
 }
 
 fn refused(rejection: Rejection) -> Error {

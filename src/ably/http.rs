@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use reqwest::header::{HeaderMap, HeaderName, RETRY_AFTER};
+use reqwest::header::{HeaderMap, HeaderName, RETRY_AFTER, SERVER};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Method, RequestBuilder};
 
@@ -21,6 +21,9 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(4);
 /// Ably's error code, where a proxy in front has dropped the body, as with 42922.
 const CODE: HeaderName = HeaderName::from_static("x-ably-errorcode");
 const MESSAGE: HeaderName = HeaderName::from_static("x-ably-errormessage");
+
+/// Ably's error codes have at least five digits; what other servers put there are statuses.
+const CODE_LEAST: u32 = 10_000;
 
 /// Who we are, in base64. Tokens say it themselves; with a key, what is made without it belongs to nobody.
 const CLIENT_ID: HeaderName = HeaderName::from_static("x-ably-clientid");
@@ -71,16 +74,26 @@ pub(super) const fn media_type(encoding: Encoding) -> &'static str {
     }
 }
 
-/// What a request was refused with: the error in the body, else in the headers, else the status alone.
-pub(super) fn refusal(encoding: Encoding, status: u16, headers: &HeaderMap, body: &[u8]) -> Rejection {
-    if let Ok(failure) = encoding.decode::<Failure<'_>>(body) {
-        let status_code = if failure.error.status_code == 0 { status } else { failure.error.status_code };
-        return rejection(Some(&ErrorInfo { status_code, ..failure.error }));
+/// What Ably has refused a request with: the error in the body, else in the headers. `None` when there is neither: then
+/// somebody on the way has answered, and nobody knows what became of the request.
+pub(super) fn refusal(status: u16, headers: &HeaderMap, body: &[u8]) -> Option<Rejection> {
+    // No map of MessagePack begins so; and who refuses at the edge need not speak it.
+    let encoding = if body.first() == Some(&b'{') { Encoding::Json } else { Encoding::Msgpack };
+    if let Ok(Failure { error }) = encoding.decode::<Failure<'_>>(body)
+        && error.code >= CODE_LEAST
+    {
+        let status_code = if error.status_code == 0 { status } else { error.status_code };
+        return Some(rejection(Some(&ErrorInfo { status_code, ..error })));
     }
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-    let code = text(CODE).and_then(|code| code.parse().ok()).unwrap_or(u32::from(status) * 100);
+    let code = text(CODE)?.parse().ok()?;
     let message = text(MESSAGE).unwrap_or("refused without a reason").into();
-    rejection(Some(&ErrorInfo { code, status_code: status, message, href: None }))
+    Some(rejection(Some(&ErrorInfo { code, status_code: status, message, href: None })))
+}
+
+/// Whether Ably's edge has answered in place of Ably: then another host may [RSC15].
+pub(super) fn is_edge(headers: &HeaderMap) -> bool {
+    headers.get(SERVER).is_some_and(|server| server.as_bytes().eq_ignore_ascii_case(b"CloudFront"))
 }
 
 /// How long the server asks to be left alone: so many seconds, or until then.
@@ -110,26 +123,33 @@ mod tests {
     use crate::config::{self, Secret, Transport};
     use crate::engine::Class;
 
-    fn refused(status: u16, headers: &[(&'static str, &str)], body: &str) -> Rejection {
+    fn refused(status: u16, headers: &[(&'static str, &str)], body: &[u8]) -> Option<Rejection> {
         let headers = headers
             .iter()
             .map(|(name, value)| (HeaderName::from_static(name), value.parse().expect("a value")))
             .collect();
-        refusal(Encoding::Json, status, &headers, body.as_bytes())
+        refusal(status, &headers, body)
     }
 
     #[test]
     fn a_refusal_is_read_wherever_it_stands() {
-        let body = r#"{"error":{"code":40160,"statusCode":401,"message":"no capability"}}"#;
-        let rejection = refused(401, &[], body);
-        assert_eq!((rejection.code, rejection.class, &*rejection.message), (40160, Class::Channel, "no capability"));
+        let error = serde_json::json!({"error": {"code": 40160, "statusCode": 401, "message": "no capability"}});
+        for body in [error.to_string().into_bytes(), rmp_serde::to_vec_named(&error).expect("encoded")] {
+            let Rejection { code, class, message, .. } = refused(401, &[], &body).expect("Ably's");
+            assert_eq!((code, class, &*message), (40160, Class::Channel, "no capability"));
+        }
         let headers = [("x-ably-errorcode", "42922"), ("x-ably-errormessage", "slow down")];
-        let rejection = refused(429, &headers, "<html>");
-        assert_eq!((rejection.code, rejection.class, &*rejection.message), (42922, Class::RateLimited, "slow down"));
-        let classes =
-            [(429, Class::RateLimited), (401, Class::Account), (413, Class::Operation), (418, Class::Operation)];
-        for (status, class) in classes {
-            assert_eq!(refused(status, &[], "").class, class, "{status}");
+        let Rejection { code, class, message, .. } = refused(429, &headers, b"<html>").expect("Ably's");
+        assert_eq!((code, class, &*message), (42922, Class::RateLimited, "slow down"));
+    }
+
+    #[test]
+    fn what_somebody_on_the_way_says_is_no_refusal() {
+        // Of an operation that would be certain: that it was not done, or that its message is gone.
+        for status in [400, 401, 404, 408, 413, 418, 429, 503] {
+            for body in ["", "<html>", r#"{"error":{"code":404,"message":"no route"}}"#, r#"{"error":{}}"#, "{}"] {
+                assert_eq!(refused(status, &[("server", "CloudFront")], body.as_bytes()), None, "{status} {body}");
+            }
         }
     }
 

@@ -2,8 +2,8 @@
 //!
 //! Requests arrive in no order, so it says that a response may have one under way at a time, and what comes meanwhile is
 //! joined. A request is never sent again: a create has an id for that and the engine repeats it; of an append nobody could
-//! tell. What got no answer, or one that does not say what became of it (a timeout, a broken connection, a 5xx), is unknown.
-//! What was refused, or never left, is certain.
+//! tell. What got no answer, or one that does not say what became of it (a timeout, a broken connection, a 5xx, or whatever
+//! somebody on the way says in Ably's place), is unknown. What Ably refused, or what never left, is certain.
 //!
 //! No batches (`POST /messages`): they make messages and cannot append, so of a stream they could carry the first token, and
 //! one lost answer would leave a hundred responses in doubt. What waits for one channel goes as one array without them.

@@ -204,7 +204,26 @@ async fn another_host_is_asked_where_the_first_cannot_say() {
     // Nobody listens at the first.
     assert!(matches!(ask("127.0.0.2", &[("200 OK", "[]")]).await, Ok(Answer::Body { .. })));
     assert!(matches!(ask("127.0.0.1", &[down, ("200 OK", "[]")]).await, Ok(Answer::Body { .. })));
-    assert!(matches!(ask("127.0.0.1", &[down, down, down]).await, Ok(Answer::Refusal(_))));
+    let says = ("503 Service Unavailable", r#"{"error":{"code":50003,"statusCode":503,"message":"away"}}"#);
+    assert!(matches!(ask("127.0.0.1", &[down, down, says]).await, Ok(Answer::Refusal(_))));
+}
+
+#[tokio::test]
+async fn what_is_not_ablys_word_says_nothing_of_a_message() {
+    let server = listener().await;
+    let settings = settings(&server);
+    let (blocked, page) = (("403 Forbidden\r\nserver: CloudFront", "blocked"), ("404 Not Found", "nothing here"));
+    let ask = async |given: &[(&str, &str)]| {
+        let hosts = Hosts::with("127.0.0.1", &["127.0.0.1", "127.0.0.1"]);
+        let (client, auth) = (Client::new(), &settings.auth);
+        let asked = get_as(&client, &settings, &hosts, auth, "channels/x/messages");
+        tokio::join!(asked, answers(&server, given)).0
+    };
+    assert!(matches!(ask(&[blocked, page, ("200 OK", "[]")]).await, Ok(Answer::Body { .. })), "the next host may say");
+    assert!(ask(&[page, blocked, page]).await.is_err(), "nobody can");
+    let (client, given) = (Client::new(), [page]);
+    let (read, ()) = tokio::join!(read_back(&client, &settings, "ai:x", "s"), answers(&server, &given));
+    assert!(read.is_err(), "it is not gone");
 }
 
 #[tokio::test]

@@ -183,7 +183,9 @@ impl Api {
         let response = match request.send().await {
             Ok(response) => response,
             Err(error) if is_without_lease(&error) => return Answer::NotSent(Error::NoLease),
-            Err(error) if error.is_connect() => return Answer::NotSent(self.unreachable(error)),
+            Err(error) if error.is_connect() => {
+                return Answer::NotSent(self.unreachable(innermost(&error.without_url())));
+            }
             Err(error) => return Answer::Unknown(lost(error), None),
         };
         let (status, headers) = (response.status(), response.headers().clone());
@@ -194,10 +196,14 @@ impl Api {
         if status.is_success() {
             return Answer::Taken(body);
         }
-        let rejection = http::refusal(self.settings.encoding, status.as_u16(), &headers, &body);
-        match status.is_server_error() {
-            true => Answer::Unknown(refused(rejection), http::retry_after(&headers)),
-            false => Answer::Refused(rejection, http::retry_after(&headers)),
+        let wait = http::retry_after(&headers);
+        match http::refusal(status.as_u16(), &headers, &body) {
+            None if http::is_edge(&headers) => {
+                Answer::Unknown(self.unreachable(format!("its edge answers for it, with status {status}")), wait)
+            }
+            None => Answer::Unknown(not_ably(), wait),
+            Some(rejection) if status.is_server_error() => Answer::Unknown(refused(rejection), wait),
+            Some(rejection) => Answer::Refused(rejection, wait),
         }
     }
 
@@ -215,8 +221,7 @@ impl Api {
         })
     }
 
-    fn unreachable(&self, error: reqwest::Error) -> Error {
-        let reason = innermost(&error.without_url());
+    fn unreachable(&self, reason: String) -> Error {
         Error::Unreachable { host: self.host.to_string(), port: self.settings.port, reason }
     }
 }
@@ -235,7 +240,7 @@ fn lost(error: reqwest::Error) -> Error {
 }
 
 fn not_ably() -> Error {
-    Error::Frame("a request was answered with what is no answer of Ably's".to_owned())
+    Error::Frame("a request has an answer that is not Ably's; check ably.endpoint and ably.port".to_owned())
 }
 
 fn refused(rejection: Rejection) -> Error {
