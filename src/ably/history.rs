@@ -10,12 +10,14 @@
 //! An append of ours can come after somebody's edit and make the latest version; Ably keeps the edit among the versions, and
 //! there it is found.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::{ACCEPT, LINK};
 use reqwest::{Client, Method, Response};
+use tokio::time::{Instant, sleep_until};
 
 use super::auth::Auth;
 use super::endpoint::Hosts;
@@ -37,87 +39,175 @@ const FALLBACKS_MAX: u32 = 3;
 /// How long one request may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 
-/// Looks for a message among those that were created since.
-///
-/// # Errors
-/// When the history cannot be read.
-pub async fn look_up(client: &Client, settings: &Settings, look_up: &LookUp) -> Result<Found, Error> {
-    let channel = &look_up.head.channel;
-    let start = look_up.since.millis().saturating_sub(CLOCKS_DIFFER_MS);
-    let mut path = format!("messages?direction=forwards&limit={PAGE}&start={start}");
-    for _ in 0..PAGES_MAX {
-        let page = match get(client, settings, channel, &path).await? {
-            Answer::Body { body, next } => (body, next),
+/// What is read over REST. Its copies know of each other when somebody has asked to be left alone.
+#[derive(Debug, Clone)]
+pub struct History {
+    client: Client,
+    settings: Arc<Settings>,
+    quiet_until: Arc<Mutex<Option<Instant>>>,
+}
+
+impl History {
+    /// With these credentials, at these hosts.
+    ///
+    /// # Errors
+    /// When TLS cannot be set up.
+    pub fn new(settings: Settings) -> Result<Self, Error> {
+        Ok(Self { client: http::client()?, settings: Arc::new(settings), quiet_until: Arc::default() })
+    }
+
+    /// Looks for a message among those that were created since.
+    ///
+    /// # Errors
+    /// When the history cannot be read.
+    pub async fn look_up(&self, look_up: &LookUp) -> Result<Found, Error> {
+        let channel = &look_up.head.channel;
+        let start = look_up.since.millis().saturating_sub(CLOCKS_DIFFER_MS);
+        let mut path = format!("messages?direction=forwards&limit={PAGE}&start={start}");
+        for _ in 0..PAGES_MAX {
+            let page = match self.get(channel, &path).await? {
+                Answer::Body { body, next } => (body, next),
+                Answer::Refusal(rejection) => match rejection.class {
+                    Class::Channel => return Ok(Found::Refused(rejection)),
+                    _ => return Err(refused(rejection)),
+                },
+            };
+            let messages: Vec<Message<'_>> = Encoding::Json.decode(&page.0)?;
+            if let Some(found) = messages.iter().find_map(|message| is_it(message, look_up)) {
+                return Ok(found);
+            }
+            match page.1 {
+                Some(next) => path = next,
+                None => break,
+            }
+        }
+        Ok(Found::Nothing)
+    }
+
+    /// Reads a message as it is by now. One that is not there is not there yet: reads are eventually consistent.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn read_back(&self, channel: &str, serial: &str) -> Result<Latest, Error> {
+        let path = format!("messages/{}", utf8_percent_encode(serial, NON_ALPHANUMERIC));
+        let body = match self.get(channel, &path).await? {
+            Answer::Body { body, .. } => body,
             Answer::Refusal(rejection) => match rejection.class {
-                Class::Channel => return Ok(Found::Refused(rejection)),
+                Class::Channel | Class::Account => return Ok(Latest::Refused(rejection)),
+                Class::MessageGone => return Ok(Latest::Unreadable),
                 _ => return Err(refused(rejection)),
             },
         };
-        let messages: Vec<Message<'_>> = Encoding::Json.decode(&page.0)?;
-        if let Some(found) = messages.iter().find_map(|message| is_it(message, look_up)) {
-            return Ok(found);
+        let latest = latest(&Encoding::Json.decode(&body)?, serial);
+        if !matches!(latest, Latest::Message { ours: true, .. }) {
+            return Ok(latest);
         }
-        match page.1 {
-            Some(next) => path = next,
-            None => break,
+        // The latest version is ours; without the others that is all that is known.
+        let others = self.in_versions(channel, serial, &path).await;
+        Ok(others
+            .unwrap_or_else(|error| {
+                tracing::debug!(%error, "the versions of a message cannot be read");
+                None
+            })
+            .unwrap_or(latest))
+    }
+
+    /// The first version of a message that is not ours, if there is one.
+    async fn in_versions(&self, channel: &str, serial: &str, message: &str) -> Result<Option<Latest>, Error> {
+        let mut path = format!("{message}/versions?limit={PAGE}");
+        for _ in 0..PAGES_MAX {
+            let (body, next) = match self.get(channel, &path).await? {
+                Answer::Body { body, next } => (body, next),
+                Answer::Refusal(rejection) => return Err(refused(rejection)),
+            };
+            let versions: Vec<Message<'_>> = Encoding::Json.decode(&body)?;
+            let mut all = versions.iter().map(|version| latest(version, serial));
+            if let Some(other) = all.find(|version| !matches!(version, Latest::Message { ours: true, .. })) {
+                return Ok(Some(other));
+            }
+            match next {
+                Some(next) => path = format!("{message}/{next}"),
+                None => break,
+            }
+        }
+        Ok(None)
+    }
+
+    /// Reads a resource of a channel; with newer credentials when those that we have are too old, with those that were taken
+    /// last when what is in their file by now is not. Not before it may be asked again.
+    async fn get(&self, channel: &str, path: &str) -> Result<Answer, Error> {
+        let hosts = Hosts::of(&self.settings.endpoint);
+        let path = format!("channels/{}/{path}", utf8_percent_encode(channel, NON_ALPHANUMERIC));
+        let quiet_until = *self.quiet_until();
+        if let Some(until) = quiet_until {
+            sleep_until(until).await;
+        }
+        let mut auth = self.settings.auth.clone();
+        auth.refresh().await?;
+        let mut answer = self.get_as(&hosts, &auth, &path).await?;
+        let mut renewed = Ok(());
+        if let Answer::Refusal(rejection) = &answer
+            && Fate::of(rejection.code, rejection.status_code) == Fate::Renew
+        {
+            renewed = auth.renew().await;
+            if renewed.is_ok() {
+                answer = self.get_as(&hosts, &auth, &path).await?;
+            }
+        }
+        let former = auth.taken_last();
+        match answer {
+            Answer::Refusal(Rejection { class: Class::Account | Class::Token, .. }) if !auth.is_same_as(&former) => {
+                self.get_as(&hosts, &former, &path).await
+            }
+            answer => renewed.map(|()| answer),
         }
     }
-    Ok(Found::Nothing)
-}
 
-/// Reads a message as it is by now. One that is not there is not there yet: reads are eventually consistent.
-///
-/// # Errors
-/// When it cannot be read.
-pub async fn read_back(client: &Client, settings: &Settings, channel: &str, serial: &str) -> Result<Latest, Error> {
-    let path = format!("messages/{}", utf8_percent_encode(serial, NON_ALPHANUMERIC));
-    let body = match get(client, settings, channel, &path).await? {
-        Answer::Body { body, .. } => body,
-        Answer::Refusal(rejection) => match rejection.class {
-            Class::Channel | Class::Account => return Ok(Latest::Refused(rejection)),
-            Class::MessageGone => return Ok(Latest::Unreadable),
-            _ => return Err(refused(rejection)),
-        },
-    };
-    let latest = latest(&Encoding::Json.decode(&body)?, serial);
-    if !matches!(latest, Latest::Message { ours: true, .. }) {
-        return Ok(latest);
+    /// Asks one host after the other until one can say.
+    async fn get_as(&self, hosts: &Hosts, auth: &Auth, path: &str) -> Result<Answer, Error> {
+        let (mut answer, mut wait) = self.get_at(hosts.choose(0, 0), auth, path).await;
+        for turn in 1..=hosts.fallbacks().min(FALLBACKS_MAX) {
+            match &answer {
+                Ok(Answer::Refusal(rejection)) if rejection.status_code >= 500 => {}
+                Ok(_) => break,
+                Err(_) => {}
+            }
+            (answer, wait) = self.get_at(hosts.choose(turn, 0), auth, path).await;
+        }
+        if let Some(wait) = wait {
+            *self.quiet_until() = Some(Instant::now() + wait.min(http::ASKED_WAIT_MAX));
+        }
+        answer
     }
-    // The latest version is ours; without the others that is all that is known.
-    let others = in_versions(client, settings, channel, serial, &path).await;
-    Ok(others
-        .unwrap_or_else(|error| {
-            tracing::debug!(%error, "the versions of a message cannot be read");
-            None
-        })
-        .unwrap_or(latest))
-}
 
-/// The first version of a message that is not ours, if there is one.
-async fn in_versions(
-    client: &Client,
-    settings: &Settings,
-    channel: &str,
-    serial: &str,
-    message: &str,
-) -> Result<Option<Latest>, Error> {
-    let mut path = format!("{message}/versions?limit={PAGE}");
-    for _ in 0..PAGES_MAX {
-        let (body, next) = match get(client, settings, channel, &path).await? {
-            Answer::Body { body, next } => (body, next),
-            Answer::Refusal(rejection) => return Err(refused(rejection)),
+    /// What a host says, and how long it asks to be left alone.
+    async fn get_at(&self, host: &str, auth: &Auth, path: &str) -> (Result<Answer, Error>, Option<Duration>) {
+        let unreachable = |reason| Error::Unreachable { host: host.to_owned(), port: self.settings.port, reason };
+        let lost = |error: reqwest::Error| (Err(unreachable(error.without_url().to_string())), None);
+        let request = http::request(&self.client, &self.settings, auth, Method::GET, host, path)
+            .timeout(ANSWER_WITHIN)
+            .header(ACCEPT, http::media_type(Encoding::Json));
+        let response = match request.send().await {
+            Ok(response) => response,
+            Err(error) => return lost(error),
         };
-        let versions: Vec<Message<'_>> = Encoding::Json.decode(&body)?;
-        let mut all = versions.iter().map(|version| latest(version, serial));
-        if let Some(other) = all.find(|version| !matches!(version, Latest::Message { ours: true, .. })) {
-            return Ok(Some(other));
+        let next = next_page(&response);
+        let (status, headers) = (response.status(), response.headers().clone());
+        let body = match response.bytes().await {
+            Ok(body) => body,
+            Err(error) => return lost(error),
+        };
+        if status.is_success() {
+            return (Ok(Answer::Body { body, next }), None);
         }
-        match next {
-            Some(next) => path = format!("{message}/{next}"),
-            None => break,
-        }
+        let refusal = http::refusal(status.as_u16(), &headers, &body).map(Answer::Refusal);
+        let not_ably = || unreachable(format!("somebody else answers for it, with status {status}"));
+        (refusal.ok_or_else(not_ably), http::retry_after(&headers))
     }
-    Ok(None)
+
+    fn quiet_until(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.quiet_until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What a message says of itself.
@@ -155,71 +245,6 @@ fn is_relays(version: &MessageVersion<'_>) -> bool {
 enum Answer {
     Body { body: Bytes, next: Option<String> },
     Refusal(Rejection),
-}
-
-/// Reads a resource of a channel; with newer credentials when those that we have are too old, with those that were taken last
-/// when what is in their file by now is not.
-async fn get(client: &Client, settings: &Settings, channel: &str, path: &str) -> Result<Answer, Error> {
-    let hosts = Hosts::of(&settings.endpoint);
-    let path = format!("channels/{}/{path}", utf8_percent_encode(channel, NON_ALPHANUMERIC));
-    let mut auth = settings.auth.clone();
-    auth.refresh().await?;
-    let mut answer = get_as(client, settings, &hosts, &auth, &path).await?;
-    let mut renewed = Ok(());
-    if let Answer::Refusal(rejection) = &answer
-        && Fate::of(rejection.code, rejection.status_code) == Fate::Renew
-    {
-        renewed = auth.renew().await;
-        if renewed.is_ok() {
-            answer = get_as(client, settings, &hosts, &auth, &path).await?;
-        }
-    }
-    let former = auth.taken_last();
-    match answer {
-        Answer::Refusal(Rejection { class: Class::Account | Class::Token, .. }) if !auth.is_same_as(&former) => {
-            get_as(client, settings, &hosts, &former, &path).await
-        }
-        answer => renewed.map(|()| answer),
-    }
-}
-
-/// Asks one host after the other until one can say.
-async fn get_as(client: &Client, settings: &Settings, hosts: &Hosts, auth: &Auth, path: &str) -> Result<Answer, Error> {
-    let mut answer = get_at(client, settings, hosts.choose(0, 0), auth, path).await;
-    for turn in 1..=hosts.fallbacks().min(FALLBACKS_MAX) {
-        match &answer {
-            Ok(Answer::Refusal(rejection)) if rejection.status_code >= 500 => {}
-            Ok(_) => break,
-            Err(_) => {}
-        }
-        answer = get_at(client, settings, hosts.choose(turn, 0), auth, path).await;
-    }
-    answer
-}
-
-async fn get_at(client: &Client, settings: &Settings, host: &str, auth: &Auth, path: &str) -> Result<Answer, Error> {
-    let port = settings.port;
-    let request = http::request(client, settings, auth, Method::GET, host, path)
-        .timeout(ANSWER_WITHIN)
-        .header(ACCEPT, http::media_type(Encoding::Json));
-    let unreachable = |error: reqwest::Error| Error::Unreachable {
-        host: host.to_owned(),
-        port,
-        reason: error.without_url().to_string(),
-    };
-    let response = request.send().await.map_err(unreachable)?;
-    let next = next_page(&response);
-    let (status, headers) = (response.status(), response.headers().clone());
-    let body = response.bytes().await.map_err(unreachable)?;
-    if status.is_success() {
-        return Ok(Answer::Body { body, next });
-    }
-    let not_ably = || Error::Unreachable {
-        host: host.to_owned(),
-        port,
-        reason: format!("somebody else answers for it, with status {status}"),
-    };
-    http::refusal(status.as_u16(), &headers, &body).map(Answer::Refusal).ok_or_else(not_ably)
 }
 
 fn refused(rejection: Rejection) -> Error {

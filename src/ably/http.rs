@@ -18,6 +18,9 @@ use crate::engine::Rejection;
 /// How long a connection may take to be made [Ably: `httpOpenTimeout`].
 const OPEN_TIMEOUT: Duration = Duration::from_secs(4);
 
+/// The longest wait that a server may ask for.
+pub(super) const ASKED_WAIT_MAX: Duration = Duration::from_secs(60);
+
 /// Ably's error code, where a proxy in front has dropped the body, as with 42922.
 const CODE: HeaderName = HeaderName::from_static("x-ably-errorcode");
 const MESSAGE: HeaderName = HeaderName::from_static("x-ably-errormessage");
@@ -32,7 +35,7 @@ const CLIENT_ID: HeaderName = HeaderName::from_static("x-ably-clientid");
 ///
 /// # Errors
 /// When TLS cannot be set up.
-pub fn client() -> Result<Client, Error> {
+pub(super) fn client() -> Result<Client, Error> {
     // Which of rustls' providers it takes; only the first call of a process counts.
     let _already = rustls::crypto::ring::default_provider().install_default();
     let client = Client::builder()

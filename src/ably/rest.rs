@@ -23,10 +23,11 @@ use super::auth::{Auth, LOOK_EVERY, REFUSED_KEPT};
 use super::encode::Encoder;
 use super::endpoint::Hosts;
 use super::fault::{self, Error, Fate};
+use super::http;
 use super::pool::{Command, Event, Settings};
 use super::session::retry;
 use crate::engine::{Answer, ConnectionId, Doubt, OpId, Operation, Outcome, Pipelining};
-use exchange::{Api, Done, Parcel};
+use exchange::{Api, Done, Parcel, Trouble};
 
 mod exchange;
 
@@ -38,9 +39,6 @@ const FAILURES_MAX: u32 = 3;
 
 /// How long another host than the first is kept [Ably: `fallbackRetryTimeout`].
 const FALLBACK_KEPT: Duration = Duration::from_secs(600);
-
-/// The longest wait that a server may ask for.
-const ASKED_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// What Ably calls the connection of a request: nothing.
 const ABLY_ID: &str = "rest";
@@ -74,14 +72,14 @@ type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 enum State {
     Waiting { until: Instant },
-    Asking(Boxed<(Auth, Result<Api, Error>)>),
+    Asking(Boxed<(Auth, Result<Api, Trouble>)>),
     Up(Api),
 }
 
 /// What woke it.
 enum Woken {
     Done(Done),
-    Asked(Auth, Result<Api, Error>),
+    Asked(Auth, Result<Api, Trouble>),
     Looked(Result<Option<Auth>, Error>),
     Look,
     Due,
@@ -182,7 +180,7 @@ impl Rest {
                 self.auth = auth;
                 match answer {
                     Ok(api) => self.up(api).await?,
-                    Err(error) => self.down(error, None).await?,
+                    Err(trouble) => self.down(trouble).await?,
                 }
             }
             Woken::Look => self.look(),
@@ -240,20 +238,21 @@ impl Rest {
 
     /// A request has its answer, or has none.
     async fn done(&mut self, done: Done) -> Option<()> {
-        let Done { op, outcome, renewed, trouble, wait } = done;
+        let Done { op, outcome, renewed, trouble } = done;
         self.under_way.remove(&op);
         self.answer(op, outcome);
         if let Some(auth) = renewed {
             self.auth = auth;
         }
-        let Some(error) = trouble else {
+        let Some(trouble) = trouble else {
             self.failures = 0;
             return Some(());
         };
         self.failures += 1;
+        let Trouble { error, wait } = &trouble;
         let is_clear = error.is_fatal() || wait.is_some() || matches!(error, Error::Unreachable { .. });
         if matches!(self.state, State::Up(_)) && (is_clear || self.failures >= FAILURES_MAX) {
-            return self.down(error, wait).await;
+            return self.down(trouble).await;
         }
         Some(())
     }
@@ -314,7 +313,7 @@ impl Rest {
     }
 
     /// Nothing is sent until a host has answered again.
-    async fn down(&mut self, error: Error, wait: Option<Duration>) -> Option<()> {
+    async fn down(&mut self, Trouble { error, wait }: Trouble) -> Option<()> {
         let now = Instant::now();
         let was_up = matches!(self.state, State::Up(_));
         self.failures = if was_up { 0 } else { self.failures.saturating_add(1) };
@@ -333,7 +332,7 @@ impl Rest {
             self.turn = (self.turn.0 + 1, now);
         }
         let earliest = self.asked_at.map_or(now, |asked_at| asked_at + retry::SPACING);
-        let until = (now + wait.map_or(delay, |wait| wait.min(ASKED_WAIT_MAX))).max(earliest);
+        let until = (now + wait.map_or(delay, |wait| wait.min(http::ASKED_WAIT_MAX))).max(earliest);
         self.state = State::Waiting { until };
         self.tell(Event::Down { connection: self.id, reason: error.clone() }).await?;
         match fate {

@@ -2,10 +2,13 @@
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio::time::timeout;
 
 use super::*;
 use crate::config::{self, Secret};
 use crate::engine::{Head, OpId, Time};
+
+const PATIENCE: Duration = Duration::from_secs(20);
 
 fn settings(listener: &TcpListener) -> Settings {
     let _already = rustls::crypto::ring::default_provider().install_default();
@@ -73,15 +76,19 @@ fn what_is_found_may_be_somebody_elses() {
     assert_eq!(found(r#"{"serial":"s@1","id":"another:0","action":1,"version":{"serial":"s@2"}}"#), None);
 }
 
+fn history(listener: &TcpListener) -> History {
+    History::new(settings(listener)).expect("a client")
+}
+
 async fn looks_up(listener: &TcpListener) -> Result<Found, Error> {
-    let settings = settings(listener);
-    look_up(&Client::new(), &settings, &looking("ns.t.0.7.0.0", &[])).await
+    history(listener).look_up(&looking("ns.t.0.7.0.0", &[])).await
 }
 
 /// Answers each request, on a connection of its own, with a status and a body.
 async fn answers(listener: &TcpListener, answers: &[(&str, &str)]) {
     for (status, body) in answers {
-        let (mut stream, _) = listener.accept().await.expect("accepts");
+        let accepted = timeout(PATIENCE, listener.accept()).await.expect("one more request in time");
+        let (mut stream, _) = accepted.expect("accepts");
         let mut request = Vec::new();
         while !request.ends_with(b"\r\n\r\n") {
             assert!(stream.read_buf(&mut request).await.expect("a request") > 0);
@@ -121,10 +128,7 @@ const UPDATED: &str = r#"{"data":"t","action":1,"extras":{"headers":{"status":"c
 /// Reads a message that is this, and its versions if those are asked for.
 async fn read(message: &str, versions: Option<&str>) -> Latest {
     let server = listener().await;
-    let reads = async {
-        let settings = settings(&server);
-        read_back(&Client::new(), &settings, "ai:x", "s@1").await.expect("it is there")
-    };
+    let reads = async { history(&server).read_back("ai:x", "s@1").await.expect("it is there") };
     let given: Vec<_> = [Some(message), versions].into_iter().flatten().map(|body| ("200 OK", body)).collect();
     tokio::join!(reads, answers(&server, &given)).0
 }
@@ -179,10 +183,9 @@ async fn a_message_that_is_not_there_is_not_there_yet() {
     let missing = ("404 Not Found", r#"{"error":{"code":40400,"statusCode":404,"message":"none"}}"#);
     let forbidden = ("401 Unauthorized", r#"{"error":{"code":40160,"statusCode":401,"message":"no history"}}"#);
     let reads = async {
-        let settings = settings(&server);
-        let client = Client::new();
-        let first = read_back(&client, &settings, "ai:x", "s").await;
-        (first, read_back(&client, &settings, "ai:x", "s").await)
+        let history = history(&server);
+        let first = history.read_back("ai:x", "s").await;
+        (first, history.read_back("ai:x", "s").await)
     };
     let given = [missing, forbidden];
     let ((first, second), ()) = tokio::join!(reads, answers(&server, &given));
@@ -193,12 +196,11 @@ async fn a_message_that_is_not_there_is_not_there_yet() {
 #[tokio::test]
 async fn another_host_is_asked_where_the_first_cannot_say() {
     let server = listener().await;
-    let settings = settings(&server);
+    let history = history(&server);
     let down = ("503 Service Unavailable", "");
     let ask = async |primary: &str, given: &[(&str, &str)]| {
         let hosts = Hosts::with(primary, &["127.0.0.1", "127.0.0.1"]);
-        let (client, auth) = (Client::new(), &settings.auth);
-        let asked = get_as(&client, &settings, &hosts, auth, "channels/x/messages");
+        let asked = history.get_as(&hosts, &history.settings.auth, "channels/x/messages");
         tokio::join!(asked, answers(&server, given)).0
     };
     // Nobody listens at the first.
@@ -211,19 +213,36 @@ async fn another_host_is_asked_where_the_first_cannot_say() {
 #[tokio::test]
 async fn what_is_not_ablys_word_says_nothing_of_a_message() {
     let server = listener().await;
-    let settings = settings(&server);
+    let history = history(&server);
     let (blocked, page) = (("403 Forbidden\r\nserver: CloudFront", "blocked"), ("404 Not Found", "nothing here"));
     let ask = async |given: &[(&str, &str)]| {
         let hosts = Hosts::with("127.0.0.1", &["127.0.0.1", "127.0.0.1"]);
-        let (client, auth) = (Client::new(), &settings.auth);
-        let asked = get_as(&client, &settings, &hosts, auth, "channels/x/messages");
+        let asked = history.get_as(&hosts, &history.settings.auth, "channels/x/messages");
         tokio::join!(asked, answers(&server, given)).0
     };
     assert!(matches!(ask(&[blocked, page, ("200 OK", "[]")]).await, Ok(Answer::Body { .. })), "the next host may say");
     assert!(ask(&[page, blocked, page]).await.is_err(), "nobody can");
-    let (client, given) = (Client::new(), [page]);
-    let (read, ()) = tokio::join!(read_back(&client, &settings, "ai:x", "s"), answers(&server, &given));
+    let given = [page];
+    let (read, ()) = tokio::join!(history.read_back("ai:x", "s"), answers(&server, &given));
     assert!(read.is_err(), "it is not gone");
+}
+
+#[tokio::test]
+async fn whoever_asks_to_be_left_alone_is_read_from_later() {
+    let server = listener().await;
+    let history = history(&server);
+    let busy = r#"{"error":{"code":42918,"statusCode":429,"message":"slow down"}}"#;
+    let given = [("429 Too Many Requests\r\nretry-after: 2", busy), ("200 OK", "[]")];
+    let reads = async {
+        let first = history.look_up(&looking("ns.t.0.7.0.0", &[])).await;
+        let (refused_at, another) = (Instant::now(), history.clone());
+        let second = another.look_up(&looking("ns.t.0.7.0.0", &[])).await;
+        (first, second, refused_at.elapsed())
+    };
+    let ((first, second, waited), ()) = tokio::join!(reads, answers(&server, &given));
+    assert!(matches!(first, Err(Error::Refused { code: 42918, .. })), "{first:?}");
+    assert_eq!(second.expect("read"), Found::Nothing);
+    assert!(waited >= Duration::from_millis(1_900), "{waited:?}");
 }
 
 #[tokio::test]
@@ -232,17 +251,17 @@ async fn a_new_key_that_is_not_taken_does_not_blind() {
     std::fs::write(&file, "app.none:other").expect("written");
     let (key, key_file) = (Some(Secret::new("app.key:secret".to_owned())), file.path().to_owned());
     let auth = Auth::from_config(&config::Ably { key, key_file, ..config::Ably::default() }).expect("a key");
-    let settings = Settings { auth, ..settings(&server) };
+    let history = History::new(Settings { auth, ..settings(&server) }).expect("a client");
     let refusal = ("401 Unauthorized", r#"{"error":{"code":40101,"statusCode":401,"message":"none"}}"#);
     let aged = ("401 Unauthorized", r#"{"error":{"code":40144,"statusCode":401,"message":"no token"}}"#);
-    let (client, taken) = (Client::new(), ("200 OK", "[]"));
+    let taken = ("200 OK", "[]");
     for given in [&[refusal, taken][..], &[aged, aged, taken], &[aged, refusal, taken]] {
         let serves = async {
             answers(&server, given).await;
             std::future::pending::<()>().await;
         };
         tokio::select! {
-            read = get(&client, &settings, "ai:x", "messages") => assert!(matches!(read, Ok(Answer::Body { .. }))),
+            read = history.get("ai:x", "messages") => assert!(matches!(read, Ok(Answer::Body { .. }))),
             () = serves => {}
         }
     }

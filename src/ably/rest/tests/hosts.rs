@@ -85,3 +85,31 @@ async fn where_only_the_edge_answers_the_next_host_is_asked_at_once() {
     assert!(matches!(two.event().await, Event::Up { .. }));
     two.goes_to(true, 1).await;
 }
+
+#[tokio::test]
+async fn whoever_asks_to_be_left_alone_is_not_asked_questions_either() {
+    let mut stage = Stage::open(|_| {}).await;
+    let started = Instant::now();
+    stage.next_request().await.reply(503, &[("retry-after", "3")], "overloaded");
+    assert!(matches!(stage.event().await, Event::Down { .. }));
+    stage.next_request().await.reply(429, &[("retry-after", "1"), ("x-ably-errorcode", "42922")], "");
+    assert!(started.elapsed() >= Duration::from_secs(3));
+    assert!(matches!(stage.event().await, Event::Down { .. }));
+    stage.next_request().await.reply(200, &[], "[]");
+    assert!(started.elapsed() < Duration::from_secs(10), "no longer than it asks for");
+    assert!(matches!(stage.event().await, Event::Up { .. }));
+}
+
+#[tokio::test]
+async fn a_channel_that_is_too_busy_does_not_silence_the_others() {
+    let mut stage = Stage::up(|_| {}).await;
+    for (seq, code) in [(0, 42913), (2, 42914)] {
+        stage.send(operation(seq, OpKind::Append));
+        let error = json!({"error": {"code": code, "statusCode": 429, "message": "slow down"}});
+        stage.next_request().await.reply(429, &[("retry-after", "60")], error);
+        assert!(matches!(stage.outcome().await, Outcome::Rejected(Rejection { class: Class::RateLimited, .. })));
+        stage.send(fixtures::operation(0, seq + 1, OpKind::Append, "ai:another"));
+        stage.next_request().await.reply(200, &[], json!({"versionSerial": "S@2"}));
+        assert!(matches!(stage.outcome().await, Outcome::Acked { .. }), "{code}");
+    }
+}
