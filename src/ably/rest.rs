@@ -58,6 +58,8 @@ pub(super) struct Rest {
     answers: Vec<Answer>,
     /// Which host's turn it is, and since when.
     turn: (u32, Instant),
+    /// While it is another's than the first: the first is asked whether it is back.
+    returning: Option<Boxed<(Auth, Result<Api, Trouble>)>>,
     asked_at: Option<Instant>,
     /// When the file of the secret is looked at, and a look that is under way.
     look_at: Instant,
@@ -82,6 +84,8 @@ enum Woken {
     Asked(Auth, Result<Api, Trouble>),
     Looked(Result<Option<Auth>, Error>),
     Look,
+    Return,
+    Returned(Auth, Result<Api, Trouble>),
     Due,
     Told(Vec<Command>),
 }
@@ -107,6 +111,7 @@ impl Rest {
             requests: FuturesUnordered::new(),
             answers: Vec::new(),
             turn: (0, now),
+            returning: None,
             asked_at: None,
             look_at: now + LOOK_EVERY,
             looking: None,
@@ -127,7 +132,8 @@ impl Rest {
 
     /// Waits for anything. `None` when nobody holds the pool any more.
     async fn woken(&mut self) -> Option<Woken> {
-        let Self { requests, state, commands, closing, looking, look_at, .. } = self;
+        let return_at = self.return_at();
+        let Self { requests, state, commands, closing, looking, look_at, returning, .. } = self;
         let asked = async {
             match state {
                 State::Waiting { until } => {
@@ -150,6 +156,19 @@ impl Rest {
                 }
             }
         };
+        let returned = async {
+            match (returning, return_at) {
+                (Some(returning), _) => {
+                    let (auth, answer) = returning.await;
+                    Woken::Returned(auth, answer)
+                }
+                (None, Some(at)) => {
+                    sleep_until(at).await;
+                    Woken::Return
+                }
+                (None, None) => std::future::pending().await,
+            }
+        };
         let end = async {
             match closing {
                 Some(deadline) => sleep_until(*deadline).await,
@@ -162,6 +181,7 @@ impl Rest {
             Some(done) = requests.next(), if !requests.is_empty() => Some(Woken::Done(done)),
             woken = asked => Some(woken),
             woken = looked => Some(woken),
+            woken = returned => Some(woken),
             taken = commands.recv_many(&mut told, TAKE_MAX) => (taken > 0).then_some(Woken::Told(told)),
             () = end => Some(Woken::Due),
         }
@@ -185,6 +205,8 @@ impl Rest {
             }
             Woken::Look => self.look(),
             Woken::Looked(found) => self.looked(found),
+            Woken::Return => self.returning = Some(self.question(0)),
+            Woken::Returned(auth, answer) => self.returned(auth, answer),
             Woken::Due => self.ask(),
             Woken::Told(commands) => commands.into_iter().for_each(|command| self.obey(command)),
         }
@@ -266,9 +288,34 @@ impl Rest {
             self.turn = (0, Instant::now());
         }
         self.asked_at = Some(Instant::now());
-        let host = self.hosts.choose(self.turn.0, self.id).to_owned();
-        let (settings, auth) = (self.settings.clone(), self.auth.clone());
-        self.state = State::Asking(Box::pin(exchange::ask(settings, auth, host)));
+        self.state = State::Asking(self.question(self.turn.0));
+    }
+
+    fn question(&self, turn: u32) -> Boxed<(Auth, Result<Api, Trouble>)> {
+        let host = self.hosts.choose(turn, self.id).to_owned();
+        Box::pin(exchange::ask(self.settings.clone(), self.auth.clone(), host))
+    }
+
+    /// When the first host is to be asked whether it is back.
+    fn return_at(&self) -> Option<Instant> {
+        let is_elsewhere = matches!(self.state, State::Up(_)) && self.hosts.is_fallback(self.turn.0);
+        is_elsewhere.then(|| self.turn.1 + FALLBACK_KEPT)
+    }
+
+    /// The first host is used again if it answers; what is under way elsewhere goes on there. If it does not, the other one is
+    /// kept for as long again.
+    fn returned(&mut self, auth: Auth, answer: Result<Api, Trouble>) {
+        self.returning = None;
+        self.turn.1 = Instant::now();
+        match answer {
+            Ok(api) => {
+                tracing::info!(connection = self.id, "requests go to the first host again");
+                self.turn.0 = 0;
+                self.auth = auth;
+                self.state = State::Up(api);
+            }
+            Err(Trouble { error, .. }) => tracing::debug!(connection = self.id, %error, "the first host is not back"),
+        }
     }
 
     /// Looks whether there are other credentials. While nothing gets through they are read again anyway.
@@ -316,6 +363,7 @@ impl Rest {
     async fn down(&mut self, Trouble { error, wait }: Trouble) -> Option<()> {
         let now = Instant::now();
         let was_up = matches!(self.state, State::Up(_));
+        self.returning = None;
         self.failures = if was_up { 0 } else { self.failures.saturating_add(1) };
         let fate = match &error {
             Error::Refused { code, status_code, .. } => Fate::of(*code, *status_code),

@@ -48,6 +48,53 @@ impl Two {
     }
 }
 
+/// Lets as much time pass as another host is kept for. Nothing else waits meanwhile.
+async fn kept_long_enough() {
+    tokio::time::pause();
+    tokio::time::advance(FALLBACK_KEPT).await;
+    tokio::time::resume();
+}
+
+#[tokio::test]
+async fn after_a_while_the_first_host_is_asked_again_and_used_when_it_answers() {
+    let mut two = Two::open().await;
+    next(&mut two.primary).await.refuse(50003, 503);
+    assert!(matches!(two.event().await, Event::Down { .. }));
+    next(&mut two.fallback).await.reply(200, &[], "[]");
+    assert!(matches!(two.event().await, Event::Up { .. }));
+    two.goes_to(true, 0).await;
+    kept_long_enough().await;
+    let question = next(&mut two.primary).await;
+    assert_eq!(question.path, "/stats?limit=1");
+    // Meanwhile, and if it cannot say, all goes on as before.
+    two.goes_to(true, 1).await;
+    question.refuse(50003, 503);
+    two.goes_to(true, 2).await;
+    // When the lane learns of an answer is its own affair.
+    let question = loop {
+        kept_long_enough().await;
+        if let Ok(question) = timeout(Duration::from_secs(1), two.primary.recv()).await {
+            break question.expect("a server");
+        }
+    };
+    question.reply(200, &[], "[]");
+    let mut seq = 3;
+    loop {
+        two.commands.send(Command::Send(vec![operation(seq, OpKind::Append)])).await.expect("a lane");
+        let (append, is_back) = tokio::select! {
+            append = next(&mut two.primary) => (append, true),
+            append = next(&mut two.fallback) => (append, false),
+        };
+        append.reply(200, &[], json!({"versionSerial": "S@2"}));
+        assert!(matches!(two.event().await, Event::Answers(_)), "no time without a host");
+        if is_back {
+            break;
+        }
+        seq += 1;
+    }
+    two.goes_to(false, seq + 1).await;
+}
+
 #[tokio::test]
 async fn what_is_not_ablys_word_says_nothing_of_an_operation_and_much_of_the_host() {
     let mut stage = Stage::up(|_| {}).await;
