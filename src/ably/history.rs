@@ -27,11 +27,16 @@ use super::pool::Settings;
 use super::wire::{self, Data, Encoding, Message, MessageVersion};
 use crate::engine::{Class, Found, Latest, LookUp, Rejection};
 
-/// Pages that are looked at, of [`PAGE`] messages each, before we say that the message is not there.
-const PAGES_MAX: usize = 10;
+/// Messages on a page.
 const PAGE: usize = 100;
-/// The server's clock and ours may differ.
-const CLOCKS_DIFFER_MS: u64 = 60_000;
+/// Pages that are looked at for a message before we say that we cannot tell: more than a channel takes in an hour and a half.
+/// That many others can have been made since on a channel that many share; one that is there must not be made again.
+const PAGES_MAX: usize = 3_000;
+/// Pages of a message's versions.
+const VERSION_PAGES_MAX: usize = 10;
+/// A message is looked for from so long before on: when its event was written is for the producer's clock to say, and when
+/// it was made, for Ably's.
+const CLOCKS_DIFFER_MS: u64 = 300_000;
 
 /// Hosts that are asked besides the first [Ably: `httpMaxRetryCount`].
 const FALLBACKS_MAX: u32 = 3;
@@ -78,10 +83,11 @@ impl History {
             }
             match page.1 {
                 Some(next) => path = next,
-                None => break,
+                None => return Ok(Found::Nothing),
             }
         }
-        Ok(Found::Nothing)
+        tracing::warn!(%channel, messages = PAGE * PAGES_MAX, "too many messages were made since to find one of ours");
+        Ok(Found::Unreadable)
     }
 
     /// Reads a message as it is by now. One that is not there is not there yet: reads are eventually consistent.
@@ -115,7 +121,7 @@ impl History {
     /// The first version of a message that is not ours, if there is one.
     async fn in_versions(&self, channel: &str, serial: &str, message: &str) -> Result<Option<Latest>, Error> {
         let mut path = format!("{message}/versions?limit={PAGE}");
-        for _ in 0..PAGES_MAX {
+        for _ in 0..VERSION_PAGES_MAX {
             let (body, next) = match self.get(channel, &path).await? {
                 Answer::Body { body, next } => (body, next),
                 Answer::Refusal(rejection) => return Err(refused(rejection)),

@@ -245,6 +245,28 @@ async fn whoever_asks_to_be_left_alone_is_read_from_later() {
     assert!(waited >= Duration::from_millis(1_900), "{waited:?}");
 }
 
+/// A page with one message of somebody else's, and behind it another page.
+const BUSY: (&str, &str) =
+    ("200 OK\r\nlink: <./messages?from=1>; rel=\"next\"", r#"[{"serial":"s@1","id":"another:0","action":0}]"#);
+
+#[tokio::test]
+async fn a_message_that_was_not_looked_for_everywhere_may_be_there() {
+    let server = listener().await;
+    let serves = async {
+        loop {
+            answers(&server, &[BUSY]).await;
+        }
+    };
+    tokio::select! {
+        looked = looks_up(&server) => assert_eq!(looked.expect("read"), Found::Unreadable),
+        () = serves => {}
+    }
+    let it = r#"[{"serial":"s@2","id":"ns.t.0.7.0.0:0","action":0}]"#;
+    let pages: Vec<_> = std::iter::repeat_n(BUSY, 50).chain([("200 OK", it)]).collect();
+    let (looked, ()) = tokio::join!(looks_up(&server), answers(&server, &pages));
+    assert!(matches!(looked, Ok(Found::Message { serial, .. }) if &*serial == "s@2"), "5,000 others were made since");
+}
+
 #[tokio::test]
 async fn a_new_key_that_is_not_taken_does_not_blind() {
     let (server, file) = (listener().await, tempfile::NamedTempFile::new().expect("a file"));
