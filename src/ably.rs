@@ -23,8 +23,7 @@ mod transport;
 pub mod wire;
 
 pub use fault::Error;
-pub use history::{look_up, read_back};
-pub use http::client as http_client;
+pub use history::History;
 pub use lease::{Lease, Moment};
 pub use pool::{Event, Pool, Settings};
 pub use probe::{probe, probe_channel};

@@ -18,7 +18,7 @@ use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
 pub use budgets::{Account, Channels, Connections, InFlight};
-pub use load::{Error, Source, load};
+pub use load::{Error, Source, TCP_USER_TIMEOUT, load};
 pub use secret::{Properties, Secret};
 pub use values::{
     Delivery, Format, Include, LogFormat, NoMutable, Pattern, PerToken, SecurityProtocol, Start, Transport, Verify,

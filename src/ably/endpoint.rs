@@ -36,6 +36,11 @@ impl Hosts {
         Self { primary: primary.to_owned(), fallbacks }
     }
 
+    /// Whether it is the turn of another host than the first.
+    pub(super) fn is_fallback(&self, failures: u32) -> bool {
+        !(failures as usize).is_multiple_of(self.fallbacks.len() + 1)
+    }
+
     /// The host to try after `failures` failures in a row. `spread` makes different connections try different fallbacks.
     #[must_use]
     pub fn choose(&self, failures: u32, spread: u32) -> &str {
@@ -59,6 +64,8 @@ mod tests {
         assert_eq!(main.choose(1, 3), "main.d.fallback.ably-realtime.com");
         assert_eq!(main.choose(5, 3), "main.c.fallback.ably-realtime.com");
         assert_eq!(main.choose(6, 3), "main.realtime.ably.net");
+        assert_eq!([0, 1, 5, 6, 7].map(|failures| main.is_fallback(failures)), [false, true, true, false, true]);
+        assert!(!Hosts::of("localhost").is_fallback(1), "it has none");
         assert_eq!(Hosts::of("nonprod:x").choose(0, 0), "x.realtime.ably-nonprod.net");
         assert_eq!(Hosts::of("nonprod:x").choose(1, 1), "x.b.fallback.ably-realtime-nonprod.com");
         for (endpoint, host) in [("127.0.0.1", "127.0.0.1"), ("localhost", "localhost"), ("a.example", "a.example")] {

@@ -2,32 +2,51 @@
 
 use std::time::Duration;
 
-use reqwest::header::{HeaderMap, HeaderName, RETRY_AFTER};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use reqwest::header::{HeaderMap, HeaderName, RETRY_AFTER, SERVER};
 use reqwest::redirect::Policy;
-use reqwest::{Client, Method, RequestBuilder};
+use reqwest::{Client, ClientBuilder, Method, RequestBuilder};
 
 use super::auth::Auth;
 use super::fault::{Error, rejection};
 use super::pool::Settings;
 use super::wire::{self, Encoding, ErrorInfo};
+use crate::config::TCP_USER_TIMEOUT;
 use crate::engine::Rejection;
 
 /// How long a connection may take to be made [Ably: `httpOpenTimeout`].
 const OPEN_TIMEOUT: Duration = Duration::from_secs(4);
 
+/// The longest wait that a server may ask for.
+pub(super) const ASKED_WAIT_MAX: Duration = Duration::from_secs(60);
+
 /// Ably's error code, where a proxy in front has dropped the body, as with 42922.
 const CODE: HeaderName = HeaderName::from_static("x-ably-errorcode");
 const MESSAGE: HeaderName = HeaderName::from_static("x-ably-errormessage");
+
+/// Ably's error codes have at least five digits; what other servers put there are statuses.
+const CODE_LEAST: u32 = 10_000;
+
+/// Who we are, in base64. Tokens say it themselves; with a key, what is made without it belongs to nobody.
+const CLIENT_ID: HeaderName = HeaderName::from_static("x-ably-clientid");
 
 /// A client. It follows nobody elsewhere: what is sent is sent once, and with our credentials.
 ///
 /// # Errors
 /// When TLS cannot be set up.
-pub fn client() -> Result<Client, Error> {
+pub(super) fn client() -> Result<Client, Error> {
     // Which of rustls' providers it takes; only the first call of a process counts.
     let _already = rustls::crypto::ring::default_provider().install_default();
-    let client = Client::builder().connect_timeout(OPEN_TIMEOUT).redirect(Policy::none()).build();
-    client.map_err(|error| Error::TransportLost(error.to_string()))
+    builder().build().map_err(|error| Error::TransportLost(error.to_string()))
+}
+
+fn builder() -> ClientBuilder {
+    Client::builder()
+        .connect_timeout(OPEN_TIMEOUT)
+        // As with connections: what a request has left in our kernel must not land after the next owner's last look.
+        .tcp_user_timeout(TCP_USER_TIMEOUT)
+        .redirect(Policy::none())
 }
 
 /// A request for `path` at `host`, signed.
@@ -45,6 +64,10 @@ pub(super) fn request(
         .request(method, format!("{scheme}://{authority}/{path}"))
         .header(HeaderName::from_static("x-ably-version"), wire::VERSION.to_string())
         .header(HeaderName::from_static("ably-agent"), &settings.agent);
+    let request = match auth.shows_token() || settings.client_id.is_empty() {
+        true => request,
+        false => request.header(CLIENT_ID, STANDARD.encode(&settings.client_id)),
+    };
     auth.sign(request)
 }
 
@@ -56,16 +79,26 @@ pub(super) const fn media_type(encoding: Encoding) -> &'static str {
     }
 }
 
-/// What a request was refused with: the error in the body, else in the headers, else the status alone.
-pub(super) fn refusal(encoding: Encoding, status: u16, headers: &HeaderMap, body: &[u8]) -> Rejection {
-    if let Ok(failure) = encoding.decode::<Failure<'_>>(body) {
-        let status_code = if failure.error.status_code == 0 { status } else { failure.error.status_code };
-        return rejection(Some(&ErrorInfo { status_code, ..failure.error }));
+/// What Ably has refused a request with: the error in the body, else in the headers. `None` when there is neither: then
+/// somebody on the way has answered, and nobody knows what became of the request.
+pub(super) fn refusal(status: u16, headers: &HeaderMap, body: &[u8]) -> Option<Rejection> {
+    // No map of MessagePack begins so; and who refuses at the edge need not speak it.
+    let encoding = if body.first() == Some(&b'{') { Encoding::Json } else { Encoding::Msgpack };
+    if let Ok(Failure { error }) = encoding.decode::<Failure<'_>>(body)
+        && error.code >= CODE_LEAST
+    {
+        let status_code = if error.status_code == 0 { status } else { error.status_code };
+        return Some(rejection(Some(&ErrorInfo { status_code, ..error })));
     }
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-    let code = text(CODE).and_then(|code| code.parse().ok()).unwrap_or(u32::from(status) * 100);
+    let code = text(CODE)?.parse().ok()?;
     let message = text(MESSAGE).unwrap_or("refused without a reason").into();
-    rejection(Some(&ErrorInfo { code, status_code: status, message, href: None }))
+    Some(rejection(Some(&ErrorInfo { code, status_code: status, message, href: None })))
+}
+
+/// Whether Ably's edge has answered in place of Ably: then another host may [RSC15].
+pub(super) fn is_edge(headers: &HeaderMap) -> bool {
+    headers.get(SERVER).is_some_and(|server| server.as_bytes().eq_ignore_ascii_case(b"CloudFront"))
 }
 
 /// How long the server asks to be left alone: so many seconds, or until then.
@@ -86,40 +119,4 @@ struct Failure<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::engine::Class;
-
-    fn refused(status: u16, headers: &[(&'static str, &str)], body: &str) -> Rejection {
-        let headers = headers
-            .iter()
-            .map(|(name, value)| (HeaderName::from_static(name), value.parse().expect("a value")))
-            .collect();
-        refusal(Encoding::Json, status, &headers, body.as_bytes())
-    }
-
-    #[test]
-    fn a_refusal_is_read_wherever_it_stands() {
-        let body = r#"{"error":{"code":40160,"statusCode":401,"message":"no capability"}}"#;
-        let rejection = refused(401, &[], body);
-        assert_eq!((rejection.code, rejection.class, &*rejection.message), (40160, Class::Channel, "no capability"));
-        let headers = [("x-ably-errorcode", "42922"), ("x-ably-errormessage", "slow down")];
-        let rejection = refused(429, &headers, "<html>");
-        assert_eq!((rejection.code, rejection.class, &*rejection.message), (42922, Class::RateLimited, "slow down"));
-        let classes =
-            [(429, Class::RateLimited), (401, Class::Account), (413, Class::Operation), (418, Class::Operation)];
-        for (status, class) in classes {
-            assert_eq!(refused(status, &[], "").class, class, "{status}");
-        }
-    }
-
-    #[test]
-    fn seconds_to_wait_and_dates_are_read() {
-        let after = |value: &str| retry_after(&[(RETRY_AFTER, value.parse().expect("a value"))].into_iter().collect());
-        assert_eq!(after("7"), Some(Duration::from_secs(7)));
-        assert_eq!(after("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::ZERO), "it is over");
-        let later = after("Tue, 19 Jan 2038 03:14:07 GMT");
-        assert!(later.is_some_and(|later| later > Duration::from_secs(3_600)), "{later:?}");
-        assert_eq!(after("soon"), None);
-    }
-}
+mod tests;

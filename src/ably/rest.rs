@@ -2,8 +2,8 @@
 //!
 //! Requests arrive in no order, so it says that a response may have one under way at a time, and what comes meanwhile is
 //! joined. A request is never sent again: a create has an id for that and the engine repeats it; of an append nobody could
-//! tell. What got no answer, or one that does not say what became of it (a timeout, a broken connection, a 5xx), is unknown.
-//! What was refused, or never left, is certain.
+//! tell. What got no answer, or one that does not say what became of it (a timeout, a broken connection, a 5xx, or whatever
+//! somebody on the way says in Ably's place), is unknown. What Ably refused, or what never left, is certain.
 //!
 //! No batches (`POST /messages`): they make messages and cannot append, so of a stream they could carry the first token, and
 //! one lost answer would leave a hundred responses in doubt. What waits for one channel goes as one array without them.
@@ -23,10 +23,11 @@ use super::auth::{Auth, LOOK_EVERY, REFUSED_KEPT};
 use super::encode::Encoder;
 use super::endpoint::Hosts;
 use super::fault::{self, Error, Fate};
+use super::http;
 use super::pool::{Command, Event, Settings};
 use super::session::retry;
 use crate::engine::{Answer, ConnectionId, Doubt, OpId, Operation, Outcome, Pipelining};
-use exchange::{Api, Done, Parcel};
+use exchange::{Api, Done, Parcel, Trouble};
 
 mod exchange;
 
@@ -38,9 +39,6 @@ const FAILURES_MAX: u32 = 3;
 
 /// How long another host than the first is kept [Ably: `fallbackRetryTimeout`].
 const FALLBACK_KEPT: Duration = Duration::from_secs(600);
-
-/// The longest wait that a server may ask for.
-const ASKED_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// What Ably calls the connection of a request: nothing.
 const ABLY_ID: &str = "rest";
@@ -60,6 +58,8 @@ pub(super) struct Rest {
     answers: Vec<Answer>,
     /// Which host's turn it is, and since when.
     turn: (u32, Instant),
+    /// While it is another's than the first: the first is asked whether it is back.
+    returning: Option<Boxed<(Auth, Result<Api, Trouble>)>>,
     asked_at: Option<Instant>,
     /// When the file of the secret is looked at, and a look that is under way.
     look_at: Instant,
@@ -74,16 +74,18 @@ type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 enum State {
     Waiting { until: Instant },
-    Asking(Boxed<(Auth, Result<Api, Error>)>),
+    Asking(Boxed<(Auth, Result<Api, Trouble>)>),
     Up(Api),
 }
 
 /// What woke it.
 enum Woken {
     Done(Done),
-    Asked(Auth, Result<Api, Error>),
+    Asked(Auth, Result<Api, Trouble>),
     Looked(Result<Option<Auth>, Error>),
     Look,
+    Return,
+    Returned(Auth, Result<Api, Trouble>),
     Due,
     Told(Vec<Command>),
 }
@@ -109,6 +111,7 @@ impl Rest {
             requests: FuturesUnordered::new(),
             answers: Vec::new(),
             turn: (0, now),
+            returning: None,
             asked_at: None,
             look_at: now + LOOK_EVERY,
             looking: None,
@@ -129,7 +132,8 @@ impl Rest {
 
     /// Waits for anything. `None` when nobody holds the pool any more.
     async fn woken(&mut self) -> Option<Woken> {
-        let Self { requests, state, commands, closing, looking, look_at, .. } = self;
+        let return_at = self.return_at();
+        let Self { requests, state, commands, closing, looking, look_at, returning, .. } = self;
         let asked = async {
             match state {
                 State::Waiting { until } => {
@@ -152,6 +156,19 @@ impl Rest {
                 }
             }
         };
+        let returned = async {
+            match (returning, return_at) {
+                (Some(returning), _) => {
+                    let (auth, answer) = returning.await;
+                    Woken::Returned(auth, answer)
+                }
+                (None, Some(at)) => {
+                    sleep_until(at).await;
+                    Woken::Return
+                }
+                (None, None) => std::future::pending().await,
+            }
+        };
         let end = async {
             match closing {
                 Some(deadline) => sleep_until(*deadline).await,
@@ -164,6 +181,7 @@ impl Rest {
             Some(done) = requests.next(), if !requests.is_empty() => Some(Woken::Done(done)),
             woken = asked => Some(woken),
             woken = looked => Some(woken),
+            woken = returned => Some(woken),
             taken = commands.recv_many(&mut told, TAKE_MAX) => (taken > 0).then_some(Woken::Told(told)),
             () = end => Some(Woken::Due),
         }
@@ -182,11 +200,13 @@ impl Rest {
                 self.auth = auth;
                 match answer {
                     Ok(api) => self.up(api).await?,
-                    Err(error) => self.down(error, None).await?,
+                    Err(trouble) => self.down(trouble).await?,
                 }
             }
             Woken::Look => self.look(),
             Woken::Looked(found) => self.looked(found),
+            Woken::Return => self.returning = Some(self.question(0)),
+            Woken::Returned(auth, answer) => self.returned(auth, answer),
             Woken::Due => self.ask(),
             Woken::Told(commands) => commands.into_iter().for_each(|command| self.obey(command)),
         }
@@ -240,20 +260,21 @@ impl Rest {
 
     /// A request has its answer, or has none.
     async fn done(&mut self, done: Done) -> Option<()> {
-        let Done { op, outcome, renewed, trouble, wait } = done;
+        let Done { op, outcome, renewed, trouble } = done;
         self.under_way.remove(&op);
         self.answer(op, outcome);
         if let Some(auth) = renewed {
             self.auth = auth;
         }
-        let Some(error) = trouble else {
+        let Some(trouble) = trouble else {
             self.failures = 0;
             return Some(());
         };
         self.failures += 1;
+        let Trouble { error, wait } = &trouble;
         let is_clear = error.is_fatal() || wait.is_some() || matches!(error, Error::Unreachable { .. });
         if matches!(self.state, State::Up(_)) && (is_clear || self.failures >= FAILURES_MAX) {
-            return self.down(error, wait).await;
+            return self.down(trouble).await;
         }
         Some(())
     }
@@ -267,9 +288,34 @@ impl Rest {
             self.turn = (0, Instant::now());
         }
         self.asked_at = Some(Instant::now());
-        let host = self.hosts.choose(self.turn.0, self.id).to_owned();
-        let (settings, auth) = (self.settings.clone(), self.auth.clone());
-        self.state = State::Asking(Box::pin(exchange::ask(settings, auth, host)));
+        self.state = State::Asking(self.question(self.turn.0));
+    }
+
+    fn question(&self, turn: u32) -> Boxed<(Auth, Result<Api, Trouble>)> {
+        let host = self.hosts.choose(turn, self.id).to_owned();
+        Box::pin(exchange::ask(self.settings.clone(), self.auth.clone(), host))
+    }
+
+    /// When the first host is to be asked whether it is back.
+    fn return_at(&self) -> Option<Instant> {
+        let is_elsewhere = matches!(self.state, State::Up(_)) && self.hosts.is_fallback(self.turn.0);
+        is_elsewhere.then(|| self.turn.1 + FALLBACK_KEPT)
+    }
+
+    /// The first host is used again if it answers; what is under way elsewhere goes on there. If it does not, the other one is
+    /// kept for as long again.
+    fn returned(&mut self, auth: Auth, answer: Result<Api, Trouble>) {
+        self.returning = None;
+        self.turn.1 = Instant::now();
+        match answer {
+            Ok(api) => {
+                tracing::info!(connection = self.id, "requests go to the first host again");
+                self.turn.0 = 0;
+                self.auth = auth;
+                self.state = State::Up(api);
+            }
+            Err(Trouble { error, .. }) => tracing::debug!(connection = self.id, %error, "the first host is not back"),
+        }
     }
 
     /// Looks whether there are other credentials. While nothing gets through they are read again anyway.
@@ -314,9 +360,10 @@ impl Rest {
     }
 
     /// Nothing is sent until a host has answered again.
-    async fn down(&mut self, error: Error, wait: Option<Duration>) -> Option<()> {
+    async fn down(&mut self, Trouble { error, wait }: Trouble) -> Option<()> {
         let now = Instant::now();
         let was_up = matches!(self.state, State::Up(_));
+        self.returning = None;
         self.failures = if was_up { 0 } else { self.failures.saturating_add(1) };
         let fate = match &error {
             Error::Refused { code, status_code, .. } => Fate::of(*code, *status_code),
@@ -333,7 +380,7 @@ impl Rest {
             self.turn = (self.turn.0 + 1, now);
         }
         let earliest = self.asked_at.map_or(now, |asked_at| asked_at + retry::SPACING);
-        let until = (now + wait.map_or(delay, |wait| wait.min(ASKED_WAIT_MAX))).max(earliest);
+        let until = (now + wait.map_or(delay, |wait| wait.min(http::ASKED_WAIT_MAX))).max(earliest);
         self.state = State::Waiting { until };
         self.tell(Event::Down { connection: self.id, reason: error.clone() }).await?;
         match fate {

@@ -20,9 +20,7 @@ use super::gate::Gate;
 use super::pool::Settings;
 use super::realtime::Secrets;
 use super::wire;
-
-/// How long the kernel tries to bring bytes to a peer that is silent: the bound on how late a frame can land.
-const USER_TIMEOUT: Duration = Duration::from_secs(5);
+use crate::config::TCP_USER_TIMEOUT;
 
 /// Acknowledgements are small, and the buffer is cleared for every read.
 const READ_BUFFER: usize = 16 * 1024;
@@ -150,7 +148,7 @@ fn add(address: &mut String, name: &str, value: &str) {
 fn configure(tcp: &TcpStream) -> std::io::Result<()> {
     let socket = SockRef::from(tcp);
     socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    socket.set_tcp_user_timeout(Some(TCP_USER_TIMEOUT))?;
     socket.set_linger(Some(Duration::ZERO))
 }
 

@@ -11,8 +11,9 @@ use super::{Config, Format, Secret};
 const PREFIX: &str = "TOKENRELAY__";
 /// Keys that hold lists: in the environment and in flags their elements are separated by commas.
 const LISTS: [&str; 2] = ["ably.channels.allow", "input.include"];
-/// Bytes that a lost connection leaves behind live at most this long in our kernel.
-const TCP_USER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes that a lost connection to Ably leaves behind live at most this long in our kernel: so long it tries to bring them to
+/// a peer that is silent.
+pub const TCP_USER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Where settings come from besides the defaults.
 #[derive(Debug, Clone, Default)]

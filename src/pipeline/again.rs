@@ -38,8 +38,7 @@ pub(super) enum Done {
 pub(super) struct Again {
     reader: Reader,
     decoder: Arc<Decoder>,
-    ably: Arc<ably::Settings>,
-    http: reqwest::Client,
+    ably: ably::History,
     reloads: Arc<Semaphore>,
     look_ups: Arc<Semaphore>,
     read_backs: Arc<Semaphore>,
@@ -51,9 +50,8 @@ impl Again {
     /// When TLS cannot be set up.
     pub(super) fn new(reader: Reader, decoder: Decoder, ably: ably::Settings) -> Result<Self, ably::Error> {
         let [reloads, look_ups, read_backs] = [(); 3].map(|()| Arc::new(Semaphore::new(AT_ONCE)));
-        let http = ably::http_client()?;
-        let (decoder, ably) = (Arc::new(decoder), Arc::new(ably));
-        Ok(Self { reader, decoder, ably, http, reloads, look_ups, read_backs, tasks: JoinSet::new() })
+        let (decoder, ably) = (Arc::new(decoder), ably::History::new(ably)?);
+        Ok(Self { reader, decoder, ably, reloads, look_ups, read_backs, tasks: JoinSet::new() })
     }
 
     /// Reads a text again.
@@ -78,10 +76,10 @@ impl Again {
 
     /// Looks for a message.
     pub(super) fn look_up(&mut self, look_up: LookUp) {
-        let (ably, http, permits) = (self.ably.clone(), self.http.clone(), self.look_ups.clone());
+        let (ably, permits) = (self.ably.clone(), self.look_ups.clone());
         self.tasks.spawn(async move {
             let _permit = permits.acquire_owned().await;
-            let found = match ably::look_up(&http, &ably, &look_up).await {
+            let found = match ably.look_up(&look_up).await {
                 Ok(found) => found,
                 Err(error) => {
                     let channel = &*look_up.head.channel;
@@ -95,11 +93,11 @@ impl Again {
 
     /// Reads a message back.
     pub(super) fn read_back(&mut self, read_back: ReadBack) {
-        let (ably, http, permits) = (self.ably.clone(), self.http.clone(), self.read_backs.clone());
+        let (ably, permits) = (self.ably.clone(), self.read_backs.clone());
         self.tasks.spawn(async move {
             let _permit = permits.acquire_owned().await;
             let ReadBack { id, head, serial } = read_back;
-            let latest = ably::read_back(&http, &ably, &head.channel, &serial).await.unwrap_or_else(|error| {
+            let latest = ably.read_back(&head.channel, &serial).await.unwrap_or_else(|error| {
                 tracing::debug!(%error, "a message cannot be read back");
                 Latest::Unreadable
             });

@@ -45,10 +45,20 @@ pub(super) struct Done {
     pub(super) outcome: Outcome,
     /// Newer credentials.
     pub(super) renewed: Option<Auth>,
-    /// Something that is not about this operation alone.
-    pub(super) trouble: Option<Error>,
+    pub(super) trouble: Option<Trouble>,
+}
+
+/// Something that is not about one operation alone.
+pub(super) struct Trouble {
+    pub(super) error: Error,
     /// How long the server asks to be left alone.
     pub(super) wait: Option<Duration>,
+}
+
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Self {
+        Self { error, wait: None }
+    }
 }
 
 /// What a request was answered with.
@@ -58,7 +68,7 @@ enum Answer {
     /// Nothing of it has left.
     NotSent(Error),
     /// Nobody knows.
-    Unknown(Error, Option<Duration>),
+    Unknown(Trouble),
 }
 
 impl Parcel {
@@ -76,31 +86,31 @@ impl Parcel {
 }
 
 /// Whether a host answers and takes our credentials, read again before; those that were taken last where these are no good.
-pub(super) async fn ask(settings: Settings, mut auth: Auth, host: String) -> (Auth, Result<Api, Error>) {
+pub(super) async fn ask(settings: Settings, mut auth: Auth, host: String) -> (Auth, Result<Api, Trouble>) {
     let api = match http::client() {
         Ok(client) => Api { client, settings: Arc::new(settings), host: host.into() },
-        Err(error) => return (auth, Err(error)),
+        Err(error) => return (auth, Err(error.into())),
     };
     let asked = match auth.renew().await {
         Ok(()) => api.ask_as(&auth).await,
-        Err(error) => Err(error),
+        Err(error) => Err(error.into()),
     };
-    let error = match asked {
+    let trouble = match asked {
         Ok(()) => return (auth, Ok(api)),
-        Err(error) => error,
+        Err(trouble) => trouble,
     };
     let former = auth.taken_last();
-    let is_other = match &error {
+    let is_other = match &trouble.error {
         Error::Credentials(_) => auth.is_from_file(),
         error => is_for_credentials(error) && !auth.is_same_as(&former),
     };
     if !is_other {
-        return (auth, Err(error));
+        return (auth, Err(trouble));
     }
     let asked = match api.ask_as(&former).await {
         Ok(()) => Ok(api),
         // What is to be mended is what was put there last.
-        Err(other) => Err(if is_for_credentials(&other) { error } else { other }),
+        Err(other) => Err(if is_for_credentials(&other.error) { trouble } else { other }),
     };
     (former, asked)
 }
@@ -115,16 +125,19 @@ impl Api {
     /// Other credentials, if their file holds some and they are taken.
     pub(super) async fn look(self, auth: Auth) -> Result<Option<Auth>, Error> {
         let Some(newer) = auth.changed().await else { return Ok(None) };
-        self.ask_as(&newer).await.map(|()| Some(newer))
+        self.ask_as(&newer).await.map(|()| Some(newer)).map_err(|trouble| trouble.error)
     }
 
     /// Asks something that needs none of what we may do; whatever else is said of it.
-    async fn ask_as(&self, auth: &Auth) -> Result<(), Error> {
+    async fn ask_as(&self, auth: &Auth) -> Result<(), Trouble> {
         let question = self.request(auth, Method::GET, "stats?limit=1").timeout(ASK_TIMEOUT);
         match self.exchange(question).await {
-            Answer::NotSent(error) | Answer::Unknown(error, _) => return Err(error),
-            Answer::Refused(rejection, _) => match rejection.class {
-                Class::Account | Class::Token | Class::RateLimited => return Err(refused(rejection)),
+            Answer::NotSent(error) => return Err(error.into()),
+            Answer::Unknown(trouble) => return Err(trouble),
+            Answer::Refused(rejection, wait) => match rejection.class {
+                Class::Account | Class::Token | Class::RateLimited => {
+                    return Err(Trouble { error: refused(rejection), wait });
+                }
                 Class::Operation | Class::Channel | Class::MessageGone | Class::Transient | Class::Connection => {}
             },
             Answer::Taken(_) => {}
@@ -147,20 +160,20 @@ impl Api {
             renewed = Some(newer);
         }
         let op = parcel.op;
-        let done = |outcome, trouble, wait| Done { op, outcome, renewed, trouble, wait };
+        let done = |outcome, trouble| Done { op, outcome, renewed, trouble };
         match answer {
             Answer::Taken(body) => match self.outcome(parcel.kind, &body) {
-                Some(outcome) => done(outcome, None, None),
-                None => done(Outcome::Unknown(Doubt::NoAnswer), Some(not_ably()), None),
+                Some(outcome) => done(outcome, None),
+                None => done(Outcome::Unknown(Doubt::NoAnswer), Some(not_ably().into())),
             },
             Answer::Refused(rejection, wait) => {
-                let is_ours = matches!(rejection.class, Class::Account | Class::Token) || wait.is_some();
-                let trouble = is_ours.then(|| refused(rejection.clone()));
-                done(Outcome::Rejected(rejection), trouble, wait)
+                let is_for_all = is_for_all(&rejection, wait);
+                let trouble = is_for_all.then(|| Trouble { error: refused(rejection.clone()), wait });
+                done(Outcome::Rejected(rejection), trouble)
             }
-            Answer::NotSent(Error::NoLease) => done(Outcome::Rejected(fault::never_sent()), None, None),
-            Answer::NotSent(error) => done(Outcome::Rejected(fault::never_sent()), Some(error), None),
-            Answer::Unknown(error, wait) => done(Outcome::Unknown(Doubt::NoAnswer), Some(error), wait),
+            Answer::NotSent(Error::NoLease) => done(Outcome::Rejected(fault::never_sent()), None),
+            Answer::NotSent(error) => done(Outcome::Rejected(fault::never_sent()), Some(error.into())),
+            Answer::Unknown(trouble) => done(Outcome::Unknown(Doubt::NoAnswer), Some(trouble)),
         }
     }
 
@@ -183,21 +196,28 @@ impl Api {
         let response = match request.send().await {
             Ok(response) => response,
             Err(error) if is_without_lease(&error) => return Answer::NotSent(Error::NoLease),
-            Err(error) if error.is_connect() => return Answer::NotSent(self.unreachable(error)),
-            Err(error) => return Answer::Unknown(lost(error), None),
+            Err(error) if error.is_connect() => {
+                return Answer::NotSent(self.unreachable(innermost(&error.without_url())));
+            }
+            Err(error) => return Answer::Unknown(lost(error).into()),
         };
         let (status, headers) = (response.status(), response.headers().clone());
         let body = match response.bytes().await {
             Ok(body) => body,
-            Err(error) => return Answer::Unknown(lost(error), None),
+            Err(error) => return Answer::Unknown(lost(error).into()),
         };
         if status.is_success() {
             return Answer::Taken(body);
         }
-        let rejection = http::refusal(self.settings.encoding, status.as_u16(), &headers, &body);
-        match status.is_server_error() {
-            true => Answer::Unknown(refused(rejection), http::retry_after(&headers)),
-            false => Answer::Refused(rejection, http::retry_after(&headers)),
+        let wait = http::retry_after(&headers);
+        match http::refusal(status.as_u16(), &headers, &body) {
+            None => {
+                let edge = || self.unreachable(format!("its edge answers for it, with status {status}"));
+                let error = if http::is_edge(&headers) { edge() } else { not_ably() };
+                Answer::Unknown(Trouble { error, wait })
+            }
+            Some(rejection) if status.is_server_error() => Answer::Unknown(Trouble { error: refused(rejection), wait }),
+            Some(rejection) => Answer::Refused(rejection, wait),
         }
     }
 
@@ -215,8 +235,7 @@ impl Api {
         })
     }
 
-    fn unreachable(&self, error: reqwest::Error) -> Error {
-        let reason = innermost(&error.without_url());
+    fn unreachable(&self, reason: String) -> Error {
         Error::Unreachable { host: self.host.to_string(), port: self.settings.port, reason }
     }
 }
@@ -230,12 +249,23 @@ async fn newer(mut auth: Auth, rejection: &Rejection) -> Option<Auth> {
     }
 }
 
+/// Whether a refusal concerns all that goes by request. A channel that is too busy does not: the engine slows that channel
+/// down, as it does on connections, where nobody says for how long.
+fn is_for_all(rejection: &Rejection, wait: Option<Duration>) -> bool {
+    match rejection.class {
+        Class::Account | Class::Token => true,
+        Class::RateLimited if matches!(rejection.code, 42913 | 42914) => false,
+        Class::RateLimited | Class::Transient | Class::Connection => wait.is_some(),
+        Class::Operation | Class::Channel | Class::MessageGone => false,
+    }
+}
+
 fn lost(error: reqwest::Error) -> Error {
     Error::TransportLost(innermost(&error.without_url()))
 }
 
 fn not_ably() -> Error {
-    Error::Frame("a request was answered with what is no answer of Ably's".to_owned())
+    Error::Frame("a request has an answer that is not Ably's; check ably.endpoint and ably.port".to_owned())
 }
 
 fn refused(rejection: Rejection) -> Error {

@@ -1,4 +1,6 @@
-//! Requests against a small server of our own making, over real sockets.
+//! Requests against a small server of our own making, over real sockets: operations and credentials here, hosts in `hosts`.
+
+mod hosts;
 
 use axum::Router;
 use axum::body::Body;
@@ -73,9 +75,7 @@ impl Stage {
     async fn open(change: impl FnOnce(&mut Settings)) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let port = listener.local_addr().expect("an address").port();
-        let (sender, requests) = mpsc::channel(16);
-        let router = Router::new().fallback(move |request: Request| serve(request, sender.clone()));
-        tokio::spawn(async move { axum::serve(listener, router).await });
+        let requests = serves(listener);
         let mut settings = fixtures::settings(Transport::Rest, port);
         settings.max_message_size = 1_234;
         change(&mut settings);
@@ -90,11 +90,11 @@ impl Stage {
     }
 
     async fn event(&mut self) -> Event {
-        timeout(PATIENCE, self.events.recv()).await.expect("in time").expect("an event")
+        next(&mut self.events).await
     }
 
     async fn next_request(&mut self) -> Seen {
-        timeout(PATIENCE, self.requests.recv()).await.expect("in time").expect("a request")
+        next(&mut self.requests).await
     }
 
     async fn outcome(&mut self) -> Outcome {
@@ -103,6 +103,18 @@ impl Stage {
             other => panic!("{other:?}"),
         }
     }
+}
+
+async fn next<T>(receiver: &mut mpsc::Receiver<T>) -> T {
+    timeout(PATIENCE, receiver.recv()).await.expect("in time").expect("one more")
+}
+
+/// Whatever is asked of a server.
+fn serves(listener: TcpListener) -> mpsc::Receiver<Seen> {
+    let (sender, requests) = mpsc::channel(16);
+    let router = Router::new().fallback(move |request: Request| serve(request, sender.clone()));
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    requests
 }
 
 async fn serve(request: Request, sender: mpsc::Sender<Seen>) -> Response {

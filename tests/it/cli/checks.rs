@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::program::{Ended, Setup};
 use super::{NOWHERE, ably};
-use crate::e2e::KEY;
+use crate::e2e::{KEY, relay};
 use crate::world::World;
 
 const UNAVAILABLE: i32 = 69;
@@ -135,12 +135,13 @@ async fn a_refusal_says_which_setting_mends_it() {
     let reads = token(r#"{"ai:*":["subscribe","history"]}"#, None).await;
     check(&[&reads]).await.fails(REFUSED, &["ai:check", "40160", "publish and message-update-any"]);
     let own = r#"{"ai:*":["publish","message-update-own"]}"#;
-    let nobody = token(own, None).await;
-    check(&[&nobody]).await.fails(REFUSED, &["ai:check", "40166", "set ably.client_id"]);
-    let somebody = token(own, Some("relay")).await;
+    let (nobody, somebody) = (token(own, None).await, token(own, Some("relay")).await);
+    for transport in ["ably.transport=realtime", "ably.transport=rest"] {
+        check(&[&nobody, transport]).await.fails(REFUSED, &["ai:check", "40166", "set ably.client_id"]);
+        let ended = check(&[&somebody, transport, "ably.client_id=relay"]).await;
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+    }
     check(&[&somebody, "ably.client_id=other"]).await.fails(REFUSED, &["40102", "ably.client_id"]);
-    let ended = check(&[&somebody, "ably.client_id=relay"]).await;
-    assert_eq!(ended.code, Some(0), "{ended:?}");
     let expired = check(&["ably.token=no-token-of-this-account"]).await;
     expired.fails(REFUSED, &["40143", "ably.token_file"]);
     ably.set_faults(Faults { require_agent: "server-side/1".to_owned(), ..Faults::default() });
@@ -148,6 +149,24 @@ async fn a_refusal_says_which_setting_mends_it() {
     let agent = "ably.agent=tokenrelay/1 server-side/1";
     let ended = setup.run("check", &[check_channel, agent], &[]).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_key_makes_belongs_to_the_client_that_is_configured() {
+    let (world, ably) = (world().await, ably().await);
+    let setup = Setup::new(&world.settings, ably.local_addr());
+    for transport in ["realtime", "rest"] {
+        let channel = format!("ai:{transport}");
+        let settings = [
+            format!("ably.check_channel={channel}"),
+            format!("ably.transport={transport}"),
+            "ably.client_id=relay".to_owned(),
+        ];
+        let ended = setup.run("check", &settings.each_ref().map(String::as_str), &[]).await;
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        let messages = relay::messages(ably.local_addr(), &channel).await;
+        assert_eq!(messages[0]["clientId"], "relay", "{messages:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
