@@ -5,6 +5,7 @@
 //! since Ably replaces `extras` as a whole and drops operation metadata that is not repeated. Text goes without `encoding`:
 //! only a string can be appended to.
 
+mod batch;
 mod publish;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -17,6 +18,9 @@ const CHUNK: usize = 64 * 1024;
 
 /// What a message takes besides its texts, at most, and the frame around the first.
 const FRAME_OVERHEAD: usize = 512;
+
+/// What a part of a batch has besides its channel and its body.
+const BATCH_OVERHEAD: usize = 64;
 
 /// Makes frames of operations.
 #[derive(Debug)]
@@ -55,6 +59,14 @@ impl Encoder {
                 None => msgpack_message(&mut self.buffer, operation),
             },
         }
+        self.buffer.split().freeze()
+    }
+
+    /// The body of a request that carries several bodies, each with its channel.
+    pub fn batch<'a>(&mut self, parts: impl ExactSizeIterator<Item = (&'a str, &'a [u8])> + Clone) -> Bytes {
+        let bytes: usize = parts.clone().map(|(channel, body)| channel.len() * 2 + body.len() + BATCH_OVERHEAD).sum();
+        self.buffer.reserve(bytes);
+        batch::write(self.encoding, &mut self.buffer, parts);
         self.buffer.split().freeze()
     }
 

@@ -5,8 +5,9 @@
 //! tell. What got no answer, or one that does not say what became of it (a timeout, a broken connection, a 5xx, or whatever
 //! somebody on the way says in Ably's place), is unknown. What Ably refused, or what never left, is certain.
 //!
-//! No batches (`POST /messages`): they make messages and cannot append, so of a stream they could carry the first token, and
-//! one lost answer would leave a hundred responses in doubt. What waits for one channel goes as one array without them.
+//! Where tokens are messages, those of many responses go in one request ([`exchange::batch`]). Creates go one by one: no batch
+//! can append, so it would save one request of each response, and its lost answer would leave a hundred creates in doubt, which
+//! are looked for on Ably each by itself.
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -26,7 +27,7 @@ use super::fault::{self, Error, Fate};
 use super::http;
 use super::pool::{Command, Event, Settings};
 use super::session::retry;
-use crate::engine::{Answer, ConnectionId, Doubt, OpId, Operation, Outcome, Pipelining};
+use crate::engine::{Answer, ConnectionId, Doubt, OpId, OpKind, Operation, Outcome, Pipelining};
 use exchange::{Api, Done, Parcel, Trouble};
 
 mod exchange;
@@ -54,7 +55,7 @@ pub(super) struct Rest {
     events: mpsc::Sender<Event>,
     state: State,
     under_way: HashSet<OpId, RandomState>,
-    requests: FuturesUnordered<Boxed<Done>>,
+    requests: FuturesUnordered<Boxed<Vec<Done>>>,
     answers: Vec<Answer>,
     /// Which host's turn it is, and since when.
     turn: (u32, Instant),
@@ -80,7 +81,7 @@ enum State {
 
 /// What woke it.
 enum Woken {
-    Done(Done),
+    Done(Vec<Done>),
     Asked(Auth, Result<Api, Trouble>),
     Looked(Result<Option<Auth>, Error>),
     Look,
@@ -191,9 +192,9 @@ impl Rest {
     async fn act(&mut self, woken: Woken) -> Option<()> {
         match woken {
             Woken::Done(done) => {
-                self.done(done).await?;
+                self.all_done(done).await?;
                 while let Some(Some(done)) = self.requests.next().now_or_never() {
-                    self.done(done).await?;
+                    self.all_done(done).await?;
                 }
             }
             Woken::Asked(auth, answer) => {
@@ -223,7 +224,7 @@ impl Rest {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Send(operations) => operations.iter().for_each(|operation| self.send(operation)),
+            Command::Send(operations) => self.send(&operations),
             // Nobody may write to these messages on another way while a request of ours may still arrive.
             Command::Abandon => self.give_up(Doubt::NoAnswer),
             // Each request shows its own credentials: there is nothing to be replaced.
@@ -232,18 +233,40 @@ impl Rest {
         }
     }
 
-    fn send(&mut self, operation: &Operation) {
-        let State::Up(api) = &self.state else { return self.refuse(operation.id) };
+    fn send(&mut self, operations: &[Operation]) {
+        let State::Up(api) = &self.state else { return self.refuse(operations) };
         if self.closing.is_some() || !self.settings.lease.is_held() {
-            return self.refuse(operation.id);
+            return self.refuse(operations);
         }
-        let parcel = Parcel::new(operation, self.encoder.body(operation));
-        self.under_way.insert(operation.id);
-        self.requests.push(Box::pin(api.clone().perform(self.auth.clone(), parcel)));
+        let mut publishes = Vec::new();
+        for operation in operations {
+            self.under_way.insert(operation.id);
+            let parcel = Parcel::new(operation, self.encoder.body(operation));
+            match operation.kind {
+                OpKind::Publish => publishes.push(parcel),
+                OpKind::Create | OpKind::Append | OpKind::Update => {
+                    let (api, auth) = (api.clone(), self.auth.clone());
+                    self.requests.push(Box::pin(async { vec![api.perform(auth, parcel).await] }));
+                }
+            }
+        }
+        for mut batch in exchange::batch::divide(publishes) {
+            if batch.len() == 1
+                && let Some(parcel) = batch.pop()
+            {
+                let (api, auth) = (api.clone(), self.auth.clone());
+                self.requests.push(Box::pin(async { vec![api.perform(auth, parcel).await] }));
+                continue;
+            }
+            let body = self.encoder.batch(batch.iter().map(Parcel::part));
+            self.requests.push(Box::pin(api.clone().publish(self.auth.clone(), batch, body)));
+        }
     }
 
-    fn refuse(&mut self, op: OpId) {
-        self.answer(op, Outcome::Rejected(fault::never_sent()));
+    fn refuse(&mut self, operations: &[Operation]) {
+        for operation in operations {
+            self.answer(operation.id, Outcome::Rejected(fault::never_sent()));
+        }
     }
 
     fn answer(&mut self, op: OpId, outcome: Outcome) {
@@ -258,7 +281,14 @@ impl Rest {
         }
     }
 
-    /// A request has its answer, or has none.
+    async fn all_done(&mut self, all: Vec<Done>) -> Option<()> {
+        for done in all {
+            self.done(done).await?;
+        }
+        Some(())
+    }
+
+    /// An operation has its answer, or has none.
     async fn done(&mut self, done: Done) -> Option<()> {
         let Done { op, outcome, renewed, trouble } = done;
         self.under_way.remove(&op);

@@ -233,3 +233,34 @@ fn a_publish_is_an_array_under_one_name() {
         assert_eq!(published(part.clone(), "abc", encoding), [expected]);
     }
 }
+
+#[test]
+fn a_batch_names_the_channel_of_each_body() {
+    #[derive(serde::Deserialize)]
+    struct Part<'a> {
+        channels: &'a str,
+        messages: Vec<serde_json::Value>,
+    }
+    let channels = ["ai:x", "[?rewind=1]ai:y"];
+    for encoding in [Encoding::Json, Encoding::Msgpack] {
+        let mut encoder = Encoder::new(encoding);
+        let bodies = channels.map(|channel| {
+            let publish = Publish {
+                name: PublishName::Token,
+                id: "ns".into(),
+                epoch: 5,
+                seq: 40,
+                pieces: vec![Piece { bytes: channel.len(), tokens: 1 }],
+                round: None,
+                segment: None,
+                sum: None,
+            };
+            let operation = operation(OpKind::Publish, [channel, "r", "c", "", channel], None, Status::Streaming);
+            encoder.body(&Operation { serial: None, publish: Some(Box::new(publish)), ..operation })
+        });
+        let batch = encoder.batch(channels.into_iter().zip(bodies.iter().map(|body| &**body)));
+        let parts: Vec<Part<'_>> = encoding.decode(&batch).expect("decodes");
+        let said: Vec<_> = parts.iter().map(|part| (part.channels, part.messages[0]["data"].as_str())).collect();
+        assert_eq!(said, channels.map(|channel| (channel, Some(channel))));
+    }
+}

@@ -17,7 +17,9 @@ use super::super::fault::{self, Error, Fate};
 use super::super::http;
 use super::super::lease::Lease;
 use super::super::pool::Settings;
-use crate::engine::{Class, Doubt, OpId, OpKind, Operation, Outcome, Rejection};
+use crate::engine::{Class, Doubt, Head, OpId, OpKind, Operation, Outcome, Rejection};
+
+pub(super) mod batch;
 
 /// How long the question whether anybody is there may take.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -34,9 +36,11 @@ pub(super) struct Api {
 pub(super) struct Parcel {
     op: OpId,
     kind: OpKind,
+    head: Arc<Head>,
+    messages: usize,
+    body: Bytes,
     method: Method,
     path: String,
-    body: Bytes,
 }
 
 /// What became of an operation, and what that says of the way there.
@@ -81,7 +85,30 @@ impl Parcel {
             }
             _ => (Method::POST, format!("channels/{channel}/messages")),
         };
-        Self { op: operation.id, kind: operation.kind, method, path, body }
+        let messages = operation.publish.as_ref().map_or(1, |publish| publish.pieces.len());
+        Self { op: operation.id, kind: operation.kind, head: operation.head.clone(), messages, body, method, path }
+    }
+
+    /// Its channel, and what it says there.
+    pub(super) fn part(&self) -> (&str, &[u8]) {
+        (&self.head.channel, &self.body)
+    }
+}
+
+impl Answer {
+    /// What it says of an operation that was not taken, or of which it does not say what became of it.
+    fn without_outcome(self) -> (Outcome, Option<Trouble>) {
+        match self {
+            Self::Refused(rejection, wait) => {
+                let is_for_all = is_for_all(&rejection, wait);
+                let trouble = is_for_all.then(|| Trouble { error: refused(rejection.clone()), wait });
+                (Outcome::Rejected(rejection), trouble)
+            }
+            Self::NotSent(Error::NoLease) => (Outcome::Rejected(fault::never_sent()), None),
+            Self::NotSent(error) => (Outcome::Rejected(fault::never_sent()), Some(error.into())),
+            Self::Unknown(trouble) => (Outcome::Unknown(Doubt::NoAnswer), Some(trouble)),
+            Self::Taken(_) => (Outcome::Unknown(Doubt::NoAnswer), Some(not_ably().into())),
+        }
     }
 }
 
@@ -148,39 +175,31 @@ impl Api {
 
     /// Sends an operation once; a second time only if it was refused for credentials that have aged, or were rolled.
     pub(super) async fn perform(self, auth: Auth, parcel: Parcel) -> Done {
-        let mut renewed = None;
-        let mut answer = self.send(&auth, &parcel).await;
+        let (answer, renewed) = self.send(auth, &parcel.method, &parcel.path, &parcel.body).await;
+        let taken = if let Answer::Taken(body) = &answer { self.outcome(parcel.kind, body) } else { None };
+        let (outcome, trouble) = taken.map_or_else(|| answer.without_outcome(), |outcome| (outcome, None));
+        Done { op: parcel.op, outcome, renewed, trouble }
+    }
+
+    /// The answer, and the credentials that it was given to if they are newer.
+    async fn send(&self, auth: Auth, method: &Method, path: &str, body: &Bytes) -> (Answer, Option<Auth>) {
+        let answer = self.send_as(&auth, method, path, body).await;
         if let Answer::Refused(rejection, _) = &answer
             && let Some(newer) = newer(auth, rejection).await
         {
-            answer = self.send(&newer, &parcel).await;
+            let answer = self.send_as(&newer, method, path, body).await;
             if let Answer::Taken(_) = &answer {
                 newer.was_taken();
             }
-            renewed = Some(newer);
+            return (answer, Some(newer));
         }
-        let op = parcel.op;
-        let done = |outcome, trouble| Done { op, outcome, renewed, trouble };
-        match answer {
-            Answer::Taken(body) => match self.outcome(parcel.kind, &body) {
-                Some(outcome) => done(outcome, None),
-                None => done(Outcome::Unknown(Doubt::NoAnswer), Some(not_ably().into())),
-            },
-            Answer::Refused(rejection, wait) => {
-                let is_for_all = is_for_all(&rejection, wait);
-                let trouble = is_for_all.then(|| Trouble { error: refused(rejection.clone()), wait });
-                done(Outcome::Rejected(rejection), trouble)
-            }
-            Answer::NotSent(Error::NoLease) => done(Outcome::Rejected(fault::never_sent()), None),
-            Answer::NotSent(error) => done(Outcome::Rejected(fault::never_sent()), Some(error.into())),
-            Answer::Unknown(trouble) => done(Outcome::Unknown(Doubt::NoAnswer), Some(trouble)),
-        }
+        (answer, None)
     }
 
-    async fn send(&self, auth: &Auth, parcel: &Parcel) -> Answer {
-        let body = Guarded { bytes: Some(parcel.body.clone()), lease: self.settings.lease.clone() };
+    async fn send_as(&self, auth: &Auth, method: &Method, path: &str, body: &Bytes) -> Answer {
+        let body = Guarded { bytes: Some(body.clone()), lease: self.settings.lease.clone() };
         let request = self
-            .request(auth, parcel.method.clone(), &parcel.path)
+            .request(auth, method.clone(), path)
             .timeout(self.settings.ack_timeout)
             .header(CONTENT_TYPE, http::media_type(self.settings.encoding))
             .body(reqwest::Body::wrap(body));

@@ -1,5 +1,6 @@
 //! Requests against a small server of our own making, over real sockets: operations and credentials here, hosts in `hosts`.
 
+mod batches;
 mod hosts;
 
 use axum::Router;
