@@ -14,9 +14,10 @@ const { useResponse } = await load('react.js');
 
 for (const { name, steps } of JSON.parse(readFileSync(process.env.VECTORS))) {
   const responses = new Responses();
-  steps.forEach(({ message, missed, response }, step) => {
+  steps.forEach(({ message, history, missed, response }, step) => {
     if (missed) return responses.missed();
-    assert.deepEqual(responses.apply(message) ?? null, response, `${name}, step ${step}`);
+    const changed = history ? responses.applyHistory([message])[0] : responses.apply(message);
+    assert.deepEqual(changed ?? null, response, `${name}, step ${step}`);
     if (response) assert.deepEqual({ ...responses.get(response.responseId, response.part), repaired: response.repaired }, response);
   });
 }
@@ -92,10 +93,11 @@ async function comesLate() {
   const { changed, until } = latest();
   const following = follow(late.channels.get(name), changed);
   for (const token of ['before', ' ', 'me']) void stream.append(token);
-  await following;
+  const stop = await following;
   await stream.append('.', { status: 'complete' });
   assert.equal((await until('b', ({ complete }) => complete)).text, 'This was there before me.');
   assert.equal((await until('before', ({ complete }) => complete)).text, 'over');
+  stop();
   late.close();
   say('responses that began before their reader came');
 }
@@ -106,7 +108,7 @@ async function losesContinuity() {
   await stream.create('one');
   const lossy = await connected(where);
   const { changed, until } = latest();
-  await follow(lossy.channels.get(name), changed);
+  const stop = await follow(lossy.channels.get(name), changed);
   await until('c', ({ text }) => text === 'one');
   await emulator(where, 'faults', { drop: 1, 'refuse-resume': 1 });
   const reconnected = new Promise((resolve) => lossy.connection.once('disconnected', resolve));
@@ -116,6 +118,7 @@ async function losesContinuity() {
   await stream.append(' two');
   await stream.update('one, two', { status: 'complete' });
   assert.equal((await until('c', ({ complete }) => complete)).text, 'one, two');
+  stop();
   lossy.close();
   await emulator(where, 'faults', {});
   say('a reader that missed something');
@@ -143,15 +146,17 @@ async function rewinds() {
 
 /** Subscribers miss things and are told, get old things again, whole messages for pieces; history knows no attachment. */
 const LOSSY = { 'whole-pieces': 0.1, 'lose-deliveries': 0.1, 'repeat-deliveries': 0.2, 'refuse-until-attach': true };
+/** What is read is what was there seconds before. */
+const BEHIND = { 'read-lag': 2_000, 'history-lag': 1_000 };
 const NUMBERS = Array.from({ length: 300 }, (_, number) => ` ${number}`);
 
 async function missesPieces() {
-  for (const seed of [1, 2, 3]) {
-    const id = `g${seed}`;
-    await emulator(where, 'faults', { ...LOSSY, seed });
+  for (const [seed, more] of [{}, {}, BEHIND, BEHIND].entries()) {
+    const [id, name] = [`g${seed}`, `ai:lossy-${seed}`];
+    await emulator(where, 'faults', { ...LOSSY, ...more, seed });
     const { changed, until } = latest();
-    const stop = await follow(reader.channels.get('ai:lossy'), changed);
-    const stream = new Stream('ai:lossy', id, await connected(where, { transportParams: { appendRollupWindow: '0' } }));
+    const stop = await follow(reader.channels.get(name), changed);
+    const stream = new Stream(name, id, await connected(where, { transportParams: { appendRollupWindow: '0' } }));
     await stream.create('0');
     for (const piece of NUMBERS) await stream.append(piece);
     await stream.append('.', { status: 'complete' });
@@ -182,13 +187,14 @@ async function missesTokens() {
 async function goesOn() {
   const name = 'ai:long';
   const { changed, until } = latest();
-  await follow(reader.channels.get(name), changed);
+  const stop = await follow(reader.channels.get(name), changed);
   const [first, second] = [new Stream(name, 'd'), new Stream(name, 'd')];
   await first.create('one ');
   await first.append('two ', { status: 'continued' });
   await second.create('three', { segment: '1', prev: first.serial });
   await second.append('.', { segment: '1', prev: first.serial, status: 'complete', segments: '2' });
   assert.equal((await until('d', ({ complete }) => complete)).text, 'one two three.');
+  stop();
   say('a text in several messages');
 }
 

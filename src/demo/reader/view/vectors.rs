@@ -1,4 +1,4 @@
-//! The vectors of the reader for front ends: this one makes the same of them.
+//! The vectors of the reader for front ends: this one makes the same of them, but for those with a history, which it never reads.
 
 use super::{Seen, View};
 use crate::vectors::{self, Response, Step, Vector};
@@ -17,8 +17,11 @@ fn joined(seen: &[Seen], response: &Response) -> (String, String) {
 #[test]
 fn the_vectors_of_readers_hold_here_too() {
     for Vector { name, steps } in vectors::all() {
+        if steps.iter().any(|step| step.history) {
+            continue;
+        }
         let mut view = View::default();
-        for (number, Step { missed, message, response }) in steps.into_iter().enumerate() {
+        for (number, Step { missed, message, response, .. }) in steps.into_iter().enumerate() {
             if missed {
                 view.missed();
             }
