@@ -121,10 +121,12 @@ async fn the_reader_for_front_ends_reads() {
         shown, compiled,
         "{PAGE_READER} is out of date: UPDATE_READER=1 cargo test --test it reader_for_front_ends"
     );
-    let mut node = Command::new("node");
-    node.arg(program("follow.mjs")).env("ABLY_JS", folder).env("READER", folder.join("out"));
-    let said = run(node, PATIENCE).await;
-    assert_eq!(said.lines().filter(|line| line.starts_with("ok: ")).count(), 8, "{said}");
+    for (name, count) in [("follow.mjs", 8), ("react.mjs", 5)] {
+        let mut node = Command::new("node");
+        node.arg(program(name)).env("ABLY_JS", folder).env("READER", folder.join("out"));
+        let said = run(node, PATIENCE).await;
+        assert_eq!(said.lines().filter(|line| line.starts_with("ok: ")).count(), count, "{said}");
+    }
     for format in ["json", "msgpack"] {
         let emulator = start("").await;
         let mut node = Command::new("node");
