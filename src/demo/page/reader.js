@@ -213,10 +213,14 @@ function byRound(a, b) {
 function number(header) {
     return Number(header ?? 0);
 }
-/** The message that follows: the one that says so, if there are several; else the oldest. */
+/**
+ * The message that follows: one that says so, if there are several. One create may have made two, when its answer was lost and
+ * it came again; then the one that was written last is being written.
+ */
 function pick(candidates, before) {
-    const oldestFirst = candidates.sort((a, b) => (a.serial < b.serial ? -1 : 1));
-    return oldestFirst.find((message) => message.headers.prev === before) ?? oldestFirst[0];
+    const following = candidates.filter((message) => message.headers.prev === before);
+    const latestFirst = (following.length > 0 ? following : candidates).sort((a, b) => (a.version > b.version ? -1 : 1));
+    return latestFirst[0];
 }
 function headersOf(extras) {
     const headers = extras?.headers;
