@@ -48,6 +48,7 @@ interface Headers {
   epoch?: string;
   round?: string;
   length?: string;
+  repair?: string;
 }
 
 interface Message {
@@ -261,7 +262,9 @@ function ordered({ id: responseId, part, shown, isLive }: Known, messages: Messa
   }
   const stop = named('stop').sort(byRound).at(-1);
   const isOver = stop !== undefined && next <= number(stop.headers.seq) + number(stop.headers.n);
-  const isWhole = isOver && number(stop.headers.length) === new TextEncoder().encode(text).length;
+  // Where a full text was published, tokens do not stand for it: another text may be as long.
+  const isThere = whole.length > 0 || stop?.headers.repair !== 'true';
+  const isWhole = isOver && isThere && number(stop.headers.length) === new TextEncoder().encode(text).length;
   // What was given up on is not all in the history either.
   const isGivenUp = isOver && stop.headers.status === 'failed';
   return {

@@ -180,7 +180,9 @@ function ordered({ id: responseId, part, shown, isLive }, messages) {
     }
     const stop = named('stop').sort(byRound).at(-1);
     const isOver = stop !== undefined && next <= number(stop.headers.seq) + number(stop.headers.n);
-    const isWhole = isOver && number(stop.headers.length) === new TextEncoder().encode(text).length;
+    // Where a full text was published, tokens do not stand for it: another text may be as long.
+    const isThere = whole.length > 0 || stop?.headers.repair !== 'true';
+    const isWhole = isOver && isThere && number(stop.headers.length) === new TextEncoder().encode(text).length;
     // What was given up on is not all in the history either.
     const isGivenUp = isOver && stop.headers.status === 'failed';
     return {
