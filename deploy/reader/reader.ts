@@ -127,7 +127,7 @@ export class Responses {
   /** Messages have been missed: what may still be written may lack something until the history is read. */
   missed(): void {
     for (const message of this.#messages.values()) {
-      if (MAY_GO_ON.has(message.headers.status ?? 'streaming')) message.loose = [];
+      if (MAY_GO_ON.has(statusOf(message))) message.loose = [];
     }
     for (const known of this.#responses.values()) known.isLive = false;
   }
@@ -184,15 +184,19 @@ export class Responses {
     const replaced = new Set(messages.map((message) => message.headers.supersedes));
     const current = messages.filter((message) => !replaced.has(message.serial) && message.headers.status !== 'superseded');
     const chain: Message[] = [];
-    for (let before: string | undefined; ; before = chain.at(-1)!.serial) {
-      const next = pick(current.filter((message) => Number(message.headers.segment ?? 0) === chain.length), before);
+    let last: Message | undefined;
+    // A text that got shorter ends before messages that are still there; one that was opened again goes on in newer ones.
+    const follows = (message: Message) => last === undefined || OPEN.has(statusOf(last)) || message.version > last.version;
+    for (;;) {
+      const segment = current.filter((message) => Number(message.headers.segment ?? 0) === chain.length);
+      const next = pick(segment.filter(follows), last?.serial);
       if (next === undefined) break;
       chain.push(next);
+      last = next;
     }
-    const last = chain.at(-1);
     const text = chain.map((message) => message.text).join('');
-    const status = last === undefined || last.headers.status === 'continued' ? 'streaming' : last.headers.status ?? 'streaming';
-    const beyond = current.some((message) => Number(message.headers.segment ?? 0) > chain.length);
+    const status = last === undefined || statusOf(last) === 'continued' ? 'streaming' : statusOf(last);
+    const beyond = current.some((message) => Number(message.headers.segment ?? 0) > chain.length && follows(message));
     const gap = beyond || chain.length === 0 || chain.some((message) => message.loose !== undefined);
     const count = Number(last?.headers.segments ?? chain.length);
     return {
@@ -239,8 +243,12 @@ function complete(held: Message, { version, text }: Piece, headers: Headers | un
 }
 
 /** Whether pieces may follow without anything else before them: what had ended is opened again by a full text. */
-function isWritten({ headers }: Message): boolean {
-  return (headers.status ?? 'streaming') === 'streaming';
+function isWritten(message: Message): boolean {
+  return statusOf(message) === 'streaming';
+}
+
+function statusOf({ headers }: Message): Status {
+  return headers.status ?? 'streaming';
 }
 
 /**

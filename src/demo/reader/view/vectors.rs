@@ -3,13 +3,14 @@
 use super::{Seen, View};
 use crate::vectors::{self, Response, Step, Vector};
 
-/// The messages of a response, up to the first that is missing, as one text; and how it ends. None where one is there twice:
-/// that is wrong in the end, and nothing is compared before.
+/// The messages of a response, up to the first that is missing, as one text; and how it ends. None where one is there twice,
+/// or behind the end of the text: that is wrong in the end, and nothing is compared before.
 fn joined(seen: &[Seen], response: &Response) -> Option<(String, String)> {
     let ours = |seen: &&Seen| (&seen.response_id, seen.part) == (&response.response_id, response.part);
     let mut messages: Vec<&Seen> = seen.iter().filter(ours).filter(|seen| seen.status != "superseded").collect();
     messages.sort_by_key(|seen| seen.segment);
-    if messages.windows(2).any(|pair| pair[0].segment == pair[1].segment) {
+    let is_open = |seen: &Seen| matches!(&*seen.status, "streaming" | "continued");
+    if messages.windows(2).any(|pair| pair[0].segment == pair[1].segment || !is_open(pair[0])) {
         return None;
     }
     let follow = messages.iter().zip(0..).take_while(|(seen, number)| seen.segment == *number).count();
