@@ -114,9 +114,10 @@ async fn the_reader_for_front_ends_reads() {
         node.arg(program("reader.mjs")).env("ABLY_JS", folder);
         let vectors = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/reader/vectors.json");
         node.env("READER", out).env("VECTORS", vectors);
+        node.env("DOCS", concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/readers.md"));
         place(&mut node, &emulator, format);
         let said = run(node, PATIENCE).await;
-        assert_eq!(said.lines().filter(|line| line.starts_with("ok: ")).count(), 9, "{said}");
+        assert_eq!(said.lines().filter(|line| line.starts_with("ok: ")).count(), 11, "{said}");
     }
 }
 

@@ -5,12 +5,12 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { pathToFileURL } from 'node:url';
-import { connected, emulator, place, say } from './shared.mjs';
+import { component, runExample } from './docs.mjs';
+import { connected, emulator, options, place, say } from './shared.mjs';
 
 const load = (name) => import(pathToFileURL(`${process.env.READER}/${name}`));
 const { Responses } = await load('reader.js');
 const { follow } = await load('ably.js');
-const { useResponse } = await load('react.js');
 
 for (const { name, steps } of JSON.parse(readFileSync(process.env.VECTORS))) {
   const responses = new Responses();
@@ -198,6 +198,36 @@ async function goesOn() {
   say('a text in several messages');
 }
 
+async function endsOtherwise() {
+  const { changed, until } = latest();
+  const stop = await follow(reader.channels.get('ai:ends'), changed);
+  for (const status of ['cancelled', 'error']) {
+    const stream = new Stream('ai:ends', status);
+    await stream.create('Not all');
+    await stream.append('', { status });
+    const { text, complete } = await until(status, (response) => response.status === status);
+    assert.deepEqual({ text, complete }, { text: 'Not all', complete: true });
+  }
+  stop();
+  say('responses that end otherwise');
+}
+
+async function runsTheExample() {
+  const name = 'ai:example';
+  const [texts, { changed, until }] = [new Map(), latest()];
+  const end = await runExample(name, options(where), (key, text) => {
+    texts.set(key, text);
+    changed({ responseId: key, text });
+  });
+  const [one, other] = [new Stream(name, 'x'), new Stream(name, 'x')];
+  await one.create('heads');
+  await other.create('tails', { part: '1' });
+  await until('x/1', ({ text }) => text === 'tails');
+  assert.deepEqual([...texts], [['x/0', 'heads'], ['x/1', 'tails']]);
+  end();
+  say('the example that the document shows');
+}
+
 async function renders() {
   const require = createRequire(`${process.env.READER}/`);
   const { Window } = await import(pathToFileURL(require.resolve('happy-dom')));
@@ -206,13 +236,10 @@ async function renders() {
   const { createElement } = require('react');
   const { createRoot } = require('react-dom/client');
   const channel = reader.channels.get('ai:react');
-  function Answer({ id }) {
-    const { text, status } = useResponse(channel, id) ?? { text: '', status: 'waiting' };
-    return createElement('p', { 'data-status': status }, text);
-  }
+  const Answer = await component();
   const place = document.createElement('div');
   const root = createRoot(place);
-  root.render(createElement(Answer, { id: 'e' }));
+  root.render(createElement(Answer, { channel, id: 'e' }));
   const stream = new Stream('ai:react', 'e');
   await stream.create('On ');
   await stream.append('the ');
@@ -225,7 +252,7 @@ async function renders() {
   });
   assert.equal(place.textContent, 'On the screen');
   root.unmount();
-  say('a component');
+  say('the component that the document shows');
 }
 
 await follows();
@@ -235,6 +262,8 @@ await rewinds();
 await missesPieces();
 await missesTokens();
 await goesOn();
+await endsOtherwise();
+await runsTheExample();
 await renders();
 reader.close();
 relay.close();
