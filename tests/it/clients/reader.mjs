@@ -141,6 +141,15 @@ async function rewinds() {
   const { text, gap } = await until('f', ({ complete }) => complete);
   assert.deepEqual({ text, gap }, { text: 'There was something.', gap: false });
   late.close();
+  // Who follows with a rewind sees what the history does not have yet.
+  await emulator(where, 'faults', { 'history-lag': 3_600_000 });
+  const later = await connected(where);
+  const followed = latest();
+  const stop = await follow(later.channels.get(name, { params: { rewind: '2m' } }), followed.changed);
+  assert.equal((await followed.until('f', ({ complete }) => complete)).text, 'There was something.');
+  stop();
+  later.close();
+  await emulator(where, 'faults', {});
   say('a response that was rewound');
 }
 
