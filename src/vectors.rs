@@ -13,6 +13,9 @@ pub(crate) struct Vector {
 pub(crate) struct Step {
     #[serde(default)]
     pub(crate) missed: bool,
+    /// The message was read from the history.
+    #[serde(default)]
+    pub(crate) history: bool,
     /// As it travels: with a number for its action.
     pub(crate) message: Option<Value>,
     pub(crate) response: Option<Response>,

@@ -1,7 +1,8 @@
 // Puts responses together from the messages that tokenrelay writes to an Ably channel. No dependencies: copy this file.
 //
 // Give it every message that comes, live, rewound or from history, in any order and as often as they come: a message is known
-// by its serial and guarded by its version, so repeats and overlaps do no harm. Tell it when continuity is lost.
+// by its serial and guarded by its version, so repeats and overlaps do no harm. Say what comes from the history, which may be
+// behind, and when continuity is lost.
 
 /** What the header `status` says. All but the first two are final; `abandoned` may open again, and so may `failed`. */
 export type Status =
@@ -29,7 +30,7 @@ export interface Response {
   readonly complete: boolean;
   /** What `text` was before is not the beginning of what it is now: replace it on the screen instead of typing on. */
   readonly repaired: boolean;
-  /** Something is missing that came before the reader did: read the channel's history. */
+  /** Something is missing, or may be, that came before the reader did: read the channel's history, until it is there. */
   readonly gap: boolean;
 }
 
@@ -47,6 +48,7 @@ interface Headers {
   epoch?: string;
   round?: string;
   length?: string;
+  repair?: string;
 }
 
 interface Message {
@@ -55,9 +57,22 @@ interface Message {
   version: string;
   text: string;
   headers: Headers;
-  /** What was appended since something may be missing, each with its version; nothing is missing if there is none. */
+  /**
+   * What was appended since something may be missing, each with its version; nothing is missing if this is not there. Without
+   * pieces nothing shows yet how far the history must have come.
+   */
   loose?: readonly Piece[];
   deleted: boolean;
+}
+
+interface Known {
+  id: string;
+  part: number;
+  serials: Set<string>;
+  /** What was given last. */
+  shown: string;
+  /** Something of it has come live since something may be missing: its end will, too. */
+  isLive: boolean;
 }
 
 interface Piece {
@@ -76,33 +91,57 @@ const MAY_GO_ON: ReadonlySet<string> = new Set<Status>(['streaming', 'continued'
 /** The responses on a channel. */
 export class Responses {
   #messages = new Map<string, Message>();
-  #responses = new Map<string, { serials: Set<string>; shown: string }>();
+  #responses = new Map<string, Known>();
 
-  /** Takes a message in. Gives the response that has changed by it, if one has. */
-  apply(incoming: Incoming): Response | undefined {
-    const message = this.#take(incoming);
-    const id = message?.headers.responseId;
-    if (message === undefined || id === undefined) return undefined;
-    const key = keyOf(id, Number(message.headers.part ?? 0));
-    const known = this.#responses.get(key) ?? { serials: new Set<string>(), shown: '' };
-    this.#responses.set(key, known);
-    known.serials.add(message.serial);
-    const response = this.#put(id, Number(message.headers.part ?? 0), known);
-    known.shown = response.text;
-    return response;
+  /** Takes a message in that has come live, or with a rewind. Gives the response that has changed by it, if one has. */
+  apply(message: Incoming): Response | undefined {
+    return this.#apply([message], false)[0];
+  }
+
+  /** Takes in what was read from the history, oldest first. Gives the responses that have changed by it, each once. */
+  applyHistory(messages: Iterable<Incoming>): Response[] {
+    return this.#apply(messages, true);
+  }
+
+  #apply(messages: Iterable<Incoming>, isHistory: boolean): Response[] {
+    const changed = new Set<Known>();
+    for (const incoming of messages) {
+      const message = this.#take(incoming, isHistory);
+      const id = message?.headers.responseId;
+      if (message === undefined || id === undefined) continue;
+      const part = Number(message.headers.part ?? 0);
+      const key = keyOf(id, part);
+      const known = this.#responses.get(key) ?? { id, part, serials: new Set<string>(), shown: '', isLive: false };
+      this.#responses.set(key, known);
+      known.isLive ||= !isHistory;
+      known.serials.add(message.serial);
+      changed.add(known);
+    }
+    return [...changed].map((known) => {
+      const response = this.#put(known);
+      known.shown = response.text;
+      return response;
+    });
   }
 
   /** Messages have been missed: what may still be written may lack something until the history is read. */
   missed(): void {
     for (const message of this.#messages.values()) {
-      if (MAY_GO_ON.has(message.headers.status ?? 'streaming')) message.loose = [];
+      if (MAY_GO_ON.has(statusOf(message))) message.loose = [];
     }
+    for (const known of this.#responses.values()) known.isLive = false;
   }
 
   /** A response as it is now. */
   get(responseId: string, part = 0): Response | undefined {
     const known = this.#responses.get(keyOf(responseId, part));
-    return known && this.#put(responseId, part, known);
+    return known && this.#put(known);
+  }
+
+  /** Whether something is missing, or may be, of any response that was not deleted. */
+  get hasGaps(): boolean {
+    const isThere = (known: Known) => [...known.serials].some((serial) => !this.#messages.get(serial)!.deleted);
+    return [...this.#responses.values()].some((known) => isThere(known) && this.#put(known).gap);
   }
 
   /** Forgets a response that is not looked at any more. */
@@ -113,14 +152,16 @@ export class Responses {
   }
 
   /** The message that has changed, if it is news. */
-  #take({ serial, name, action, version, data, extras }: Incoming): Message | undefined {
+  #take({ serial, name, action, version, data, extras }: Incoming, isHistory: boolean): Message | undefined {
     const kind = ACTIONS[action ?? 0];
     if (!serial || kind === undefined) return undefined;
     const newer = version?.serial ?? serial;
     const held = this.#messages.get(serial);
     const said = typeof data === 'string' ? data : undefined;
-    if (held !== undefined && newer <= held.version) return kind === 'append' ? undefined : this.#complete(held, newer, said, extras);
     const isAppend = kind === 'append';
+    if (held !== undefined && newer <= held.version) {
+      return isAppend || said === undefined ? undefined : complete(held, { version: newer, text: said }, headersOf(extras), isHistory);
+    }
     const message: Message = {
       serial,
       name: name ?? held?.name ?? '',
@@ -129,41 +170,33 @@ export class Responses {
       headers: headersOf(extras) ?? held?.headers ?? {},
       deleted: kind === 'delete',
     };
-    const before = held === undefined ? [] : held.loose;
-    if (isAppend && before !== undefined) message.loose = [...before, { version: newer, text: said ?? '' }];
+    const loose = isAppend ? looseWith(held, { version: newer, text: said ?? '' }) : looseBehind(held, message, isHistory);
+    if (loose !== undefined) message.loose = loose;
     this.#messages.set(serial, message);
     return message;
   }
 
-  /**
-   * A full text that is not newer: it brings what was missed if it is no older than the first piece that came since. What it
-   * does not have yet of those pieces is added.
-   */
-  #complete(held: Message, version: string, text: string | undefined, extras: unknown): Message | undefined {
-    const { loose } = held;
-    if (loose === undefined || text === undefined || version < (loose[0]?.version ?? held.version)) return undefined;
-    held.text = text + loose.filter((piece) => piece.version > version).map((piece) => piece.text).join('');
-    if (held.headers.responseId === undefined) held.headers = headersOf(extras) ?? held.headers;
-    delete held.loose;
-    return held;
-  }
-
   /** Joins the messages of a response. */
-  #put(responseId: string, part: number, { serials, shown }: { serials: Set<string>; shown: string }): Response {
+  #put(known: Known): Response {
+    const { id: responseId, part, serials, shown } = known;
     const messages = [...serials].map((serial) => this.#messages.get(serial)!).filter((message) => !message.deleted);
-    if (messages.some((message) => message.headers.seq !== undefined)) return ordered(responseId, part, messages, shown);
+    if (messages.some((message) => message.headers.seq !== undefined)) return ordered(known, messages);
     const replaced = new Set(messages.map((message) => message.headers.supersedes));
     const current = messages.filter((message) => !replaced.has(message.serial) && message.headers.status !== 'superseded');
     const chain: Message[] = [];
-    for (let before: string | undefined; ; before = chain.at(-1)!.serial) {
-      const next = pick(current.filter((message) => Number(message.headers.segment ?? 0) === chain.length), before);
+    let last: Message | undefined;
+    // A text that got shorter ends before messages that are still there; one that was opened again goes on in newer ones.
+    const follows = (message: Message) => last === undefined || OPEN.has(statusOf(last)) || message.version > last.version;
+    for (;;) {
+      const segment = current.filter((message) => Number(message.headers.segment ?? 0) === chain.length);
+      const next = pick(segment.filter(follows), last?.serial);
       if (next === undefined) break;
       chain.push(next);
+      last = next;
     }
-    const last = chain.at(-1);
     const text = chain.map((message) => message.text).join('');
-    const status = last === undefined || last.headers.status === 'continued' ? 'streaming' : last.headers.status ?? 'streaming';
-    const beyond = current.some((message) => Number(message.headers.segment ?? 0) > chain.length);
+    const status = last === undefined || statusOf(last) === 'continued' ? 'streaming' : statusOf(last);
+    const beyond = current.some((message) => Number(message.headers.segment ?? 0) > chain.length && follows(message));
     const gap = beyond || chain.length === 0 || chain.some((message) => message.loose !== undefined);
     const count = Number(last?.headers.segments ?? chain.length);
     return {
@@ -178,11 +211,51 @@ export class Responses {
   }
 }
 
+/** The pieces of a message since something may be missing, with one more. What had ended was opened again by what is missing. */
+function looseWith(held: Message | undefined, piece: Piece): readonly Piece[] | undefined {
+  const before = held === undefined || (held.loose === undefined && !isWritten(held)) ? [] : held.loose;
+  return before && [...before, piece];
+}
+
+/**
+ * What may be missing behind a full text that is newer than what is held. What has come live says all that there was. The
+ * history may be behind, and of what it lacks nothing need have come here: only where all has come since the message was
+ * held, or a piece has come that it is not older than, is that known.
+ */
+function looseBehind(held: Message | undefined, text: Message, isHistory: boolean): readonly Piece[] | undefined {
+  const isSure = held !== undefined && held.loose?.length !== 0;
+  return isHistory && !isSure && isWritten(text) ? [] : undefined;
+}
+
+/**
+ * A full text that is not newer than what is held: it brings what was missed if it is no older than the first piece that came
+ * since. What it does not have yet of those pieces is added.
+ */
+function complete(held: Message, { version, text }: Piece, headers: Headers | undefined, isHistory: boolean): Message | undefined {
+  const { loose } = held;
+  if (loose === undefined || version < (loose[0]?.version ?? held.version)) return undefined;
+  // The history had nothing newer yet, which does not say that there is nothing.
+  if (loose.length === 0 && isHistory && isWritten(held)) return undefined;
+  held.text = text + loose.filter((piece) => piece.version > version).map((piece) => piece.text).join('');
+  if (held.headers.responseId === undefined) held.headers = headers ?? held.headers;
+  delete held.loose;
+  return held;
+}
+
+/** Whether pieces may follow without anything else before them: what had ended is opened again by a full text. */
+function isWritten(message: Message): boolean {
+  return statusOf(message) === 'streaming';
+}
+
+function statusOf({ headers }: Message): Status {
+  return headers.status ?? 'streaming';
+}
+
 /**
  * Puts the tokens of a response in order: by `seq`, what comes twice left out. The newest full text whose parts are all there
  * stands for those that it holds. A hole is left out until the full text comes, before the `stop` at the latest.
  */
-function ordered(responseId: string, part: number, messages: Message[], shown: string): Response {
+function ordered({ id: responseId, part, shown, isLive }: Known, messages: Message[]): Response {
   const named = (name: string) => messages.filter((message) => message.name === name);
   const whole = wholes(named('response-complete')).at(-1) ?? [];
   let text = whole.map((message) => message.text).join('');
@@ -197,7 +270,9 @@ function ordered(responseId: string, part: number, messages: Message[], shown: s
   }
   const stop = named('stop').sort(byRound).at(-1);
   const isOver = stop !== undefined && next <= number(stop.headers.seq) + number(stop.headers.n);
-  const isWhole = isOver && number(stop.headers.length) === new TextEncoder().encode(text).length;
+  // Where a full text was published, tokens do not stand for it: another text may be as long.
+  const isThere = whole.length > 0 || stop?.headers.repair !== 'true';
+  const isWhole = isOver && isThere && number(stop.headers.length) === new TextEncoder().encode(text).length;
   // What was given up on is not all in the history either.
   const isGivenUp = isOver && stop.headers.status === 'failed';
   return {
@@ -207,7 +282,7 @@ function ordered(responseId: string, part: number, messages: Message[], shown: s
     status: isOver ? stop.headers.status ?? 'streaming' : 'streaming',
     complete: isWhole && !isGivenUp,
     repaired: !text.startsWith(shown),
-    gap: isOver && !isGivenUp ? !isWhole : !begins,
+    gap: isOver && !isGivenUp ? !isWhole : !begins || (!isOver && !isLive),
   };
 }
 
@@ -233,10 +308,14 @@ function number(header: string | undefined): number {
   return Number(header ?? 0);
 }
 
-/** The message that follows: the one that says so, if there are several; else the oldest. */
+/**
+ * The message that follows: one that says so, if there are several. One create may have made two, when its answer was lost and
+ * it came again; then the one that was written last is being written.
+ */
 function pick(candidates: Message[], before: string | undefined): Message | undefined {
-  const oldestFirst = candidates.sort((a, b) => (a.serial < b.serial ? -1 : 1));
-  return oldestFirst.find((message) => message.headers.prev === before) ?? oldestFirst[0];
+  const following = candidates.filter((message) => message.headers.prev === before);
+  const latestFirst = (following.length > 0 ? following : candidates).sort((a, b) => (a.version > b.version ? -1 : 1));
+  return latestFirst[0];
 }
 
 function headersOf(extras: unknown): Headers | undefined {

@@ -17,6 +17,7 @@ mod hostile;
 mod lease;
 mod limits;
 pub(crate) mod member;
+mod official;
 mod offsets;
 mod others;
 mod outage;

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use install::{ably_js, ably_python, front_end, run};
+use install::{ably_js, ably_python, compiled_reader, front_end, run};
 use subscriber::Subscriber;
 use tokenrelay::emulator::{self, Config, Emulator, Faults, Stats};
 use tokio::process::Command;
@@ -89,29 +89,10 @@ async fn ably_python_does_the_same() {
 /// The reader in the demo's page, compiled: who builds the demo needs no compiler for it.
 const PAGE_READER: &str = "src/demo/page/reader.js";
 
-/// Compiled as strictly as anybody's project may compile it.
-const TSCONFIG: &str = r#"{
-    "compilerOptions": {
-        "target": "es2022", "module": "nodenext", "strict": true, "noUncheckedIndexedAccess": true,
-        "noUnusedLocals": true, "noImplicitReturns": true, "skipLibCheck": true, "outDir": "out", "types": []
-    },
-    "files": ["reader.ts", "ably.ts", "react.ts"]
-}"#;
-
 #[tokio::test(flavor = "multi_thread")]
 async fn the_reader_for_front_ends_reads() {
-    let folder = front_end().await;
-    let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/reader");
-    for name in ["reader.ts", "ably.ts", "react.ts"] {
-        std::fs::copy(ours.join(name), folder.join(name)).expect("copied");
-    }
-    std::fs::write(folder.join("tsconfig.json"), TSCONFIG).expect("written");
-    std::fs::create_dir_all(folder.join("out")).expect("a folder");
-    std::fs::write(folder.join("package.json"), r#"{"type": "module"}"#).expect("written");
-    let mut compiler = Command::new("node");
-    compiler.current_dir(folder).arg("node_modules/typescript/bin/tsc");
-    run(compiler, PATIENCE).await;
-    let compiled = std::fs::read_to_string(folder.join("out/reader.js")).expect("it was compiled");
+    let (folder, out) = (front_end().await, compiled_reader().await);
+    let compiled = std::fs::read_to_string(out.join("reader.js")).expect("it was compiled");
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join(PAGE_READER);
     if std::env::var_os("UPDATE_READER").is_some() {
         std::fs::write(&page, &compiled).expect("written");
@@ -121,14 +102,22 @@ async fn the_reader_for_front_ends_reads() {
         shown, compiled,
         "{PAGE_READER} is out of date: UPDATE_READER=1 cargo test --test it reader_for_front_ends"
     );
+    for (name, count) in [("follow.mjs", 8), ("react.mjs", 5)] {
+        let mut node = Command::new("node");
+        node.arg(program(name)).env("ABLY_JS", folder).env("READER", out);
+        let said = run(node, PATIENCE).await;
+        assert_eq!(said.lines().filter(|line| line.starts_with("ok: ")).count(), count, "{said}");
+    }
     for format in ["json", "msgpack"] {
         let emulator = start("").await;
         let mut node = Command::new("node");
         node.arg(program("reader.mjs")).env("ABLY_JS", folder);
-        node.env("READER", folder.join("out")).env("VECTORS", ours.join("vectors.json"));
+        let vectors = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/reader/vectors.json");
+        node.env("READER", out).env("VECTORS", vectors);
+        node.env("DOCS", concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/readers.md"));
         place(&mut node, &emulator, format);
         let said = run(node, PATIENCE).await;
-        assert_eq!(said.lines().filter(|line| line.starts_with("ok: ")).count(), 9, "{said}");
+        assert_eq!(said.lines().filter(|line| line.starts_with("ok: ")).count(), 11, "{said}");
     }
 }
 

@@ -5,18 +5,19 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { pathToFileURL } from 'node:url';
-import { connected, emulator, place, say } from './shared.mjs';
+import { component, runExample } from './docs.mjs';
+import { connected, emulator, options, place, say } from './shared.mjs';
 
 const load = (name) => import(pathToFileURL(`${process.env.READER}/${name}`));
 const { Responses } = await load('reader.js');
 const { follow } = await load('ably.js');
-const { useResponse } = await load('react.js');
 
 for (const { name, steps } of JSON.parse(readFileSync(process.env.VECTORS))) {
   const responses = new Responses();
-  steps.forEach(({ message, missed, response }, step) => {
+  steps.forEach(({ message, history, missed, response }, step) => {
     if (missed) return responses.missed();
-    assert.deepEqual(responses.apply(message) ?? null, response, `${name}, step ${step}`);
+    const changed = history ? responses.applyHistory([message])[0] : responses.apply(message);
+    assert.deepEqual(changed ?? null, response, `${name}, step ${step}`);
     if (response) assert.deepEqual({ ...responses.get(response.responseId, response.part), repaired: response.repaired }, response);
   });
 }
@@ -92,10 +93,11 @@ async function comesLate() {
   const { changed, until } = latest();
   const following = follow(late.channels.get(name), changed);
   for (const token of ['before', ' ', 'me']) void stream.append(token);
-  await following;
+  const stop = await following;
   await stream.append('.', { status: 'complete' });
   assert.equal((await until('b', ({ complete }) => complete)).text, 'This was there before me.');
   assert.equal((await until('before', ({ complete }) => complete)).text, 'over');
+  stop();
   late.close();
   say('responses that began before their reader came');
 }
@@ -106,7 +108,7 @@ async function losesContinuity() {
   await stream.create('one');
   const lossy = await connected(where);
   const { changed, until } = latest();
-  await follow(lossy.channels.get(name), changed);
+  const stop = await follow(lossy.channels.get(name), changed);
   await until('c', ({ text }) => text === 'one');
   await emulator(where, 'faults', { drop: 1, 'refuse-resume': 1 });
   const reconnected = new Promise((resolve) => lossy.connection.once('disconnected', resolve));
@@ -116,6 +118,7 @@ async function losesContinuity() {
   await stream.append(' two');
   await stream.update('one, two', { status: 'complete' });
   assert.equal((await until('c', ({ complete }) => complete)).text, 'one, two');
+  stop();
   lossy.close();
   await emulator(where, 'faults', {});
   say('a reader that missed something');
@@ -138,20 +141,31 @@ async function rewinds() {
   const { text, gap } = await until('f', ({ complete }) => complete);
   assert.deepEqual({ text, gap }, { text: 'There was something.', gap: false });
   late.close();
+  // Who follows with a rewind sees what the history does not have yet.
+  await emulator(where, 'faults', { 'history-lag': 3_600_000 });
+  const later = await connected(where);
+  const followed = latest();
+  const stop = await follow(later.channels.get(name, { params: { rewind: '2m' } }), followed.changed);
+  assert.equal((await followed.until('f', ({ complete }) => complete)).text, 'There was something.');
+  stop();
+  later.close();
+  await emulator(where, 'faults', {});
   say('a response that was rewound');
 }
 
 /** Subscribers miss things and are told, get old things again, whole messages for pieces; history knows no attachment. */
 const LOSSY = { 'whole-pieces': 0.1, 'lose-deliveries': 0.1, 'repeat-deliveries': 0.2, 'refuse-until-attach': true };
+/** What is read is what was there seconds before. */
+const BEHIND = { 'read-lag': 2_000, 'history-lag': 1_000 };
 const NUMBERS = Array.from({ length: 300 }, (_, number) => ` ${number}`);
 
 async function missesPieces() {
-  for (const seed of [1, 2, 3]) {
-    const id = `g${seed}`;
-    await emulator(where, 'faults', { ...LOSSY, seed });
+  for (const [seed, more] of [{}, {}, BEHIND, BEHIND].entries()) {
+    const [id, name] = [`g${seed}`, `ai:lossy-${seed}`];
+    await emulator(where, 'faults', { ...LOSSY, ...more, seed });
     const { changed, until } = latest();
-    const stop = await follow(reader.channels.get('ai:lossy'), changed);
-    const stream = new Stream('ai:lossy', id, await connected(where, { transportParams: { appendRollupWindow: '0' } }));
+    const stop = await follow(reader.channels.get(name), changed);
+    const stream = new Stream(name, id, await connected(where, { transportParams: { appendRollupWindow: '0' } }));
     await stream.create('0');
     for (const piece of NUMBERS) await stream.append(piece);
     await stream.append('.', { status: 'complete' });
@@ -182,14 +196,45 @@ async function missesTokens() {
 async function goesOn() {
   const name = 'ai:long';
   const { changed, until } = latest();
-  await follow(reader.channels.get(name), changed);
+  const stop = await follow(reader.channels.get(name), changed);
   const [first, second] = [new Stream(name, 'd'), new Stream(name, 'd')];
   await first.create('one ');
   await first.append('two ', { status: 'continued' });
   await second.create('three', { segment: '1', prev: first.serial });
   await second.append('.', { segment: '1', prev: first.serial, status: 'complete', segments: '2' });
   assert.equal((await until('d', ({ complete }) => complete)).text, 'one two three.');
+  stop();
   say('a text in several messages');
+}
+
+async function endsOtherwise() {
+  const { changed, until } = latest();
+  const stop = await follow(reader.channels.get('ai:ends'), changed);
+  for (const status of ['cancelled', 'error']) {
+    const stream = new Stream('ai:ends', status);
+    await stream.create('Not all');
+    await stream.append('', { status });
+    const { text, complete } = await until(status, (response) => response.status === status);
+    assert.deepEqual({ text, complete }, { text: 'Not all', complete: true });
+  }
+  stop();
+  say('responses that end otherwise');
+}
+
+async function runsTheExample() {
+  const name = 'ai:example';
+  const [texts, { changed, until }] = [new Map(), latest()];
+  const end = await runExample(name, options(where), (key, text) => {
+    texts.set(key, text);
+    changed({ responseId: key, text });
+  });
+  const [one, other] = [new Stream(name, 'x'), new Stream(name, 'x')];
+  await one.create('heads');
+  await other.create('tails', { part: '1' });
+  await until('x/1', ({ text }) => text === 'tails');
+  assert.deepEqual([...texts], [['x/0', 'heads'], ['x/1', 'tails']]);
+  end();
+  say('the example that the document shows');
 }
 
 async function renders() {
@@ -200,13 +245,10 @@ async function renders() {
   const { createElement } = require('react');
   const { createRoot } = require('react-dom/client');
   const channel = reader.channels.get('ai:react');
-  function Answer({ id }) {
-    const { text, status } = useResponse(channel, id) ?? { text: '', status: 'waiting' };
-    return createElement('p', { 'data-status': status }, text);
-  }
+  const Answer = await component();
   const place = document.createElement('div');
   const root = createRoot(place);
-  root.render(createElement(Answer, { id: 'e' }));
+  root.render(createElement(Answer, { channel, id: 'e' }));
   const stream = new Stream('ai:react', 'e');
   await stream.create('On ');
   await stream.append('the ');
@@ -219,7 +261,7 @@ async function renders() {
   });
   assert.equal(place.textContent, 'On the screen');
   root.unmount();
-  say('a component');
+  say('the component that the document shows');
 }
 
 await follows();
@@ -229,6 +271,8 @@ await rewinds();
 await missesPieces();
 await missesTokens();
 await goesOn();
+await endsOtherwise();
+await runsTheExample();
 await renders();
 reader.close();
 relay.close();

@@ -35,9 +35,13 @@ fn faults() -> Faults {
     }
 }
 
-/// The text on a channel, and how it ends, as the header contract says.
+/// The text on a channel, and how it ends.
 async fn read(ably: SocketAddr, channel: &str) -> (String, String) {
-    let messages = relay::messages(ably, channel).await;
+    assembled(&relay::messages(ably, channel).await)
+}
+
+/// The text of messages that are tokens, and how it ends, as the header contract says.
+pub(super) fn assembled(messages: &[Value]) -> (String, String) {
     let header = |message: &Value, name: &str| message["extras"]["headers"][name].as_str().unwrap_or("0").to_owned();
     let number = |message: &Value, name: &str| header(message, name).parse::<u64>().expect("a number");
     let data = |message: &Value| message["data"].as_str().unwrap_or_default().to_owned();
@@ -61,7 +65,7 @@ async fn read(ably: SocketAddr, channel: &str) -> (String, String) {
         }
     }
     let stop = named("stop").max_by_key(|message| round(message)).expect("it stops");
-    assert_eq!(number(stop, "length"), text.len() as u64, "the stop on {channel}");
+    assert_eq!(number(stop, "length"), text.len() as u64, "{stop}");
     (text, header(stop, "status"))
 }
 

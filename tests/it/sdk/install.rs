@@ -36,12 +36,43 @@ pub(crate) async fn ably_js() -> &'static Path {
     FOLDER.get_or_init(async || folder("ably-js-2.28.0", install).await).await
 }
 
-/// What a front end is made of: Ably's client, React, a document without a browser, and the TypeScript compiler.
+/// What a front end is made of: Ably's client, React, a document without a browser, the TypeScript compiler; and what knows
+/// whether JSON is as a schema says.
 pub(crate) async fn front_end() -> &'static Path {
     static FOLDER: OnceCell<PathBuf> = OnceCell::const_new();
     let react = ["react@19.3.1", "react-dom@19.3.1", "@types/react@19", "happy-dom@21.0.4"];
-    let install = async |folder: &Path| npm(folder, &[&["ably@2.28.0", "typescript@7.0.2"], &react[..]].concat()).await;
-    FOLDER.get_or_init(async || folder("front-end-1", install).await).await
+    let others = ["ably@2.28.0", "typescript@7.0.2", "ajv@8.17.1"];
+    let install = async |folder: &Path| npm(folder, &[&others[..], &react[..]].concat()).await;
+    FOLDER.get_or_init(async || folder("front-end-2", install).await).await
+}
+
+/// Compiled as strictly as anybody's project may compile it.
+const TSCONFIG: &str = r#"{
+    "compilerOptions": {
+        "target": "es2022", "module": "nodenext", "strict": true, "noUncheckedIndexedAccess": true,
+        "noUnusedLocals": true, "noImplicitReturns": true, "skipLibCheck": true, "outDir": "out", "types": []
+    },
+    "files": ["reader.ts", "ably.ts", "react.ts"]
+}"#;
+
+/// The reader for front ends, as the compiler makes it.
+pub(crate) async fn compiled_reader() -> &'static Path {
+    static FOLDER: OnceCell<PathBuf> = OnceCell::const_new();
+    let compile = async || {
+        let folder = front_end().await;
+        let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/reader");
+        for name in ["reader.ts", "ably.ts", "react.ts"] {
+            std::fs::copy(ours.join(name), folder.join(name)).expect("copied");
+        }
+        std::fs::write(folder.join("tsconfig.json"), TSCONFIG).expect("written");
+        std::fs::create_dir_all(folder.join("out")).expect("a folder");
+        std::fs::write(folder.join("package.json"), r#"{"type": "module"}"#).expect("written");
+        let mut compiler = Command::new("node");
+        compiler.current_dir(folder).arg("node_modules/typescript/bin/tsc");
+        run(compiler, PATIENCE).await;
+        folder.join("out")
+    };
+    FOLDER.get_or_init(compile).await
 }
 
 pub(crate) async fn ably_python() -> &'static Path {

@@ -3,7 +3,10 @@
 
 use std::collections::BTreeMap;
 
+use sha2::{Digest, Sha256};
+
 use super::{Held, Seen};
+use crate::demo::hex;
 
 /// A full text, or what is there of it: how many parts there are to be, how many tokens they hold, the parts.
 type Whole<'a> = (usize, u64, BTreeMap<u64, &'a str>);
@@ -64,14 +67,20 @@ impl<'a> Tokens<'a> {
         }
         let stop = self.stops.values().next_back().filter(|stop| next <= stop.number("tokens"));
         let status = match stop {
-            Some(stop) if stop.number("length") != text.len() as u64 && stop.header("status") != "failed" => {
-                "of another length".to_owned()
-            }
-            Some(stop) => stop.header("status"),
             None => "streaming".to_owned(),
+            Some(stop) if stop.header("status") == "failed" => stop.header("status"),
+            Some(stop) if stop.number("length") != text.len() as u64 => "of another length".to_owned(),
+            Some(stop) if whole.is_none() && stop.header("repair") == "true" => "without its full text".to_owned(),
+            Some(stop) if !is_of(&text, &stop.header("sha256")) => "of another text".to_owned(),
+            Some(stop) => stop.header("status"),
         };
         Seen { response_id, part, segment: 0, status, text }
     }
+}
+
+/// Whether this is the text of that hash, in hexadecimal; where none is said, it may be.
+fn is_of(text: &str, hash: &str) -> bool {
+    hash.is_empty() || hex(&Sha256::digest(text)) == hash
 }
 
 #[cfg(test)]
@@ -123,6 +132,10 @@ mod tests {
         assert_eq!(seen(&[&hole[..], &half].concat()).0, "ac");
         let rest = [("response-complete", "c", full(1, 2, 4, 3)), ("response-complete", "x", full(0, 2, 5, 3))];
         assert_eq!(seen(&[&hole[..], &half, &rest].concat()), ("abc".to_owned(), "complete".to_owned()));
+        let mut wrong = stop(3, 3);
+        (wrong["round"], wrong["sha256"]) = (json!("10"), json!("00"));
+        let other = [("stop", "", wrong)];
+        assert_eq!(seen(&[&hole[..], &half, &rest, &other].concat()), ("abc".to_owned(), "of another text".to_owned()));
         let more = [("token", "d", token(3, 1))];
         assert_eq!(seen(&[&hole[..], &half, &rest, &more].concat()), ("abcd".to_owned(), "streaming".to_owned()));
     }
