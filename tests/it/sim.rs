@@ -15,6 +15,8 @@ mod fault;
 mod fleet;
 #[path = "sim/frames.rs"]
 mod frames;
+#[path = "sim/given_up.rs"]
+mod given_up;
 #[path = "sim/link.rs"]
 mod link;
 #[path = "sim/plan.rs"]

@@ -43,7 +43,8 @@ struct Said<'a> {
     text_sha256: Option<&'a str>,
     reason: Option<&'a str>,
     cut: Option<Cut>,
-    error: Option<Refusal>,
+    #[serde(borrow)]
+    error: Option<Refusal<'a>>,
 }
 
 #[derive(Deserialize)]
@@ -52,8 +53,9 @@ struct Cut {
 }
 
 #[derive(Deserialize)]
-struct Refusal {
+struct Refusal<'a> {
     code: Option<u32>,
+    class: &'a str,
 }
 
 /// What a record says of an operation.
@@ -63,6 +65,8 @@ struct Operation {
     is_whole: bool,
     is_new_text: bool,
     outcome: Box<str>,
+    /// The owner that was refused it, if that was about the operation itself.
+    refused: Option<u64>,
     first: Offset,
     last: Offset,
 }
@@ -85,6 +89,8 @@ pub(super) struct Account {
 /// The books.
 #[derive(Debug)]
 pub(super) struct Audit {
+    /// Refusals after which a response is given up on.
+    attempts: usize,
     /// By truth.
     pub(super) accounts: Vec<Account>,
     by_name: HashMap<(Box<str>, u32), usize>,
@@ -97,13 +103,16 @@ pub(super) struct Audit {
     owners: Vec<((usize, u32), u64)>,
     /// Messages that were seen to be changed by somebody else, and the responses that they are of.
     pub(super) others: HashSet<Serial>,
+    /// Messages on which somebody has said that their response is given up on.
+    pub(super) last_words: HashSet<Serial>,
     changed: HashSet<usize>,
 }
 
 impl Audit {
-    pub(super) fn new(tokens: &Tokens) -> Self {
+    pub(super) fn new(tokens: &Tokens, attempts: u32) -> Self {
         let names = tokens.truths.iter().enumerate();
         Self {
+            attempts: attempts as usize,
             accounts: tokens.truths.iter().map(|_| Account::default()).collect(),
             by_name: names.map(|(i, truth)| ((truth.id.into(), truth.part), i)).collect(),
             letters: Vec::new(),
@@ -113,6 +122,7 @@ impl Audit {
             forgotten: vec![false; tokens.logs.len()],
             owners: vec![((usize::MAX, 0), 0); tokens.logs.len()],
             others: HashSet::new(),
+            last_words: HashSet::new(),
             changed: HashSet::new(),
         }
     }
@@ -146,6 +156,12 @@ impl Audit {
         self.wordless[partition]
     }
 
+    /// Whether it is known to all that a response has failed: nobody goes on with it.
+    pub(super) fn has_failed(&self, head: &Head) -> bool {
+        let account = self.by_name.get(&(head.response_id.clone(), head.part)).map(|i| &self.accounts[*i]);
+        account.is_some_and(|account| account.settled.as_deref() == Some("failed"))
+    }
+
     /// A transaction has become visible.
     pub(super) fn committed(&mut self, tokens: &Tokens, committed: &Committed) -> Kept {
         for (partition, value) in &committed.results {
@@ -164,7 +180,7 @@ impl Audit {
         committed.marks.iter().try_for_each(|mark| self.mark(tokens, mark))
     }
 
-    /// What somebody else has changed is over when it fails, whatever was to come.
+    /// What has failed is over, whatever was to come.
     fn is_after_end(&self, tokens: &Tokens, (partition, offset): (usize, Offset)) -> bool {
         let mut all = tokens.truths.iter().zip(&self.accounts);
         all.any(|(truth, account)| {
@@ -195,7 +211,7 @@ impl Audit {
         }
         match said.kind {
             "operation" => account.operation(&name, said),
-            _ => account.response(truth, said, self.changed.contains(&i)),
+            _ => account.response(truth, said, self.attempts, self.changed.contains(&i)),
         }
     }
 
@@ -247,7 +263,10 @@ impl Account {
         let is_new_text = matches!(cause, "stream" | "final");
         let is_whole =
             (op == OpKind::Update && cause != "final") || (said.name == Some("response-complete") && first <= last);
-        self.operations.insert(seq, Operation { is_whole, is_new_text, outcome: said.outcome.into(), first, last });
+        let refused = said.error.as_ref().filter(|error| matches!(error.class, "operation" | "message-gone"));
+        let refused = refused.map(|_| said.epoch);
+        self.operations
+            .insert(seq, Operation { is_whole, is_new_text, outcome: said.outcome.into(), refused, first, last });
         Ok(())
     }
 
@@ -261,7 +280,7 @@ impl Account {
         Ok(())
     }
 
-    fn response(&mut self, truth: &Truth, said: &Said<'_>, is_changed: bool) -> Kept {
+    fn response(&mut self, truth: &Truth, said: &Said<'_>, attempts: usize, is_changed: bool) -> Kept {
         let name = truth.name();
         hold!(self.settled.is_none(), "I6: {name} has two results");
         self.settled = Some(said.outcome.into());
@@ -270,8 +289,13 @@ impl Account {
             return self.sums_up(&name, said);
         }
         if said.outcome == "failed" || is_changed {
-            let is_left = said.outcome == "failed" && said.reason == Some("changed-by-other") && is_changed;
-            hold!(is_left, "R17: {name} is {}, reason {:?}; changed: {is_changed}", said.outcome, said.reason);
+            let is_left = said.reason == Some("changed-by-other") && is_changed;
+            let may_fail = is_left || self.is_given_up(said, attempts);
+            let is_right = said.outcome == "failed" && may_fail;
+            hold!(is_right, "R4: {name} is {}, reason {:?}; changed: {is_changed}", said.outcome, said.reason);
+            if said.covered.last == truth.last {
+                is_text(truth, said)?;
+            }
             return self.sums_up(&name, said);
         }
         let expected = match truth.status {
@@ -280,18 +304,15 @@ impl Account {
             _ => ["abandoned"; 2],
         };
         hold!(expected.contains(&said.outcome), "I1: {name} is {}, not {expected:?}", said.outcome);
-        hold!(
-            said.tokens == truth.tokens.len() as u64,
-            "I6: {name} has {} tokens, not {}",
-            said.tokens,
-            truth.tokens.len()
-        );
-        hold!(said.bytes == truth.text.len(), "I6: {name} has {} bytes, not {}", said.bytes, truth.text.len());
-        let digest = Sha256::digest(truth.text.as_bytes());
-        let sha256: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-        hold!(said.text_sha256 == Some(&*sha256), "I6: {name} has another text than its hash says");
+        is_text(truth, said)?;
         self.sums_up(&name, said)?;
         self.covers(truth)
+    }
+
+    /// Whether the owner that gives it up was refused often enough: who takes over begins to count anew.
+    fn is_given_up(&self, said: &Said<'_>, attempts: usize) -> bool {
+        let refusals = self.operations.values().filter(|operation| operation.refused == Some(said.epoch)).count();
+        said.reason.is_some_and(|reason| reason.starts_with("refused-")) && refusals >= attempts
     }
 
     fn sums_up(&self, name: &str, said: &Said<'_>) -> Kept {
@@ -323,4 +344,15 @@ impl Account {
         }
         Ok(())
     }
+}
+
+/// Whether a result speaks of all of the text, also when that was given up on.
+fn is_text(truth: &Truth, said: &Said<'_>) -> Kept {
+    let (name, tokens) = (truth.name(), truth.tokens.len());
+    hold!(said.tokens == tokens as u64, "I6: {name} has {} tokens, not {tokens}", said.tokens);
+    hold!(said.bytes == truth.text.len(), "I6: {name} has {} bytes, not {}", said.bytes, truth.text.len());
+    let digest = Sha256::digest(truth.text.as_bytes());
+    let sha256: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    hold!(said.text_sha256 == Some(&*sha256), "I6: {name} has another text than its hash says");
+    Ok(())
 }

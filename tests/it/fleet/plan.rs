@@ -14,6 +14,9 @@ use crate::sim::scene::{MS, SECOND, Trace};
 use crate::sim::server::{LANDED, LATE};
 use crate::sim::whole::NoRule;
 
+/// More refusals than there are where everything passes.
+const PATIENT: u32 = 8;
+
 /// What somebody or something does to the fleet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum What {
@@ -71,6 +74,8 @@ pub(super) struct Plan {
     pub(super) processes: usize,
     pub(super) acts: Vec<Act>,
     pub(super) debounce_ms: u64,
+    /// Refusals after which a response is given up on. So few that there are any only where operations are refused for good.
+    pub(super) attempts: u32,
     pub(super) rollup_ms: u64,
     pub(super) idle_s: u64,
     pub(super) commit_ms: u64,
@@ -119,6 +124,7 @@ impl Plan {
             processes: [1, 1, 2, 3][rng.usize(..4)],
             acts: (0..acts).map(|_| Act::draw(rng, span)).collect(),
             debounce_ms: [0, 50, 250, 1_000][rng.usize(..4)],
+            attempts: PATIENT,
             rollup_ms: [0, 40, 40, 500][rng.usize(..4)],
             idle_s: [20, 600][rng.usize(..2)],
             commit_ms: [5, 50, 1_000][rng.usize(..3)],
@@ -138,7 +144,18 @@ impl Plan {
             regroups: seed.is_multiple_of(2),
             whole: None,
         };
-        Self { text_max_then: plan.text_max, ..plan }
+        Self { text_max_then: plan.text_max, ..plan }.or_gives_up()
+    }
+
+    /// Of some seeds operations are refused for good now and then, and few refusals are enough. Drawn by itself, so that all
+    /// others stay as they are.
+    fn or_gives_up(self) -> Self {
+        let mut rng = fastrand::Rng::with_seed(self.seed ^ 0x6769_7665_7375_7021);
+        if rng.u8(..6) > 0 {
+            return self;
+        }
+        let odds = self.odds.with(Fault::Permanent, [5, 20, 60][rng.usize(..3)]);
+        Self { attempts: [1, 2, 3][rng.usize(..3)], odds, ..self }
     }
 
     /// The odds of its faults. Who never reads cannot know what is there twice.
@@ -154,6 +171,7 @@ impl Plan {
             tokens_max: 8,
             processes: 1,
             acts: Vec::new(),
+            attempts: PATIENT,
             pipelining: Pipelining::On,
             pattern: Pattern::MessagePerResponse,
             ..Self::draw(seed)
@@ -183,7 +201,7 @@ impl Plan {
             reconcile: ReconcileSettings {
                 when: ReconcileWhen::Eager,
                 debounce: Duration::from_millis(self.debounce_ms),
-                attempts: 8,
+                attempts: self.attempts,
                 verify: self.verify,
                 late_check: Duration::from_secs(self.late_check_s),
                 verify_timeout: VERIFY_TIMEOUT,
@@ -269,7 +287,7 @@ impl Act {
     }
 }
 
-/// Faults of Ably that pass: nothing may fail but what somebody else has changed.
+/// Faults of Ably that pass: nothing may fail for them but what somebody else has changed.
 fn odds(rng: &mut fastrand::Rng) -> Odds {
     const PASSING: [Fault; 15] = [
         Fault::Rate,

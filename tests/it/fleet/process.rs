@@ -262,7 +262,13 @@ impl Fleet {
         let unheard = self.processes[p].unheard_since;
         let is_over = unheard.is_some_and(|since| since + self.plan.session < self.scene.now);
         hold!(!is_over, "I14: p{p} sends after its lease");
+        let is_known = !self.audit.is_meddled(operation.id.partition as usize);
+        let goes_on = is_known && self.audit.has_failed(&operation.head);
+        hold!(!goes_on, "R15: p{p} goes on with {}, which has failed", operation.head.response_id);
         self.leaves_to_others(p, &operation)?;
+        if operation.keeps_text {
+            self.audit.last_words.extend(operation.serial.clone());
+        }
         self.net.transmit(&mut self.scene, l, operation)
     }
 

@@ -48,7 +48,7 @@ impl Fleet {
             broker,
             group: Group::new(plan.partitions),
             processes: Vec::new(),
-            audit: Audit::new(&tokens),
+            audit: Audit::new(&tokens, plan.attempts),
             tokens: Rc::new(tokens),
             names: plan.processes,
             steps: 0,

@@ -44,6 +44,30 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "true if false =>",
     ),
     mutant(
+        "readers are not told of what is given up on",
+        "engine/give_up.rs",
+        "LastWord::Due(until) => is_there &&",
+        "LastWord::Due(until) => false &&",
+    ),
+    rarer(
+        "a last word that cannot be said at once is not said",
+        "engine/give_up.rs",
+        "Some(*until.get_or_insert(now + PATIENCE))",
+        "Some(*until.get_or_insert(now))",
+    ),
+    rarer(
+        "a last word is not said on what is finished",
+        "engine/give_up.rs",
+        "self.last_of_others(present.is_none()).filter(|_| self.end.is_some())",
+        "self.last_of_others(present.is_none()).filter(|_| false)",
+    ),
+    rarer(
+        "a token without text keeps what comes before it in memory",
+        "engine/whole.rs",
+        "tokens.is_idle() || self.sent >= self.text.len();",
+        "tokens.is_idle();",
+    ),
+    mutant(
         "nobody looks again when nothing can land any more",
         "engine/verify.rs",
         "if asked >= check.late_until {",

@@ -6,6 +6,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::budgets::Budgets;
+use super::given_up::Reach;
 use super::plan::Plan;
 use super::records::Recorded;
 use super::scene::{Kept, Scene, hold};
@@ -24,6 +25,7 @@ pub(super) struct Checks {
     /// Operations and bytes in flight by connection.
     pub(super) in_flight: Vec<(u32, usize)>,
     pub(super) budgets: Budgets,
+    pub(super) reach: Reach,
     /// Messages that were seen to be changed by somebody else.
     pub(super) others: HashSet<Serial>,
 }
@@ -106,6 +108,8 @@ pub(super) struct Instance {
     pub(super) published: Option<u64>,
     pub(super) quiet_until: u64,
     pub(super) refusals: u32,
+    /// When something happened last for which it may be given up on.
+    pub(super) refused_at: u64,
     pub(super) channel_refused: Option<u64>,
     /// The operation that said that it is given up on, and whether that was taken.
     pub(super) last_word: Option<(Operation, bool)>,
@@ -138,6 +142,7 @@ impl Checks {
             crowded: false,
             in_flight: Vec::new(),
             budgets: Budgets::default(),
+            reach: Reach::default(),
             others: HashSet::new(),
         }
     }
@@ -349,6 +354,7 @@ impl Instance {
             published: None,
             quiet_until: 0,
             refusals: 0,
+            refused_at: 0,
             channel_refused: None,
             last_word: None,
             in_flight: Vec::new(),

@@ -154,7 +154,7 @@ impl Checks {
             _ => false,
         };
         hold!(allowed, "R4: {name} failed with {reason:?}, for which there is no cause");
-        Ok(())
+        self.are_told(scene, instance, reason)
     }
 }
 

@@ -123,16 +123,3 @@ impl Checks {
         Ok(())
     }
 }
-
-impl Instance {
-    /// A last word that was taken is what readers see of it.
-    fn shows_its_end(&self, server: &Server) -> Kept {
-        let Some((word, true)) = &self.last_word else { return Ok(()) };
-        let is_ours = |message: &&Message| !message.gone && message.others.is_none();
-        let its = |message: &&Message| Some(&message.serial) == word.serial.as_ref();
-        let Some(message) = server.messages.iter().filter(is_ours).find(its) else { return Ok(()) };
-        let (name, said, status) = (self.name(), word.status, message.status);
-        hold!(status == said, "R15: the last word of {name} was {said:?}, and its message says {status:?}");
-        Ok(())
-    }
-}

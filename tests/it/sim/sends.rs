@@ -92,6 +92,7 @@ impl Checks {
         let i = self.current.iter().find(|((other, n), _)| **other == **id && *n == part).map(|(_, i)| *i);
         let settling = self.plan.settling();
         self.budgets.answered(scene.now, &self.plan, operation, outcome);
+        self.reach.answered(outcome);
         if let Some(i) = i {
             let instance = &mut self.instances[i];
             instance.in_flight.retain(|(seq, ..)| *seq != operation.id.seq);
@@ -132,6 +133,12 @@ impl Checks {
         let first = |create_id: &str| create_id.split('~').next().map(str::to_owned);
         let is_its = |create: &&Operation| first(&create.head.create_id) == first(&head.create_id);
         instance.is_others |= instance.settled.is_none() && instance.creates().iter().any(is_its);
+    }
+
+    /// Records of a response are gone that are to be read again.
+    pub(super) fn input_lost(&mut self, now: u64, response_id: &str, part: u32) {
+        let i = self.current.iter().find(|((id, n), _)| **id == *response_id && *n == part);
+        i.into_iter().for_each(|(_, i)| self.instances[*i].refused_at = now);
     }
 
     /// The message of a create that was long in doubt has been found, or one that should not be there.
@@ -402,7 +409,9 @@ impl Instance {
         }
         if let Outcome::Rejected(rejection) = outcome {
             match rejection.class {
-                Class::Operation | Class::MessageGone if operation.kind != OpKind::Append => self.refusals += 1,
+                Class::Operation | Class::MessageGone if operation.kind != OpKind::Append => {
+                    (self.refusals, self.refused_at) = (self.refusals + 1, now);
+                }
                 Class::Channel => self.channel_refused = self.channel_refused.or(Some(now)),
                 _ => {}
             }

@@ -336,6 +336,11 @@ impl Server {
         })
     }
 
+    /// The message of a serial.
+    pub(super) fn named(&self, serial: Option<&Serial>) -> Option<&Message> {
+        self.by_serial.get(serial?).map(|m| &self.messages[*m])
+    }
+
     /// The message that a create made: of several the one that readers are to look at.
     pub(super) fn made(&self, create_id: &str) -> Option<&Message> {
         let mut all = self.messages.iter().filter(|message| *message.create_id == *create_id && !message.gone);

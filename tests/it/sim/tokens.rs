@@ -52,6 +52,11 @@ impl Tokens {
         self.stopped
     }
 
+    /// Whether readers wait for its stop.
+    pub(super) const fn awaits_stop(&self) -> bool {
+        self.started && !self.stopped
+    }
+
     /// Whether tokens that came have not been sent.
     pub(super) fn leaves_out(&self) -> bool {
         self.words[self.next..].iter().any(|word| *word > 0)
@@ -199,7 +204,9 @@ impl Instance {
         let is_piece = matches!(publish.name, PublishName::Start | PublishName::Token);
         if let Outcome::Rejected(rejection) = outcome {
             match rejection.class {
-                Class::Operation | Class::MessageGone if !is_piece => self.refusals += 1,
+                Class::Operation | Class::MessageGone if !is_piece => {
+                    (self.refusals, self.refused_at) = (self.refusals + 1, now);
+                }
                 Class::Channel => self.channel_refused = self.channel_refused.or(Some(now)),
                 _ => {}
             }
@@ -213,9 +220,20 @@ impl Instance {
 
     /// What readers make of what was published.
     pub(super) fn reads_as(&self, server: &Server) -> (String, Option<Status>) {
-        let first = format!("sim.tokens.{}.{}.{}.0", self.partition, self.hold_first(), self.part);
-        read(server.published.iter().filter(|token| *token.create_id == *first))
+        read(self.published(server))
     }
+
+    /// What was published of it.
+    pub(super) fn published<'a>(&self, server: &'a Server) -> impl Iterator<Item = &'a Token> {
+        let first = format!("sim.tokens.{}.{}.{}.0", self.partition, self.hold_first(), self.part);
+        server.published.iter().filter(move |token| *token.create_id == *first)
+    }
+}
+
+/// The status that readers see last, whatever they have of the text.
+pub(super) fn last_stop<'a>(messages: impl Iterator<Item = &'a Token>) -> Option<Status> {
+    let stops = messages.filter(|message| *message.name == *"stop");
+    stops.max_by_key(|stop| stop.round).map(|stop| stop.status)
 }
 
 /// A full text, or what is there of it: how many parts there are to be, how many tokens they hold, the parts.

@@ -212,6 +212,9 @@ impl World {
             Some(Question::Reload(reload)) => {
                 let lost = self.scene.strikes(Fault::InputLost);
                 let text = (!lost).then(|| self.reread(p, &reload));
+                if lost {
+                    self.checks.input_lost(self.scene.now, &reload.response_id, reload.part);
+                }
                 note!(self.scene, "reloaded {}: {text:?}", reload.response_id);
                 self.apply(p, Input::Reloaded { id: reload.id, text: text.as_deref() })
             }
@@ -345,10 +348,12 @@ impl World {
                 Event::Up(details) => {
                     note!(self.scene, "link {l}: up as {}", details.ably_id);
                     let bytes = usize::try_from(details.max_message_size).unwrap_or(usize::MAX);
+                    self.checks.reach.link(self.scene.now, l, true);
                     self.shared.flow.up(l as u32, details.ably_id, self.plan.pipelining, bytes, None);
                 }
                 Event::Down => {
                     note!(self.scene, "link {l}: down");
+                    self.checks.reach.link(self.scene.now, l, false);
                     self.shared.flow.down(l as u32);
                 }
                 Event::Lost => {
