@@ -247,13 +247,13 @@ impl Engine {
     }
 
     /// Whether all that was ever sent of what is open is answered, by us and by owners before us, reported, and nothing of it
-    /// may be under way.
+    /// may be under way: results tell all there is to know.
     #[must_use]
     pub fn is_clear(&self) -> bool {
         let any = |is: fn(&Response) -> bool| self.responses.ids().any(|id| self.responses.get(id).is_some_and(is));
         let all_read = self.ledger.next() >= self.legacy.begun_below();
         let before_us = self.legacy.is_clean() || (all_read && !any(Response::is_taken_over));
-        self.in_flight == 0 && before_us && !any(Response::is_unverified)
+        self.in_flight == 0 && before_us && !any(Response::is_unverified) && !any(Response::may_have_orphans)
     }
 
     /// Where beginnings are that may be missing, and until when, if that is known; the next owner is to be told until what

@@ -313,10 +313,8 @@ impl Response {
             return if self.lacks_text() { self.next_reload() } else { Next::Continue };
         }
         let Some(others) = others else { return Next::Settle };
-        let limit = self.segments.limit.unwrap_or_default();
-        let orphans = others.orphans.as_ref().is_some_and(|orphans| orphans.reach > limit / LIMITS_DIFFER);
         // Who does not know its own message cannot tell another one from it.
-        match (orphans || others.twins) && (self.serial.is_some() || self.segments.surplus) {
+        match (self.may_have_orphans() || others.twins) && (self.serial.is_some() || self.segments.surplus) {
             true if now < others.look.0 => Next::At(others.look.0),
             true => Next::LookBehind,
             false => Next::Settle,

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{LOOK_AGAIN, Made};
+use super::{LIMITS_DIFFER, LOOK_AGAIN, Made};
 use crate::engine::backoff;
 use crate::engine::effect::Found;
 use crate::engine::op::Head;
@@ -20,6 +20,13 @@ impl Response {
     /// Whether a message that nobody knows would be found when the text is finished.
     pub(in crate::engine) fn finds_orphans(&self) -> bool {
         self.segments.others.as_ref().is_some_and(|others| others.orphans.is_some())
+    }
+
+    /// Whether an owner before us may have made messages that nobody knows: it had more text than one surely holds.
+    pub(in crate::engine) fn may_have_orphans(&self) -> bool {
+        let limit = self.segments.limit.unwrap_or_default();
+        let orphans = self.segments.others.as_ref().and_then(|others| others.orphans.as_ref());
+        orphans.is_some_and(|orphans| orphans.reach > limit / LIMITS_DIFFER)
     }
 
     /// The messages that it has or had, by segment and serial.

@@ -133,3 +133,28 @@ fn a_message_that_waits_to_be_made_anew_is_not_taken_for_one_that_is_there() {
     story.ack(&anew);
     assert_eq!(story.reports.last().expect("it is over")["outcome"], "reconciled");
 }
+
+#[test]
+fn what_an_owner_before_may_have_made_is_doubted_by_the_one_after_the_next_too() {
+    let (mut story, next) = continued();
+    assert_eq!((shows(&next).1, story.offset), (1, 3), "its outcome dies with its owner");
+    story.inherit(3, false, &[]);
+    for text in ["one two ", "three fo", "ur"] {
+        story.says(token(text));
+    }
+    let full = only(story.after(Duration::from_secs(1)));
+    assert_eq!(shows(&full), (OpKind::Update, 0, "one two three fo", Status::Continued));
+    story.apply(Input::Drain);
+    assert!(story.ack(&full).is_empty());
+    assert!(!story.engine.is_clear(), "no result speaks of the second message, which may be there");
+    story.inherit(3, false, &[]);
+    for text in ["one two ", "three fo", "ur"] {
+        story.says(token(text));
+    }
+    let full = only(story.after(Duration::from_secs(1)));
+    let again = only(story.says(END).into_iter().chain(story.ack(&full)).collect());
+    assert_eq!(shows(&again), (OpKind::Create, 1, "ur", Status::Complete));
+    story.ack(&again);
+    let whole = only(story.after(Duration::from_secs(1)));
+    assert_eq!(shows(&whole), (OpKind::Update, 1, "ur", Status::Complete), "it may show what the first create said");
+}

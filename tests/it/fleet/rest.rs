@@ -56,9 +56,11 @@ impl Fleet {
             hold!(status == Some(truth.status), "I1: {name} ends with {status:?}, not {:?}", truth.status);
             return Ok(());
         }
+        // Who goes on where another one had given up need not know that: readers do not look at it.
+        let gave_up = |message: &Message| self.audit.last_words.contains(&message.serial);
         if self.plan.whole.is_some() {
             let base = format!("fleet.tokens.{}.{}.{}", truth.partition, truth.first, truth.part);
-            return self.net.server.reads_as(&name, &base, &truth.text, truth.status);
+            return self.net.server.reads_as(&name, &base, (&truth.text, truth.status), gave_up);
         }
         let all = (0..).map_while(|segment| self.net.server.made(&truth.create_id(segment)));
         let shown: Vec<_> = all.filter(|message| message.status != Status::Superseded).collect();
@@ -68,8 +70,6 @@ impl Fleet {
             return Err(Broken(format!("I1: {name} is not on its channel")));
         };
         hold!(last.status == truth.status, "I1: {name} has status {:?}, not {:?}", last.status, truth.status);
-        // Who goes on where another one had given up need not know that: readers do not look at it.
-        let gave_up = |message: &Message| self.audit.last_words.contains(&message.serial);
         let goes_on = before.iter().all(|message| match message.status {
             Status::Failed => gave_up(message),
             status => status == Status::Continued,

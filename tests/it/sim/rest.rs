@@ -36,7 +36,8 @@ impl Checks {
                 hold!(said == status, "I1: {name} ends with {said:?}, not {status:?}");
             } else if instance.is_whole {
                 let base = format!("sim.tokens.{}.{}.{}", instance.partition, instance.hold_first(), instance.part);
-                server.reads_as(&name, &base, &instance.text, instance.ended.unwrap_or(Status::Abandoned))?;
+                let status = instance.ended.unwrap_or(Status::Abandoned);
+                server.reads_as(&name, &base, (&instance.text, status), |_| false)?;
             } else if !self.is_changed(instance, server)? {
                 hold!(instance.create.is_some(), "I1: {name} was never created");
                 self.reads(instance, server)?;

@@ -85,8 +85,15 @@ impl Server {
         self.no_rule.is_some_and(|no_rule| no_rule.is_off(scene.now) && !no_rule.names)
     }
 
-    /// What readers make of the messages of a response: what another one stands in for is left out, the rest is joined.
-    pub(in crate::sim) fn reads_as(&self, name: &str, base: &str, text: &str, status: Status) -> Kept {
+    /// What readers make of the messages of a response: what another one stands in for is left out, the rest is joined. Those
+    /// that others have gone on after may say that they were given up on: readers do not look at that.
+    pub(in crate::sim) fn reads_as(
+        &self,
+        name: &str,
+        base: &str,
+        (text, status): (&str, Status),
+        gave_up: impl Fn(&Message) -> bool,
+    ) -> Kept {
         let is_its = |message: &&Message| message.create_id.rsplit_once('.').is_some_and(|(of, _)| of == base);
         let all = || self.messages.iter().filter(is_its).filter(|message| !message.gone);
         let replaced: HashSet<_> = all().filter_map(|message| message.supersedes.clone()).collect();
@@ -99,7 +106,11 @@ impl Server {
         let shown: String = current.iter().map(|message| message.text.as_str()).collect();
         hold!(shown == text, "I1: {name} reads {shown:?}, but is {text:?}");
         let said: Vec<_> = current.iter().map(|message| message.status).collect();
-        let goes_on = said.iter().rev().skip(1).all(|status| *status == Status::Continued);
+        let goes_on = |message: &&Message| match message.status {
+            Status::Failed => gave_up(message),
+            status => status == Status::Continued,
+        };
+        let goes_on = current.iter().rev().skip(1).all(goes_on);
         hold!(goes_on && said.last() == Some(&status), "I1: {name} says {said:?}, not {status:?}");
         Ok(())
     }
