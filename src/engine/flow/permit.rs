@@ -108,7 +108,7 @@ impl Flow {
             return Err(Place::Probe(refuses.until.min(now + LOOK_AGAIN)));
         }
         let pipelined = connection.pipelining == Pipelining::On;
-        if let Some(time) = connection.frames.wait(now, 1.0, 0).filter(|_| pipelined) {
+        if pipelined && let Some(time) = connection.frames.wait(now, 1.0, 0) {
             return Err(Place::Connection(Some(time)));
         }
         if !charged {
@@ -134,8 +134,8 @@ impl Flow {
             None => {}
         }
         let (ahead, before) = (connection.line.ahead_of(ticket), account.line.ahead_of(ticket));
-        let own = connection.rate.wait(now, 1.0, ahead).filter(|_| pipelined);
-        let requests = account.requests.wait(now, 1.0, before).filter(|_| !pipelined);
+        let own = if pipelined { connection.rate.wait(now, 1.0, ahead) } else { None };
+        let requests = if pipelined { None } else { account.requests.wait(now, 1.0, before) };
         match account.rate.wait(now, 1.0, before).into_iter().chain(requests).max() {
             Some(time) if ahead == 0 && own.is_none() => Err(Place::Account(time)),
             all => match all.max(own) {
@@ -151,11 +151,15 @@ impl Flow {
         let Wanted { kind, bytes, charged, .. } = wanted;
         let channel = &mut self.channels[key.0 as usize];
         let connection = &mut self.connections[channel.connection as usize];
-        let buckets = [&mut connection.rate, &mut channel.rate, &mut self.account.rate, &mut self.account.requests];
-        for bucket in buckets.into_iter().filter(|_| charged) {
+        // What nobody waits for is not used up either: requests would be owed for what has gone over connections.
+        let pipelined = connection.pipelining == Pipelining::On;
+        let own = if pipelined { &mut connection.rate } else { &mut self.account.requests };
+        for bucket in [own, &mut channel.rate, &mut self.account.rate].into_iter().filter(|_| charged) {
             bucket.take(now, 1.0);
         }
-        connection.frames.take(now, 1.0);
+        if pipelined {
+            connection.frames.take(now, 1.0);
+        }
         if kind == OpKind::Update {
             channel.bandwidth.iter_mut().for_each(|bandwidth| bandwidth.take(now, bytes as f64));
             self.account.bandwidth.take(now, bytes as f64);
