@@ -62,6 +62,13 @@ pub struct Rejection {
 }
 
 impl Rejection {
+    /// Whether the account may have no more of something that operations only lead to: channels, connections. Going slower does
+    /// not help.
+    #[must_use]
+    pub const fn is_limit_of_account(&self) -> bool {
+        matches!(self.code, 40111 | 40114 | 40150 | 40151 | 80021 | 90021)
+    }
+
     /// Operations or bytes a second that the server says it takes, if it says so: `permitted rate = 50` [Ably: the words of its
     /// rate limits].
     #[must_use]

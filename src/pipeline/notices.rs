@@ -11,7 +11,7 @@ use crate::telemetry::Health;
 
 /// How long one cause is not repeated.
 const QUIET: Duration = Duration::from_secs(30);
-/// A channel that has not refused anything for so long is not a reason to be unready any more.
+/// What has not refused anything for so long is not a reason to be unready any more.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(90);
 /// What stands for the namespace of channels that have none in their names.
 const NO_NAMESPACE: &str = "(none)";
@@ -23,7 +23,8 @@ const CAUSES_MAX: usize = 1_000;
 pub(super) struct Notices {
     health: Health,
     said: HashMap<String, Said>,
-    channel_refused: Option<Instant>,
+    /// Why it is not ready, and until when if nothing more is noticed.
+    until: HashMap<&'static str, Instant>,
 }
 
 #[derive(Debug)]
@@ -34,7 +35,7 @@ struct Said {
 
 impl Notices {
     pub(super) fn new(health: Health) -> Self {
-        Self { health, said: HashMap::new(), channel_refused: None }
+        Self { health, said: HashMap::new(), until: HashMap::new() }
     }
 
     pub(super) fn say(&mut self, notice: Notice) {
@@ -65,25 +66,34 @@ impl Notices {
         }
     }
 
-    /// Forgives channels that refuse no more.
+    /// Forgives what refuses no more.
     pub(super) fn tick(&mut self) {
-        if self.channel_refused.is_some_and(|at| at.elapsed() >= FORGIVEN_AFTER) {
-            self.channel_refused = None;
-            self.health.clear("channel");
-        }
+        self.forgive(Instant::now());
+    }
+
+    fn forgive(&mut self, now: Instant) {
+        let Self { health, until, .. } = self;
+        until.retain(|cause, until| {
+            let lasts = now < *until;
+            if !lasts {
+                health.clear(cause);
+            }
+            lasts
+        });
     }
 
     fn rejected(&mut self, channel: &str, rejection: &Rejection) {
         let Rejection { code, class, message, .. } = rejection;
-        if *class == Class::Channel {
-            self.channel_refused = Some(Instant::now());
+        let cause = unready(rejection);
+        if let Some((cause, _)) = cause {
+            self.until.insert(cause, Instant::now() + FORGIVEN_AFTER);
         }
         let namespace = namespace_of(channel).unwrap_or(NO_NAMESPACE);
         let Some(suppressed) = self.due(&format!("rejected {code} {namespace}")) else { return };
-        if *class == Class::Channel {
-            // One channel stands for all that refuse for the same cause.
-            let remedy = ably::fault::remedy(*code).unwrap_or("see the channel's rules and the key's capabilities");
-            self.health.set("channel", format!("channel {channel} refuses with {code} ({message}): {remedy}"));
+        if let Some((cause, otherwise)) = cause {
+            // One channel stands for all on which it is refused for the same cause.
+            let remedy = ably::fault::remedy(*code).unwrap_or(otherwise);
+            self.health.set(cause, format!("channel {channel} refuses with {code} ({message}): {remedy}"));
         }
         tracing::warn!(channel, code, ?class, message, suppressed, "operations are refused");
     }
@@ -124,6 +134,18 @@ impl Notices {
                 Some(0)
             }
         }
+    }
+}
+
+/// The cause for which a refusal makes us unready, if it does, and what to do where its code does not say.
+const fn unready(rejection: &Rejection) -> Option<(&'static str, &'static str)> {
+    match rejection.class {
+        Class::Channel => Some(("channel", "see the channel's rules and the key's capabilities")),
+        Class::Account => Some(("account", "see the account and the credentials in the ably dashboard")),
+        Class::RateLimited if rejection.is_limit_of_account() => {
+            Some(("account", "see the account's limits in the ably dashboard"))
+        }
+        _ => None,
     }
 }
 
@@ -187,6 +209,34 @@ mod tests {
         });
         assert_eq!(log.len(), 2, "{log:?}");
         assert!(log[0].contains("namespace=\"ai\"") && log[1].contains("namespace=\"(none)\""), "{log:?}");
+    }
+
+    #[test]
+    fn what_only_the_account_can_mend_is_a_reason_with_a_remedy_until_it_is_mended() {
+        for (code, class, remedy) in [
+            (40_166, Class::Account, "ably.client_id"),
+            (40_199, Class::Account, "the credentials"),
+            (40_114, Class::RateLimited, "limit of channels"),
+            (90_021, Class::RateLimited, "the account's limits"),
+        ] {
+            let health = Health::new();
+            let mut notices = Notices::new(health.clone());
+            let play = || (0..1_000).for_each(|turn| refused(&mut notices, format!("ai:{turn}"), code, class));
+            let log = Log::of(play);
+            assert_eq!(log.len(), 2, "why it is not ready, and what is refused: {log:?}");
+            let reasons = health.reasons();
+            assert!(
+                reasons["account"].contains(&code.to_string()) && reasons["account"].contains(remedy),
+                "{reasons:?}"
+            );
+            notices.forgive(Instant::now() + FORGIVEN_AFTER - Duration::from_secs(1));
+            assert!(health.reasons().contains_key("account"));
+            notices.forgive(Instant::now() + FORGIVEN_AFTER);
+            assert!(!health.reasons().contains_key("account"));
+        }
+        let health = Health::new();
+        refused(&mut Notices::new(health.clone()), "ai:x".to_owned(), 42_911, Class::RateLimited);
+        assert!(!health.reasons().contains_key("account"), "a rate is gone slower for");
     }
 
     #[test]
