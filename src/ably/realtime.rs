@@ -332,7 +332,11 @@ impl Connection {
         }));
     }
 
+    /// A connection that shows a key cannot show another: with a new one the next connection is opened.
     fn renew(&mut self) {
+        if !self.auth.shows_token() {
+            return;
+        }
         let (target, former) = (self.target.clone(), self.auth.clone());
         self.renewing = Some(Box::pin(async move { target.secrets().newer(former).await }));
     }
