@@ -111,7 +111,7 @@ pub enum Doubt {
     Skipped,
     /// A create was taken, but the answer did not say as which message.
     NoSerial,
-    /// The process is stopping and could not wait for the answer.
+    /// Its connection was to end, or the process, and did before the answer came.
     Stopped,
     /// It was a request of its own, and got no answer in time, or one that does not say what became of it.
     NoAnswer,
