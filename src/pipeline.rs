@@ -11,6 +11,7 @@ mod connections;
 mod drain;
 mod notices;
 mod partitions;
+mod quiet;
 mod relay;
 mod start;
 pub(crate) mod stay;

@@ -5,37 +5,28 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
+use super::quiet::Quiet;
 use crate::ably;
 use crate::engine::{Class, Notice, Rejection, namespace_of};
 use crate::telemetry::Health;
 
-/// How long one cause is not repeated.
-const QUIET: Duration = Duration::from_secs(30);
 /// What has not refused anything for so long is not a reason to be unready any more.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(90);
 /// What stands for the namespace of channels that have none in their names.
 const NO_NAMESPACE: &str = "(none)";
-/// Causes that are told apart; beyond, all are one.
-const CAUSES_MAX: usize = 1_000;
 
 /// Says what engines notice.
 #[derive(Debug)]
 pub(super) struct Notices {
     health: Health,
-    said: HashMap<String, Said>,
+    quiet: Quiet,
     /// Why it is not ready, and until when if nothing more is noticed.
     until: HashMap<&'static str, Instant>,
 }
 
-#[derive(Debug)]
-struct Said {
-    at: Instant,
-    suppressed: u64,
-}
-
 impl Notices {
     pub(super) fn new(health: Health) -> Self {
-        Self { health, said: HashMap::new(), until: HashMap::new() }
+        Self { health, quiet: Quiet::default(), until: HashMap::new() }
     }
 
     pub(super) fn say(&mut self, notice: Notice) {
@@ -43,7 +34,7 @@ impl Notices {
             Notice::Rejected { channel, rejection } => self.rejected(&channel, &rejection),
             Notice::Whole { channel } => {
                 let namespace = namespace_of(&channel).unwrap_or(NO_NAMESPACE);
-                if let Some(suppressed) = self.due(&format!("whole {namespace}")) {
+                if let Some(suppressed) = self.quiet.due(&format!("whole {namespace}")) {
                     tracing::warn!(
                         namespace,
                         suppressed,
@@ -59,7 +50,7 @@ impl Notices {
                 tracing::warn!(partition, below, %before, "responses that began earlier are skipped as too-old (input.max_age)");
             }
             Notice::Failed { channel, response_id, reason } => {
-                if let Some(suppressed) = self.due(&format!("failed {reason}")) {
+                if let Some(suppressed) = self.quiet.due(&format!("failed {reason}")) {
                     tracing::error!(%channel, %response_id, %reason, suppressed, "response given up on");
                 }
             }
@@ -89,7 +80,7 @@ impl Notices {
             self.until.insert(cause, Instant::now() + FORGIVEN_AFTER);
         }
         let namespace = namespace_of(channel).unwrap_or(NO_NAMESPACE);
-        let Some(suppressed) = self.due(&format!("rejected {code} {namespace}")) else { return };
+        let Some(suppressed) = self.quiet.due(&format!("rejected {code} {namespace}")) else { return };
         if let Some((cause, otherwise)) = cause {
             // One channel stands for all on which it is refused for the same cause.
             let remedy = ably::fault::remedy(*code).unwrap_or(otherwise);
@@ -100,7 +91,7 @@ impl Notices {
 
     /// Texts are right for all that we know; only that nobody looked.
     fn unverified(&mut self, channel: &str, rejection: Option<&Rejection>) {
-        let Some(suppressed) = self.due("unverified") else { return };
+        let Some(suppressed) = self.quiet.due("unverified") else { return };
         match rejection {
             Some(Rejection { code, message, .. }) => tracing::warn!(
                 channel,
@@ -111,27 +102,6 @@ impl Notices {
             ),
             None => {
                 tracing::warn!(channel, suppressed, "texts could not be read back in time (reconcile.verify_timeout)")
-            }
-        }
-    }
-
-    /// How often a cause was held back since it was said; none if it was said just now.
-    fn due(&mut self, cause: &str) -> Option<u64> {
-        if self.said.len() >= CAUSES_MAX {
-            self.said.retain(|_, said| said.at.elapsed() < QUIET);
-        }
-        match self.said.get_mut(cause) {
-            Some(said) if said.at.elapsed() < QUIET => {
-                said.suppressed += 1;
-                None
-            }
-            Some(said) => {
-                said.at = Instant::now();
-                Some(std::mem::take(&mut said.suppressed))
-            }
-            None => {
-                self.said.insert(cause.to_owned(), Said { at: Instant::now(), suppressed: 0 });
-                Some(0)
             }
         }
     }
@@ -151,35 +121,8 @@ const fn unready(rejection: &Rejection) -> Option<(&'static str, &'static str)> 
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-    use std::sync::{Arc, Mutex};
-
+    use super::super::quiet::tests::Log;
     use super::*;
-
-    /// What was logged.
-    #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Log {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().expect("not poisoned").write(bytes)
-        }
-
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-
-    impl Log {
-        fn of(play: impl FnOnce()) -> Vec<String> {
-            let log = Self::default();
-            let writer = log.clone();
-            let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-            tracing::subscriber::with_default(subscriber, play);
-            let bytes = log.0.lock().expect("not poisoned").clone();
-            String::from_utf8(bytes).expect("text").lines().map(str::to_owned).collect()
-        }
-    }
 
     fn refused(notices: &mut Notices, channel: String, code: u32, class: Class) {
         let message = format!("not on {channel}");
