@@ -14,13 +14,15 @@ use crate::telemetry::Health;
 const FORGIVEN_AFTER: Duration = Duration::from_secs(90);
 /// What stands for the namespace of channels that have none in their names.
 const NO_NAMESPACE: &str = "(none)";
+/// Texts that were not read back are noted for so long.
+const NOTED_FOR: Duration = Duration::from_secs(600);
 
 /// Says what engines notice.
 #[derive(Debug)]
 pub(super) struct Notices {
     health: Health,
     quiet: Quiet,
-    /// Why it is not ready, and until when if nothing more is noticed.
+    /// Why it is not ready, or has a note, and until when if nothing more is noticed.
     until: HashMap<&'static str, Instant>,
 }
 
@@ -91,19 +93,17 @@ impl Notices {
 
     /// Texts are right for all that we know; only that nobody looked.
     fn unverified(&mut self, channel: &str, rejection: Option<&Rejection>) {
+        self.until.insert("unverified", Instant::now() + NOTED_FOR);
         let Some(suppressed) = self.quiet.due("unverified") else { return };
-        match rejection {
-            Some(Rejection { code, message, .. }) => tracing::warn!(
-                channel,
-                code,
-                message,
-                suppressed,
+        let (code, message) = rejection.map(|rejection| (rejection.code, &*rejection.message)).unzip();
+        let note = match code {
+            Some(_) => {
                 "texts are not read back: give the key the capability `history`, or set reconcile.verify = \"never\""
-            ),
-            None => {
-                tracing::warn!(channel, suppressed, "texts could not be read back in time (reconcile.verify_timeout)")
             }
-        }
+            None => "texts could not be read back in time (reconcile.verify_timeout)",
+        };
+        tracing::warn!(channel, code, message, suppressed, "{note}");
+        self.health.note("unverified", note.to_owned());
     }
 }
 
@@ -140,6 +140,27 @@ mod tests {
             assert_eq!(log.len(), 1, "{log:?}");
             assert!(log[0].contains("operations are refused") && log[0].contains(&code.to_string()), "{log:?}");
         }
+    }
+
+    #[test]
+    fn texts_that_are_not_read_back_are_a_note_and_no_reason() {
+        let health = Health::new();
+        health.clear("starting");
+        let mut notices = Notices::new(health.clone());
+        let rejection = Rejection { code: 40_160, status_code: 401, class: Class::Channel, message: "no".to_owned() };
+        for (rejection, words) in [(Some(rejection), "capability `history`"), (None, "verify_timeout")] {
+            notices.quiet = Quiet::default();
+            let play = || {
+                (0..1_000).for_each(|_| {
+                    notices.say(Notice::Unverified { channel: "ai:x".into(), rejection: rejection.clone() })
+                })
+            };
+            let log = Log::of(play);
+            assert!(log.len() == 1 && log[0].contains(words), "{log:?}");
+            assert!(health.reasons().is_empty() && health.notes()["unverified"].contains(words));
+        }
+        notices.forgive(Instant::now() + NOTED_FOR);
+        assert!(health.notes().is_empty());
     }
 
     #[test]
