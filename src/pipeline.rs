@@ -12,6 +12,7 @@ mod drain;
 mod identity;
 mod notices;
 mod partitions;
+mod quiet;
 mod relay;
 mod start;
 pub(crate) mod stay;

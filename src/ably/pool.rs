@@ -132,7 +132,8 @@ pub enum Event {
         /// Which.
         connection: ConnectionId,
     },
-    /// A connection has ended in order, all on it answered, and the next one has taken over under its number.
+    /// A connection has ended in order, all on it answered, and what takes its place goes on under its number: another
+    /// connection, or requests; or those have ended, and a connection goes on.
     Replaced {
         /// Which.
         connection: ConnectionId,

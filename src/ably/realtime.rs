@@ -273,69 +273,6 @@ impl Connection {
         }
     }
 
-    /// Something has happened to what goes by request.
-    async fn relieved(&mut self, event: Option<Event>) -> Option<()> {
-        let now = self.now();
-        match event {
-            Some(event @ Event::Up { .. }) => {
-                if !self.relief.begin() {
-                    return Some(());
-                }
-                tracing::warn!(
-                    connection = self.id,
-                    "no WebSocket to ably: operations go by request until there is one"
-                );
-                self.session.abandon(now, &mut self.actions);
-                self.act().await?;
-                self.tell(event).await
-            }
-            Some(event @ Event::Answers(_)) => self.tell(event).await,
-            Some(Event::Closed { .. }) => Some(()),
-            Some(event) if self.relief.is_serving() => self.tell(event).await,
-            Some(_) => Some(()),
-            None => match self.relief.ended(now) {
-                Some(details) => self.tell(Event::up(self.id, details)).await,
-                None => Some(()),
-            },
-        }
-    }
-
-    /// There is a connection: it is used as soon as nothing is under way by request.
-    async fn up(&mut self, details: session::Details) -> Option<()> {
-        self.target.secrets().serves(&self.auth);
-        let was_serving = self.relief.is_serving();
-        match self.relief.up(details, self.patience) {
-            Some(details) => self.tell(Event::up(self.id, details)).await,
-            None if was_serving => {
-                let reason = Error::TransportLost("requests end, there is a WebSocket again".to_owned());
-                self.tell(Event::Down { connection: self.id, reason }).await
-            }
-            None => Some(()),
-        }
-    }
-
-    /// There is none.
-    async fn down(&mut self, reason: Error) -> Option<()> {
-        let was_serving = self.relief.is_serving();
-        self.relief.down(self.now());
-        match was_serving {
-            true => Some(()),
-            false => self.tell(Event::Down { connection: self.id, reason }).await,
-        }
-    }
-
-    /// Waits for the last answers to requests.
-    async fn end_relief(&mut self) -> Option<()> {
-        while self.relief.is_serving() {
-            match self.relief.next().await {
-                Some(event @ Event::Answers(_)) => self.tell(event).await?,
-                Some(_) => {}
-                None => return Some(()),
-            }
-        }
-        Some(())
-    }
-
     /// Does what the session asks for. `None` when that was the last.
     async fn act(&mut self) -> Option<()> {
         let mut actions = std::mem::take(&mut self.actions);
@@ -395,7 +332,11 @@ impl Connection {
         }));
     }
 
+    /// A connection that shows a key cannot show another: with a new one the next connection is opened.
     fn renew(&mut self) {
+        if !self.auth.shows_token() {
+            return;
+        }
         let (target, former) = (self.target.clone(), self.auth.clone());
         self.renewing = Some(Box::pin(async move { target.secrets().newer(former).await }));
     }

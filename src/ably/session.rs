@@ -13,6 +13,7 @@
 //!   after the server has forgotten the id of an earlier try, and make a second message.
 //! - An answer that jumps over a frame leaves it unknown; a create without a serial is unknown; an answer that names no
 //!   number, or one that was never used, settles nothing.
+//! - A token that operations are refused for is renewed while the connection goes on, once for all that are refused meanwhile.
 //! - A frame that is not answered for `ack_timeout` costs the connection its transport; not answered again, the connection.
 
 mod asked;
@@ -27,7 +28,7 @@ use std::time::Duration;
 use super::encode::Encoder;
 use super::fault::{self, Error};
 use super::wire::{self, ConnectionDetails, ProtocolMessage, action};
-use crate::engine::{Answer, Doubt, OpKind, Operation, Outcome, Time};
+use crate::engine::{Answer, Class, Doubt, OpKind, Operation, Outcome, Time};
 pub use asked::{Action, Details, Settings};
 use incoming::Incoming;
 use unanswered::{Frame, Settled, Unanswered};
@@ -41,6 +42,12 @@ const SILENCE_GRACE: Duration = Duration::from_secs(10);
 /// How long a create may have waited for its answer when its connection is resumed. The server recognises its id for two
 /// minutes after the first try; the engine repeats it within 100 s, which leaves this and the time that connecting takes.
 const CREATE_RESUMED_WITHIN: Duration = Duration::from_secs(10);
+
+/// How soon a newer token is asked for again where operations are refused: as often as what refuses is tried.
+const RENEW_AGAIN: Duration = Duration::from_secs(30);
+
+/// The capability for an operation is missing: a token has those that were given when it was made.
+const NOT_CAPABLE: u32 = 40160;
 
 /// How long the server keeps a connection without a transport, unless it says.
 const STATE_TTL: Duration = Duration::from_secs(120);
@@ -62,6 +69,8 @@ pub struct Session {
     failures: u32,
     last_attempt: Option<Time>,
     credentials: Credentials,
+    /// When newer ones were last asked for because an operation was refused.
+    renewed_at: Option<Time>,
     closing: Option<Closing>,
     random: fastrand::Rng,
 }
@@ -114,6 +123,7 @@ impl Session {
             failures: 0,
             last_attempt: None,
             credentials: Credentials::Good,
+            renewed_at: None,
             closing: None,
             random: fastrand::Rng::with_seed(settings.seed),
         }
@@ -193,7 +203,7 @@ impl Session {
         };
         match (frame.action, self.link) {
             (action::ACK, Link::Up { .. }) => self.acked(&frame, actions),
-            (action::NACK, Link::Up { .. }) => self.nacked(&frame, actions),
+            (action::NACK, Link::Up { .. }) => self.nacked(now, &frame, actions),
             (action::CONNECTED, Link::Opening { .. } | Link::Up { .. }) => self.connected(now, &frame, actions),
             (action::DISCONNECTED, Link::Opening { .. } | Link::Up { .. }) => self.ended(now, &frame, false, actions),
             (action::ERROR, Link::Opening { .. } | Link::Up { .. }) => match &frame.channel {
@@ -319,9 +329,14 @@ impl Session {
         });
     }
 
-    fn nacked(&mut self, frame: &Incoming<'_>, actions: &mut Vec<Action>) {
+    fn nacked(&mut self, now: Time, frame: &Incoming<'_>, actions: &mut Vec<Action>) {
         let rejection = fault::rejection(frame.error.as_ref());
         self.answered(frame, actions, |_, _| Outcome::Rejected(rejection.clone()));
+        let may_help = rejection.class == Class::Token || rejection.code == NOT_CAPABLE;
+        if may_help && self.renewed_at.is_none_or(|last| now.since(last) >= RENEW_AGAIN) {
+            self.renewed_at = Some(now);
+            actions.push(Action::Renew);
+        }
     }
 
     /// Settles what an answer covers, and what it has jumped over.

@@ -441,7 +441,11 @@ fn learn(
             is_news
         }
         Outcome::Rejected(rejection) => {
-            shared.flow.refused(now, answer.connection, channel, (kind, operation.sent_at), rejection);
+            // Credentials that may not change messages hold nobody up where messages need not be changed.
+            let is_trial = whole && operation.changes() && shared.flow.tries_changes(channel);
+            if rejection.class != Class::Account || !is_trial {
+                shared.flow.refused(now, answer.connection, channel, (kind, operation.sent_at), rejection);
+            }
             effects.list.push(Effect::Notice(Notice::Rejected { channel: name(), rejection: rejection.clone() }));
             false
         }

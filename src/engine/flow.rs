@@ -20,7 +20,7 @@ use foldhash::fast::RandomState;
 
 use super::bucket::Bucket;
 use super::line::{Line, Ticket, Tickets};
-use super::op::ConnectionId;
+use super::op::{ConnectionId, OpKind};
 use super::settings::Limits;
 use super::time::Time;
 use namespace::Namespaces;
@@ -28,7 +28,7 @@ pub use namespace::namespace_of;
 pub(super) use namespace::{Claim, NamespaceKey, Takes, Trial};
 pub(super) use permit::{LOOK_AGAIN, NO_RULE, TURN, Wait, Wanted};
 
-/// How often a channel that refused is tried again.
+/// How often what refuses everything is tried again.
 const PROBE_EVERY: Duration = Duration::from_secs(30);
 
 /// Operations a second that a refusal leaves in any case, and bytes.
@@ -102,13 +102,32 @@ struct Channel {
     rests_until: Time,
 }
 
-/// What a channel refuses.
+/// What a channel refuses, or a whole namespace.
 #[derive(Debug, Clone, Copy)]
 struct Refuses {
     /// One probe may leave at that time.
     until: Time,
     /// It has refused to change messages, or to take any for good, not only to make them.
     changes: bool,
+}
+
+impl Refuses {
+    /// It has refused one more, to change a message or not.
+    fn again(before: Option<Self>, now: Time, changes: bool) -> Self {
+        Self { until: now + PROBE_EVERY, changes: changes || before.is_some_and(|before| before.changes) }
+    }
+
+    /// When one of that kind may be the probe. A message that is made shows nothing where changing one is what was refused: whoever
+    /// waits to change one goes first.
+    fn until_for(&self, kind: OpKind) -> Time {
+        if kind == OpKind::Create && self.changes { self.until + LOOK_AGAIN } else { self.until }
+    }
+
+    /// An operation of that kind was taken: whatever was refused, it is not now. Only that a message could be made says nothing
+    /// of changing one.
+    fn unless_taken(self, kind: OpKind) -> Option<Self> {
+        (kind == OpKind::Create && self.changes).then_some(self)
+    }
 }
 
 /// What all connections share.

@@ -62,6 +62,13 @@ pub struct Rejection {
 }
 
 impl Rejection {
+    /// Whether the account may have no more of something that operations only lead to: channels, connections. Going slower does
+    /// not help.
+    #[must_use]
+    pub const fn is_limit_of_account(&self) -> bool {
+        matches!(self.code, 40111 | 40114 | 40150 | 40151 | 80021 | 90021)
+    }
+
     /// Operations or bytes a second that the server says it takes, if it says so: `permitted rate = 50` [Ably: the words of its
     /// rate limits].
     #[must_use]
@@ -104,7 +111,7 @@ pub enum Doubt {
     Skipped,
     /// A create was taken, but the answer did not say as which message.
     NoSerial,
-    /// The process is stopping and could not wait for the answer.
+    /// Its connection was to end, or the process, and did before the answer came.
     Stopped,
     /// It was a request of its own, and got no answer in time, or one that does not say what became of it.
     NoAnswer,

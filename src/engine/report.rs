@@ -194,7 +194,7 @@ const fn in_words(doubt: Doubt) -> &'static str {
         Doubt::ConnectionLost => "the connection was lost before the answer",
         Doubt::Skipped => "later operations were answered, this one was not",
         Doubt::NoSerial => "taken, but the answer names no message",
-        Doubt::Stopped => "the process stopped before the answer",
+        Doubt::Stopped => "the connection was ended before the answer",
         Doubt::NoAnswer => "the request got no answer that says what became of it",
     }
 }

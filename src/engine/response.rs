@@ -428,7 +428,7 @@ impl Response {
 
     fn unknown(&mut self, now: Time, operation: InFlight, doubt: Doubt, settings: &Settings) {
         self.counts.unknown += 1;
-        let may_land = matches!(doubt, Doubt::ConnectionLost | Doubt::NoAnswer);
+        let may_land = matches!(doubt, Doubt::ConnectionLost | Doubt::NoAnswer | Doubt::Stopped);
         self.doubt(now, may_land, &settings.reconcile);
         if self.forgives(now, &operation, false) {
             return;

@@ -6,12 +6,11 @@
 //! it said) what is on the channel is gone through from the first message on; messages that are left over then are emptied.
 
 mod behind;
+mod cut;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
-
-use unicode_segmentation::GraphemeCursor;
 
 use super::event::Offset;
 use super::next::Next;
@@ -20,12 +19,10 @@ use super::outcome::Serial;
 use super::record::Cut;
 use super::response::{Create, InFlight, Response};
 use super::settings::{ReconcileSettings, Verify};
-use super::text::Text;
 use super::time::Time;
 use super::verify::Check;
-
-/// How far before the limit a boundary between two characters, as people see them, is looked for.
-const WINDOW: usize = 64;
+use cut::WINDOW;
+pub(super) use cut::cut;
 
 /// A limit below this cannot even hold one code point for sure.
 pub(super) const LIMIT_MIN: usize = 4;
@@ -106,25 +103,6 @@ pub(super) struct Orphans {
     pub(super) check: Option<Box<Check>>,
     /// Bytes of text that it may have had.
     pub(super) reach: usize,
-}
-
-/// Where a text whose present message begins at `from` is cut; none if that cannot be told yet, or if it need not be cut.
-pub(super) fn cut(text: &Text, from: usize, limit: usize) -> Option<usize> {
-    let most = from + limit;
-    let least = most - WINDOW.min(limit / 4);
-    if text.len() <= most || text.dropped() > least {
-        return None;
-    }
-    let (start, end) = (text.ceil(least), text.ceil(most + 1));
-    let window = text.slice(start, end);
-    let mut cursor = GraphemeCursor::new(window.len(), window.len(), true);
-    let last = text.floor(most);
-    while let Ok(Some(boundary)) = cursor.prev_boundary(window, 0) {
-        if boundary > 0 && start + boundary <= most {
-            return Some(start + boundary);
-        }
-    }
-    Some(last)
 }
 
 impl Segments {
@@ -422,58 +400,5 @@ const fn both(one: Option<bool>, other: Option<bool>) -> Option<bool> {
         (Some(one), Some(other)) => Some(one && other),
         (Some(known), None) | (None, Some(known)) => Some(known),
         (None, None) => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn text(of: &str) -> Text {
-        let mut text = Text::new();
-        text.push(of);
-        text
-    }
-
-    /// All pieces of a text.
-    fn pieces(of: &str, limit: usize) -> Vec<String> {
-        let (text, mut from, mut pieces) = (text(of), 0, Vec::new());
-        while let Some(cut) = cut(&text, from, limit) {
-            pieces.push(text.slice(from, cut).to_owned());
-            from = cut;
-        }
-        pieces.push(text.from(from).to_owned());
-        pieces
-    }
-
-    #[test]
-    fn what_fits_is_not_cut() {
-        assert_eq!(cut(&text("12345678"), 0, 8), None);
-        assert_eq!(pieces("123456789", 8), ["12345678", "9"]);
-    }
-
-    #[test]
-    fn cuts_fall_between_graphemes_and_else_between_code_points() {
-        // e and its accent, a family, a flag: none is torn.
-        assert_eq!(pieces("abcdefge\u{301}x", 8), ["abcdefg", "e\u{301}x"]);
-        let family = "\u{1f468}\u{200d}\u{1f469}\u{200d}\u{1f467}";
-        let long = format!("{}{family}tail", "x".repeat(90));
-        assert_eq!(pieces(&long, 100), ["x".repeat(90), format!("{family}tail")]);
-        // One that is longer than any window is torn, but not within a code point.
-        let marks = format!("a{}", "\u{301}".repeat(40));
-        assert!(pieces(&marks, 32).iter().all(|piece| piece.len() <= 32));
-        assert_eq!(pieces(&marks, 32).concat(), marks);
-    }
-
-    #[test]
-    fn a_cut_does_not_depend_on_how_much_is_there() {
-        let whole = "one two three \u{1f468}\u{200d}\u{1f469} four five six seven eight nine ten".repeat(3);
-        for limit in [4, 9, 16, 33, 100] {
-            let from = 0;
-            let known = cut(&text(&whole), from, limit);
-            for (end, _) in whole.char_indices().filter(|(end, _)| *end > limit) {
-                assert_eq!(cut(&text(&whole[..end]), from, limit), known, "limit {limit}, {end} bytes");
-            }
-        }
     }
 }

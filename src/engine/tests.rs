@@ -10,6 +10,7 @@ mod inherited;
 mod looked;
 mod makers;
 mod pacing;
+mod refused;
 mod searched;
 mod segments;
 mod tokens;
@@ -412,69 +413,6 @@ fn at_the_limit_with_nothing_to_drop_intake_pauses_until_answers_come() {
     assert!(!story.shared.intake_open());
     story.ack(&create);
     assert!(story.shared.intake_open());
-}
-
-#[test]
-fn a_channel_that_refuses_is_probed_and_not_flooded() {
-    let mut story = Story::new();
-    let create = only(story.says(token("a")));
-    story.ack(&create);
-    let append = only(story.says(token("b")));
-    assert!(story.reject(&append, Class::Channel, 93002).is_empty());
-    let other = Event { response_id: "s".into(), channel: Some("ai:r".into()), ..event(token("x")) };
-    assert!(story.events(&[other]).is_empty(), "no creates while the channel refuses");
-    assert!(story.after(Duration::from_secs(29)).is_empty());
-    let probe = story.after(Duration::from_secs(1));
-    assert_eq!(probe.len(), 1, "one probe, not one per response");
-}
-
-#[test]
-fn a_channel_that_takes_again_is_taken_up_and_others_never_waited() {
-    for code in [93002, 40160] {
-        let mut story = Story::new();
-        let create = only(story.says(token("a")));
-        story.ack(&create);
-        let append = only(story.says(token("b")));
-        assert!(story.reject(&append, Class::Channel, code).is_empty());
-        let of = |response: &'static str, channel: &'static str, kind| Event {
-            response_id: response.into(),
-            channel: Some(channel.into()),
-            ..event(kind)
-        };
-        assert!(story.events(&[of("s", "ai:r", token("x"))]).is_empty(), "no creates while the channel refuses");
-        let elsewhere = only(story.events(&[of("t", "ai:t", token("y"))]));
-        story.ack(&elsewhere);
-        assert_eq!(only(story.events(&[of("t", "ai:t", token("z"))])).kind, OpKind::Append, "the others go on");
-
-        let probe = only(story.after(Duration::from_secs(30)));
-        let freed = story.ack(&probe);
-        let mut sent: Vec<_> = freed.into_iter().chain(story.says(token("c"))).collect();
-        // Who waited asks again when it would have been its turn to try.
-        sent.extend(story.after(Duration::from_secs(30)));
-        let texts: String = [&probe].into_iter().chain(&sent).map(|operation| &*operation.data).collect();
-        assert!(texts.contains("ab") && texts.contains('x'), "both responses go on: {texts}");
-    }
-}
-
-#[test]
-fn refusals_of_the_full_text_are_final_in_the_end() {
-    let mut story = Story::new();
-    let create = only(story.says(token("a")));
-    story.ack(&create);
-    let b = only(story.says(token("b")));
-    story.reject(&b, Class::Operation, 40013);
-    for _ in 0..3 {
-        let update = only(story.after(Duration::from_secs(30)));
-        story.reject(&update, Class::Operation, 40013);
-    }
-    let last_word = only(story.after(Duration::from_secs(60)));
-    assert_eq!((last_word.keeps_text, last_word.status), (true, Status::Failed));
-    story.ack(&last_word);
-    assert!(story.says(token("c")).is_empty());
-    story.says(END);
-    let response = story.reports.last().expect("it was reported");
-    assert_eq!((&response["outcome"], &response["reason"]), (&"failed".into(), &"refused-40013".into()));
-    assert_eq!(response["tokens"], 3, "what it had is still counted");
 }
 
 #[test]

@@ -3,14 +3,20 @@
 //! Length and hash always speak of the whole. The dropped part can be read from the topic again.
 
 use std::fmt::Write as _;
+use std::ops::RangeInclusive;
 
 use sha2::{Digest, Sha256};
+
+/// Letters of which two make a flag.
+const FLAG_LETTERS: RangeInclusive<char> = '\u{1f1e6}'..='\u{1f1ff}';
 
 /// The text of a response so far.
 #[derive(Debug, Clone)]
 pub(super) struct Text {
     /// Bytes that were dropped from memory.
     dropped: usize,
+    /// They end in the middle of a flag.
+    ends_in_flag: bool,
     /// What came after them.
     tail: String,
     /// None when the dropped part was never ours to read.
@@ -19,12 +25,12 @@ pub(super) struct Text {
 
 impl Text {
     pub(super) fn new() -> Self {
-        Self { dropped: 0, tail: String::new(), hash: Some(Sha256::new()) }
+        Self { dropped: 0, ends_in_flag: false, tail: String::new(), hash: Some(Sha256::new()) }
     }
 
     /// A text of which only about the length is known.
     pub(super) fn unknown(bytes: usize) -> Self {
-        Self { dropped: bytes.max(1), tail: String::new(), hash: None }
+        Self { dropped: bytes.max(1), ends_in_flag: false, tail: String::new(), hash: None }
     }
 
     /// Adds a token.
@@ -88,6 +94,17 @@ impl Text {
         self.dropped + self.tail.ceil_char_boundary(at.saturating_sub(self.dropped).min(self.tail.len()))
     }
 
+    /// Whether byte `at` of the whole is in the middle of a flag: two letters of flags make one, counted from the first of a row,
+    /// which stands no earlier than `from`. What was dropped cannot be asked for.
+    pub(super) fn is_in_flag(&self, from: usize, at: usize) -> bool {
+        let before = &self.tail[..at - self.dropped];
+        let is_of_row = |(index, letter): &(usize, char)| FLAG_LETTERS.contains(letter) && self.dropped + index >= from;
+        let letters = before.char_indices().rev().take_while(is_of_row).count();
+        let all = letters * FLAG_LETTERS.start().len_utf8() == before.len();
+        let began_earlier = all && from < self.dropped && self.ends_in_flag;
+        (letters + usize::from(began_earlier)) % 2 == 1
+    }
+
     /// Whether only about its length is known.
     pub(super) const fn is_unknown(&self) -> bool {
         self.hash.is_none()
@@ -96,12 +113,15 @@ impl Text {
     /// Drops from memory what comes before byte `at` of the whole.
     pub(super) fn drop_before(&mut self, at: usize) {
         let Some(surplus) = at.min(self.len()).checked_sub(self.dropped).filter(|surplus| *surplus > 0) else { return };
+        // A message begins there.
+        self.ends_in_flag = false;
         self.tail = self.tail[surplus..].to_owned();
         self.dropped += surplus;
     }
 
     /// Drops everything from memory.
     pub(super) fn drop_from_memory(&mut self) {
+        self.ends_in_flag = self.is_in_flag(0, self.len());
         self.dropped += self.tail.len();
         self.tail = String::new();
     }
@@ -120,7 +140,7 @@ impl Text {
         }
         self.hash = Some(hash);
         self.tail = whole;
-        self.dropped = 0;
+        (self.dropped, self.ends_in_flag) = (0, false);
         true
     }
 

@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use super::quiet::Quiet;
 use crate::ably;
 use crate::decode::{Decoder, Raw};
 use crate::engine::{EventKind, Found, Latest, LookUp, OpId, ReadBack, Reload};
@@ -42,6 +43,7 @@ pub(super) struct Again {
     reloads: Arc<Semaphore>,
     look_ups: Arc<Semaphore>,
     read_backs: Arc<Semaphore>,
+    quiet: Quiet,
     pub(super) tasks: JoinSet<Done>,
 }
 
@@ -51,12 +53,14 @@ impl Again {
     pub(super) fn new(reader: Reader, decoder: Decoder, ably: ably::Settings) -> Result<Self, ably::Error> {
         let [reloads, look_ups, read_backs] = [(); 3].map(|()| Arc::new(Semaphore::new(AT_ONCE)));
         let (decoder, ably) = (Arc::new(decoder), ably::History::new(ably)?);
-        Ok(Self { reader, decoder, ably, reloads, look_ups, read_backs, tasks: JoinSet::new() })
+        let (quiet, tasks) = (Quiet::default(), JoinSet::new());
+        Ok(Self { reader, decoder, ably, reloads, look_ups, read_backs, quiet, tasks })
     }
 
     /// Reads a text again.
     pub(super) fn reload(&mut self, partition: i32, reload: Reload) {
         let (reader, decoder, permits) = (self.reader.clone(), self.decoder.clone(), self.reloads.clone());
+        let quiet = self.quiet.clone();
         self.tasks.spawn(async move {
             let _permit = permits.acquire_owned().await;
             let reload = Arc::new(reload);
@@ -65,7 +69,7 @@ impl Again {
                     Ok(text) => break Some(text),
                     Err(kafka::Error::Gone { .. }) => break None,
                     Err(error) => {
-                        tracing::warn!(%error, partition, "a text is read again later");
+                        later(&quiet, &error, partition);
                         sleep(BEFORE_NEXT_TRY).await;
                     }
                 }
@@ -76,14 +80,13 @@ impl Again {
 
     /// Looks for a message.
     pub(super) fn look_up(&mut self, look_up: LookUp) {
-        let (ably, permits) = (self.ably.clone(), self.look_ups.clone());
+        let (ably, permits, quiet) = (self.ably.clone(), self.look_ups.clone(), self.quiet.clone());
         self.tasks.spawn(async move {
             let _permit = permits.acquire_owned().await;
             let found = match ably.look_up(&look_up).await {
                 Ok(found) => found,
                 Err(error) => {
-                    let channel = &*look_up.head.channel;
-                    tracing::warn!(%error, channel, "the channel's history cannot be read");
+                    unreadable(&quiet, &error, &look_up.head.channel);
                     Found::Unreadable
                 }
             };
@@ -103,6 +106,20 @@ impl Again {
             });
             Done::ReadBack { partition: id.partition, id, latest }
         });
+    }
+}
+
+/// Many texts may be wanted while Kafka is away.
+fn later(quiet: &Quiet, error: &kafka::Error, partition: i32) {
+    if let Some(suppressed) = quiet.due("text") {
+        tracing::warn!(%error, partition, suppressed, "a text is read again later");
+    }
+}
+
+/// After a takeover many messages may be looked for.
+fn unreadable(quiet: &Quiet, error: &ably::Error, channel: &str) {
+    if let Some(suppressed) = quiet.due("history") {
+        tracing::warn!(%error, channel, suppressed, "the channel's history cannot be read");
     }
 }
 
@@ -135,5 +152,23 @@ fn add_tokens(text: &mut String, message: &BorrowedMessage<'_>, decoder: &Decode
                 text.push_str(token);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::quiet::tests::Log;
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_looked_up_is_one_line_however_many_want_it() {
+        let quiet = Quiet::default();
+        let log = Log::of(|| {
+            for turn in 0..1_000 {
+                unreadable(&quiet, &ably::Error::Silent(BEFORE_NEXT_TRY), &format!("ai:{turn}"));
+                later(&quiet, &kafka::Error::Settings { reason: String::new() }, turn);
+            }
+        });
+        assert_eq!(log.len(), 2, "{log:?}");
     }
 }

@@ -5,36 +5,30 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
+use super::quiet::Quiet;
 use crate::ably;
 use crate::engine::{Class, Notice, Rejection, namespace_of};
 use crate::telemetry::Health;
 
-/// How long one cause is not repeated.
-const QUIET: Duration = Duration::from_secs(30);
-/// A channel that has not refused anything for so long is not a reason to be unready any more.
+/// What has not refused anything for so long is not a reason to be unready any more.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(90);
 /// What stands for the namespace of channels that have none in their names.
 const NO_NAMESPACE: &str = "(none)";
-/// Causes that are told apart; beyond, all are one.
-const CAUSES_MAX: usize = 1_000;
+/// Texts that were not read back are noted for so long.
+const NOTED_FOR: Duration = Duration::from_secs(600);
 
 /// Says what engines notice.
 #[derive(Debug)]
 pub(super) struct Notices {
     health: Health,
-    said: HashMap<String, Said>,
-    channel_refused: Option<Instant>,
-}
-
-#[derive(Debug)]
-struct Said {
-    at: Instant,
-    suppressed: u64,
+    quiet: Quiet,
+    /// Why it is not ready, or has a note, and until when if nothing more is noticed.
+    until: HashMap<&'static str, Instant>,
 }
 
 impl Notices {
     pub(super) fn new(health: Health) -> Self {
-        Self { health, said: HashMap::new(), channel_refused: None }
+        Self { health, quiet: Quiet::default(), until: HashMap::new() }
     }
 
     pub(super) fn say(&mut self, notice: Notice) {
@@ -42,7 +36,7 @@ impl Notices {
             Notice::Rejected { channel, rejection } => self.rejected(&channel, &rejection),
             Notice::Whole { channel } => {
                 let namespace = namespace_of(&channel).unwrap_or(NO_NAMESPACE);
-                if let Some(suppressed) = self.due(&format!("whole {namespace}")) {
+                if let Some(suppressed) = self.quiet.due(&format!("whole {namespace}")) {
                     tracing::warn!(
                         namespace,
                         suppressed,
@@ -58,106 +52,77 @@ impl Notices {
                 tracing::warn!(partition, below, %before, "responses that began earlier are skipped as too-old (input.max_age)");
             }
             Notice::Failed { channel, response_id, reason } => {
-                if let Some(suppressed) = self.due(&format!("failed {reason}")) {
+                if let Some(suppressed) = self.quiet.due(&format!("failed {reason}")) {
                     tracing::error!(%channel, %response_id, %reason, suppressed, "response given up on");
                 }
             }
         }
     }
 
-    /// Forgives channels that refuse no more.
+    /// Forgives what refuses no more.
     pub(super) fn tick(&mut self) {
-        if self.channel_refused.is_some_and(|at| at.elapsed() >= FORGIVEN_AFTER) {
-            self.channel_refused = None;
-            self.health.clear("channel");
-        }
+        self.forgive(Instant::now());
+    }
+
+    fn forgive(&mut self, now: Instant) {
+        let Self { health, until, .. } = self;
+        until.retain(|cause, until| {
+            let lasts = now < *until;
+            if !lasts {
+                health.clear(cause);
+            }
+            lasts
+        });
     }
 
     fn rejected(&mut self, channel: &str, rejection: &Rejection) {
         let Rejection { code, class, message, .. } = rejection;
-        if *class == Class::Channel {
-            self.channel_refused = Some(Instant::now());
+        let cause = unready(rejection);
+        if let Some((cause, _)) = cause {
+            self.until.insert(cause, Instant::now() + FORGIVEN_AFTER);
         }
         let namespace = namespace_of(channel).unwrap_or(NO_NAMESPACE);
-        let Some(suppressed) = self.due(&format!("rejected {code} {namespace}")) else { return };
-        if *class == Class::Channel {
-            // One channel stands for all that refuse for the same cause.
-            let remedy = ably::fault::remedy(*code).unwrap_or("see the channel's rules and the key's capabilities");
-            self.health.set("channel", format!("channel {channel} refuses with {code} ({message}): {remedy}"));
+        let Some(suppressed) = self.quiet.due(&format!("rejected {code} {namespace}")) else { return };
+        if let Some((cause, otherwise)) = cause {
+            // One channel stands for all on which it is refused for the same cause.
+            let remedy = ably::fault::remedy(*code).unwrap_or(otherwise);
+            self.health.set(cause, format!("channel {channel} refuses with {code} ({message}): {remedy}"));
         }
         tracing::warn!(channel, code, ?class, message, suppressed, "operations are refused");
     }
 
     /// Texts are right for all that we know; only that nobody looked.
     fn unverified(&mut self, channel: &str, rejection: Option<&Rejection>) {
-        let Some(suppressed) = self.due("unverified") else { return };
-        match rejection {
-            Some(Rejection { code, message, .. }) => tracing::warn!(
-                channel,
-                code,
-                message,
-                suppressed,
+        self.until.insert("unverified", Instant::now() + NOTED_FOR);
+        let Some(suppressed) = self.quiet.due("unverified") else { return };
+        let (code, message) = rejection.map(|rejection| (rejection.code, &*rejection.message)).unzip();
+        let note = match code {
+            Some(_) => {
                 "texts are not read back: give the key the capability `history`, or set reconcile.verify = \"never\""
-            ),
-            None => {
-                tracing::warn!(channel, suppressed, "texts could not be read back in time (reconcile.verify_timeout)")
             }
-        }
+            None => "texts could not be read back in time (reconcile.verify_timeout)",
+        };
+        tracing::warn!(channel, code, message, suppressed, "{note}");
+        self.health.note("unverified", note.to_owned());
     }
+}
 
-    /// How often a cause was held back since it was said; none if it was said just now.
-    fn due(&mut self, cause: &str) -> Option<u64> {
-        if self.said.len() >= CAUSES_MAX {
-            self.said.retain(|_, said| said.at.elapsed() < QUIET);
+/// The cause for which a refusal makes us unready, if it does, and what to do where its code does not say.
+const fn unready(rejection: &Rejection) -> Option<(&'static str, &'static str)> {
+    match rejection.class {
+        Class::Channel => Some(("channel", "see the channel's rules and the key's capabilities")),
+        Class::Account => Some(("account", "see the account and the credentials in the ably dashboard")),
+        Class::RateLimited if rejection.is_limit_of_account() => {
+            Some(("account", "see the account's limits in the ably dashboard"))
         }
-        match self.said.get_mut(cause) {
-            Some(said) if said.at.elapsed() < QUIET => {
-                said.suppressed += 1;
-                None
-            }
-            Some(said) => {
-                said.at = Instant::now();
-                Some(std::mem::take(&mut said.suppressed))
-            }
-            None => {
-                self.said.insert(cause.to_owned(), Said { at: Instant::now(), suppressed: 0 });
-                Some(0)
-            }
-        }
+        _ => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-    use std::sync::{Arc, Mutex};
-
+    use super::super::quiet::tests::Log;
     use super::*;
-
-    /// What was logged.
-    #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Log {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().expect("not poisoned").write(bytes)
-        }
-
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-
-    impl Log {
-        fn of(play: impl FnOnce()) -> Vec<String> {
-            let log = Self::default();
-            let writer = log.clone();
-            let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-            tracing::subscriber::with_default(subscriber, play);
-            let bytes = log.0.lock().expect("not poisoned").clone();
-            String::from_utf8(bytes).expect("text").lines().map(str::to_owned).collect()
-        }
-    }
 
     fn refused(notices: &mut Notices, channel: String, code: u32, class: Class) {
         let message = format!("not on {channel}");
@@ -178,6 +143,27 @@ mod tests {
     }
 
     #[test]
+    fn texts_that_are_not_read_back_are_a_note_and_no_reason() {
+        let health = Health::new();
+        health.clear("starting");
+        let mut notices = Notices::new(health.clone());
+        let rejection = Rejection { code: 40_160, status_code: 401, class: Class::Channel, message: "no".to_owned() };
+        for (rejection, words) in [(Some(rejection), "capability `history`"), (None, "verify_timeout")] {
+            notices.quiet = Quiet::default();
+            let play = || {
+                (0..1_000).for_each(|_| {
+                    notices.say(Notice::Unverified { channel: "ai:x".into(), rejection: rejection.clone() })
+                })
+            };
+            let log = Log::of(play);
+            assert!(log.len() == 1 && log[0].contains(words), "{log:?}");
+            assert!(health.reasons().is_empty() && health.notes()["unverified"].contains(words));
+        }
+        notices.forgive(Instant::now() + NOTED_FOR);
+        assert!(health.notes().is_empty());
+    }
+
+    #[test]
     fn a_namespace_in_which_nothing_can_be_changed_is_said_once_by_its_name() {
         let mut notices = Notices::new(Health::new());
         let log = Log::of(|| {
@@ -187,6 +173,34 @@ mod tests {
         });
         assert_eq!(log.len(), 2, "{log:?}");
         assert!(log[0].contains("namespace=\"ai\"") && log[1].contains("namespace=\"(none)\""), "{log:?}");
+    }
+
+    #[test]
+    fn what_only_the_account_can_mend_is_a_reason_with_a_remedy_until_it_is_mended() {
+        for (code, class, remedy) in [
+            (40_166, Class::Account, "ably.client_id"),
+            (40_199, Class::Account, "the credentials"),
+            (40_114, Class::RateLimited, "limit of channels"),
+            (90_021, Class::RateLimited, "the account's limits"),
+        ] {
+            let health = Health::new();
+            let mut notices = Notices::new(health.clone());
+            let play = || (0..1_000).for_each(|turn| refused(&mut notices, format!("ai:{turn}"), code, class));
+            let log = Log::of(play);
+            assert_eq!(log.len(), 2, "why it is not ready, and what is refused: {log:?}");
+            let reasons = health.reasons();
+            assert!(
+                reasons["account"].contains(&code.to_string()) && reasons["account"].contains(remedy),
+                "{reasons:?}"
+            );
+            notices.forgive(Instant::now() + FORGIVEN_AFTER - Duration::from_secs(1));
+            assert!(health.reasons().contains_key("account"));
+            notices.forgive(Instant::now() + FORGIVEN_AFTER);
+            assert!(!health.reasons().contains_key("account"));
+        }
+        let health = Health::new();
+        refused(&mut Notices::new(health.clone()), "ai:x".to_owned(), 42_911, Class::RateLimited);
+        assert!(!health.reasons().contains_key("account"), "a rate is gone slower for");
     }
 
     #[test]

@@ -81,9 +81,10 @@ async fn livez(State(told): State<Told>) -> Response {
 }
 
 async fn readyz(State(told): State<Told>) -> Response {
-    let reasons = told.health.reasons();
+    let (reasons, notes) = (told.health.reasons(), told.health.notes());
     let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(serde_json::json!({"ready": reasons.is_empty(), "reasons": reasons}))).into_response()
+    let page = serde_json::json!({"ready": reasons.is_empty(), "reasons": reasons, "notes": notes});
+    (status, Json(page)).into_response()
 }
 
 async fn all_metrics(State(told): State<Told>) -> Response {
@@ -112,7 +113,10 @@ mod tests {
         assert_eq!(starting.status(), 503);
         assert!(starting.text().await.expect("text").contains("the process is starting"));
         health.clear("starting");
-        assert_eq!(get("/readyz").await.expect("answers").status(), 200);
+        health.note("unverified", "texts are not read back".to_owned());
+        let ready = get("/readyz").await.expect("answers");
+        assert_eq!(ready.status(), 200);
+        assert!(ready.text().await.expect("text").contains("texts are not read back"));
         assert_eq!(get("/livez").await.expect("answers").status(), 200);
         assert!(get("/metrics").await.expect("answers").text().await.expect("text").contains("tokenrelay_build_info"));
         let version = get("/version").await.expect("answers").text().await.expect("text");

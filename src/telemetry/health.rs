@@ -1,4 +1,5 @@
-//! Whether the process lives and is ready, and if not, why: in words for whoever is woken by it.
+//! Whether the process lives and is ready, and if not, why: in words for whoever is woken by it. And what is not as it should be
+//! though it is ready: for whoever looks.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,6 +15,7 @@ pub struct Health(Arc<Mutex<State>>);
 #[derive(Debug)]
 struct State {
     reasons: BTreeMap<&'static str, String>,
+    notes: BTreeMap<&'static str, String>,
     beat: Instant,
 }
 
@@ -28,7 +30,7 @@ impl Health {
     #[must_use]
     pub fn new() -> Self {
         let reasons = BTreeMap::from([("starting", "the process is starting".to_owned())]);
-        Self(Arc::new(Mutex::new(State { reasons, beat: Instant::now() })))
+        Self(Arc::new(Mutex::new(State { reasons, notes: BTreeMap::new(), beat: Instant::now() })))
     }
 
     /// There is a reason for not being ready. Logged when it is new.
@@ -40,9 +42,16 @@ impl Health {
         }
     }
 
-    /// The reason is gone.
+    /// Something is not as it should be, and no reason for not being ready.
+    pub fn note(&self, cause: &'static str, note: String) {
+        self.state().notes.insert(cause, note);
+    }
+
+    /// The reason is gone, or the note.
     pub fn clear(&self, cause: &'static str) {
-        if self.state().reasons.remove(cause).is_some() {
+        let mut state = self.state();
+        state.notes.remove(cause);
+        if state.reasons.remove(cause).is_some() {
             tracing::info!(cause, "not a reason to be unready any more");
         }
     }
@@ -51,6 +60,12 @@ impl Health {
     #[must_use]
     pub fn reasons(&self) -> BTreeMap<&'static str, String> {
         self.state().reasons.clone()
+    }
+
+    /// What is not as it should be besides.
+    #[must_use]
+    pub fn notes(&self) -> BTreeMap<&'static str, String> {
+        self.state().notes.clone()
     }
 
     /// The loop turns.
@@ -81,6 +96,9 @@ mod tests {
         health.clear("starting");
         assert_eq!(health.reasons(), BTreeMap::from([("ably", "no connection".to_owned())]));
         health.clone().clear("ably");
-        assert!(health.reasons().is_empty());
+        health.note("unverified", "not read back".to_owned());
+        assert!(health.reasons().is_empty(), "a note is none");
+        health.clear("unverified");
+        assert!(health.notes().is_empty());
     }
 }

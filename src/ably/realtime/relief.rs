@@ -2,15 +2,18 @@
 //!
 //! Nothing of a message may be under way on two ways at once, else a late frame of the one lands on top of a text that was
 //! mended over the other. So the connection is given up, with all that is unanswered on it, before the first request leaves;
-//! and before a connection carries anything again, every request has had its answer or is known to have none.
+//! and before a connection carries anything again, every request has had its answer or is known to have none. An answer does
+//! not say that the text is published, though: either way messages go on with their full text, after a while.
 
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use super::super::fault::Error;
 use super::super::pool::{Command, Event, Settings};
 use super::super::rest::Rest;
 use super::super::session::Details;
+use super::Connection;
 use crate::engine::{ConnectionId, Time};
 
 /// Events that may wait.
@@ -137,6 +140,86 @@ impl Relief {
                 None
             }
         }
+    }
+}
+
+impl Connection {
+    /// Something has happened to what goes by request.
+    pub(super) async fn relieved(&mut self, event: Option<Event>) -> Option<()> {
+        let now = self.now();
+        match event {
+            Some(event @ Event::Up { .. }) => {
+                let was_serving = self.relief.is_serving();
+                if !self.relief.begin() {
+                    return Some(());
+                }
+                tracing::warn!(
+                    connection = self.id,
+                    "no WebSocket to ably: operations go by request until there is one"
+                );
+                self.session.abandon(now, &mut self.actions);
+                self.act().await?;
+                if !was_serving {
+                    self.go_over().await?;
+                }
+                self.tell(event).await
+            }
+            Some(event @ Event::Answers(_)) => self.tell(event).await,
+            Some(Event::Closed { .. }) => Some(()),
+            Some(event) if self.relief.is_serving() => self.tell(event).await,
+            Some(_) => Some(()),
+            None => {
+                if self.relief.is_serving() {
+                    self.go_over().await?;
+                }
+                match self.relief.ended(now) {
+                    Some(details) => self.tell(Event::up(self.id, details)).await,
+                    None => Some(()),
+                }
+            }
+        }
+    }
+
+    /// From now on operations go another way. What was acknowledged on the former one the server may still hold back, to publish
+    /// it with what comes next: what goes the other way could come before it.
+    async fn go_over(&mut self) -> Option<()> {
+        self.tell(Event::Replaced { connection: self.id }).await
+    }
+
+    /// There is a connection: it is used as soon as nothing is under way by request.
+    pub(super) async fn up(&mut self, details: Details) -> Option<()> {
+        self.target.secrets().serves(&self.auth);
+        let was_serving = self.relief.is_serving();
+        match self.relief.up(details, self.patience) {
+            Some(details) => self.tell(Event::up(self.id, details)).await,
+            None if was_serving => {
+                let reason = Error::TransportLost("requests end, there is a WebSocket again".to_owned());
+                self.tell(Event::Down { connection: self.id, reason }).await
+            }
+            None => Some(()),
+        }
+    }
+
+    /// There is none.
+    pub(super) async fn down(&mut self, reason: Error) -> Option<()> {
+        let was_serving = self.relief.is_serving();
+        self.relief.down(self.now());
+        match was_serving {
+            true => Some(()),
+            false => self.tell(Event::Down { connection: self.id, reason }).await,
+        }
+    }
+
+    /// Waits for the last answers to requests.
+    pub(super) async fn end_relief(&mut self) -> Option<()> {
+        while self.relief.is_serving() {
+            match self.relief.next().await {
+                Some(event @ Event::Answers(_)) => self.tell(event).await?,
+                Some(_) => {}
+                None => return Some(()),
+            }
+        }
+        Some(())
     }
 }
 

@@ -437,6 +437,14 @@ async fn what_is_unanswered_at_the_end_is_unknown() {
 }
 
 #[tokio::test]
+async fn a_key_is_not_renewed_on_the_connection_that_shows_it() {
+    let (settings, (events, _), (_, commands)) = (settings(1), mpsc::channel(1), mpsc::channel(1));
+    let mut connection = Connection::new(0, &settings, Arc::new(Target::new(&settings)), commands, events);
+    connection.renew();
+    assert!(connection.renewing.is_none());
+}
+
+#[tokio::test]
 async fn a_wrong_key_is_told_from_an_unreachable_server() {
     let (listener, port) = listen().await;
     tokio::spawn(async move {

@@ -36,7 +36,8 @@ pub enum Action {
         /// How many attempts have failed since the last one that did not.
         failures: u32,
     },
-    /// Renew the credentials of a connection that is up, and [`authorise`](super::Session::authorise) it with the new ones.
+    /// Renew the token of a connection that is up, and [`authorise`](super::Session::authorise) it with the new one. A key is
+    /// left alone.
     Renew,
     /// Write this frame to the transport.
     Write(Bytes),

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::super::wire::Encoding;
 use super::*;
-use crate::engine::{Class, Head, OpId, Status};
+use crate::engine::{Head, OpId, Status};
 
 const ACK_TIMEOUT: Duration = Duration::from_secs(30);
 

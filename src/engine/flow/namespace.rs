@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
-use super::{ChannelKey, Flow, PROBE_EVERY};
+use super::{ChannelKey, Flow, PROBE_EVERY, Refuses};
 use crate::engine::time::Time;
 
 /// Namespaces without a channel of which something is remembered, at most. One that was forgotten is found out again.
@@ -71,6 +71,8 @@ struct Namespace {
     name: Arc<str>,
     channels: u32,
     known: Known,
+    /// Our credentials may do nothing on its channels, or not change messages.
+    refuses: Option<Refuses>,
 }
 
 /// All that is known of namespaces.
@@ -141,10 +143,16 @@ impl Namespaces {
         }
     }
 
+    /// What it refuses to us, whatever the channel.
+    pub(super) fn refuses(&mut self, key: NamespaceKey) -> &mut Option<Refuses> {
+        &mut self.all[key.0 as usize].refuses
+    }
+
     fn add(&mut self, now: Time, name: Arc<str>) -> NamespaceKey {
         let next = || NamespaceKey(u32::try_from(self.all.len()).unwrap_or(u32::MAX));
         let key = self.free.pop().unwrap_or_else(next);
-        let namespace = Namespace { name: name.clone(), channels: 0, known: Known::new(Rule::Unknown, now, now) };
+        let known = Known::new(Rule::Unknown, now, now);
+        let namespace = Namespace { name: name.clone(), channels: 0, known, refuses: None };
         match self.all.get_mut(key.0 as usize) {
             Some(slot) => *slot = namespace,
             None => self.all.push(namespace),
@@ -280,6 +288,8 @@ impl Flow {
         let is_news = known.rule != Rule::Off;
         let since = if is_news { now } else { known.since };
         *known = Known::new(Rule::Off, since, now + PROBE_EVERY);
+        // It was for the rule and not for our credentials.
+        *self.namespaces.refuses(self.namespace(key)) = None;
         self.namespaces.news += u64::from(is_news);
         is_news
     }

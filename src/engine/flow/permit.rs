@@ -104,11 +104,13 @@ impl Flow {
         if !connection.up || !room {
             return Err(Place::Connection(None));
         }
-        if let Some(refuses) = channel.refuses.filter(|refuses| now < refuses.until) {
-            return Err(Place::Probe(refuses.until.min(now + LOOK_AGAIN)));
+        let namespace = self.namespaces.refuses(channel.namespace).map(|refuses| refuses.until_for(kind));
+        let refuses = channel.refuses.map(|refuses| refuses.until).max(namespace);
+        if let Some(until) = refuses.filter(|until| now < *until) {
+            return Err(Place::Probe(until.min(now + LOOK_AGAIN)));
         }
         let pipelined = connection.pipelining == Pipelining::On;
-        if let Some(time) = connection.frames.wait(now, 1.0, 0).filter(|_| pipelined) {
+        if pipelined && let Some(time) = connection.frames.wait(now, 1.0, 0) {
             return Err(Place::Connection(Some(time)));
         }
         if !charged {
@@ -134,8 +136,8 @@ impl Flow {
             None => {}
         }
         let (ahead, before) = (connection.line.ahead_of(ticket), account.line.ahead_of(ticket));
-        let own = connection.rate.wait(now, 1.0, ahead).filter(|_| pipelined);
-        let requests = account.requests.wait(now, 1.0, before).filter(|_| !pipelined);
+        let own = if pipelined { connection.rate.wait(now, 1.0, ahead) } else { None };
+        let requests = if pipelined { None } else { account.requests.wait(now, 1.0, before) };
         match account.rate.wait(now, 1.0, before).into_iter().chain(requests).max() {
             Some(time) if ahead == 0 && own.is_none() => Err(Place::Account(time)),
             all => match all.max(own) {
@@ -151,16 +153,20 @@ impl Flow {
         let Wanted { kind, bytes, charged, .. } = wanted;
         let channel = &mut self.channels[key.0 as usize];
         let connection = &mut self.connections[channel.connection as usize];
-        let buckets = [&mut connection.rate, &mut channel.rate, &mut self.account.rate, &mut self.account.requests];
-        for bucket in buckets.into_iter().filter(|_| charged) {
+        // What nobody waits for is not used up either: requests would be owed for what has gone over connections.
+        let pipelined = connection.pipelining == Pipelining::On;
+        let own = if pipelined { &mut connection.rate } else { &mut self.account.requests };
+        for bucket in [own, &mut channel.rate, &mut self.account.rate].into_iter().filter(|_| charged) {
             bucket.take(now, 1.0);
         }
-        connection.frames.take(now, 1.0);
+        if pipelined {
+            connection.frames.take(now, 1.0);
+        }
         if kind == OpKind::Update {
             channel.bandwidth.iter_mut().for_each(|bandwidth| bandwidth.take(now, bytes as f64));
             self.account.bandwidth.take(now, bytes as f64);
         }
-        if let Some(refuses) = &mut channel.refuses {
+        for refuses in [&mut channel.refuses, self.namespaces.refuses(channel.namespace)].into_iter().flatten() {
             refuses.until = now + PROBE_EVERY;
         }
         channel.operations += 1;
@@ -178,11 +184,12 @@ impl Flow {
         connection.bytes -= bytes;
     }
 
-    /// An operation was taken on the channel: whatever it refused, it does not now. Only that a message could be made says
-    /// nothing of changing one.
+    /// An operation was taken on the channel.
     pub(in crate::engine) fn accepted(&mut self, key: ChannelKey, kind: OpKind) {
-        let refuses = &mut self.channels[key.0 as usize].refuses;
-        *refuses = refuses.filter(|refuses| kind == OpKind::Create && refuses.changes);
+        let channel = &mut self.channels[key.0 as usize];
+        for refuses in [&mut channel.refuses, self.namespaces.refuses(channel.namespace)] {
+            *refuses = refuses.and_then(|refuses| refuses.unless_taken(kind));
+        }
     }
 
     /// An operation that was sent at `sent_at` was refused; whoever is to blame goes slower.
@@ -200,9 +207,17 @@ impl Flow {
         let ours = named.map(|named| named * account.share);
         match (rejection.class, rejection.code) {
             (Class::Channel, code) => {
-                let before = channel.refuses.is_some_and(|refuses| refuses.changes);
-                let changes = before || kind != OpKind::Create || code == NO_RULE;
-                channel.refuses = Some(Refuses { until: now + PROBE_EVERY, changes });
+                let changes = kind != OpKind::Create || code == NO_RULE;
+                channel.refuses = Some(Refuses::again(channel.refuses, now, changes));
+            }
+            // Each channel is refused alike, and each message that is made meanwhile is left unfinished. Credentials may do
+            // more in one namespace than in another, though.
+            (Class::Account, _) => {
+                let refuses = self.namespaces.refuses(channel.namespace);
+                *refuses = Some(Refuses::again(*refuses, now, kind != OpKind::Create));
+            }
+            (Class::RateLimited, _) if rejection.is_limit_of_account() => {
+                channel.refuses = Some(Refuses::again(channel.refuses, now, false));
             }
             (Class::RateLimited, 42913) => channel.rate.refused(now, sent_at, named),
             (Class::RateLimited, 42914) => match &mut channel.bandwidth {
@@ -213,8 +228,7 @@ impl Flow {
             (Class::RateLimited, 42910 | 42917) => account.rate.refused(now, sent_at, ours),
             (Class::RateLimited, 90010) => self.too_many_channels(connection, key),
             (Class::RateLimited, _) => self.too_fast(now, connection, sent_at, named),
-            (Class::Transient | Class::Token | Class::Connection | Class::Operation, _)
-            | (Class::Account | Class::MessageGone, _) => {}
+            (Class::Transient | Class::Token | Class::Connection | Class::Operation | Class::MessageGone, _) => {}
         }
     }
 

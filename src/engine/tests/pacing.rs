@@ -323,6 +323,13 @@ impl World {
         }
     }
 
+    /// Requests take the place of connections, or the other way round.
+    fn go_over_to(&mut self, pipelining: Pipelining) {
+        self.pipelining = pipelining;
+        self.opened = 0;
+        (0..self.engines.len()).for_each(|p| self.apply(p, Input::Tick));
+    }
+
     fn tick_all(&mut self) {
         for engine in &mut self.engines {
             engine.apply(self.now, Input::Tick, &mut self.shared, &mut self.effects);

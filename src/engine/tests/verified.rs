@@ -28,14 +28,18 @@ impl Story {
 
 /// Two tokens and the end; what became of the second is unknown, and the full text (version 3) is taken.
 fn mended(verify: Verify) -> Story {
+    mended_after(verify, Doubt::ConnectionLost)
+}
+
+fn mended_after(verify: Verify, doubt: Doubt) -> Story {
     let mut story = verifying(verify);
     let create = only(story.says(token("a")));
     story.ack(&create);
     let append = only(story.says(token("b")));
     story.says(END).iter().for_each(|last| {
-        story.answer(last, Outcome::Unknown(Doubt::ConnectionLost));
+        story.answer(last, Outcome::Unknown(doubt));
     });
-    story.answer(&append, Outcome::Unknown(Doubt::ConnectionLost));
+    story.answer(&append, Outcome::Unknown(doubt));
     let update = only(story.after(Duration::from_secs(1)));
     assert_eq!((update.kind, &*update.data, update.status), (OpKind::Update, "ab", Status::Complete));
     story.answered = 2;
@@ -45,7 +49,16 @@ fn mended(verify: Verify) -> Story {
 
 #[test]
 fn after_a_connection_was_lost_the_text_is_read_back_soon_and_when_nothing_can_land_any_more() {
-    let mut story = mended(Verify::AfterUnknown);
+    read_back_twice(Doubt::ConnectionLost);
+}
+
+#[test]
+fn one_that_was_ending_is_no_better_than_one_that_was_lost() {
+    read_back_twice(Doubt::Stopped);
+}
+
+fn read_back_twice(doubt: Doubt) {
+    let mut story = mended_after(Verify::AfterUnknown, doubt);
     assert!(!story.engine.is_clear(), "something may be under way: the next owner is to know");
     assert!(story.reads(latest(3, "ab", Status::Complete)).is_empty());
     assert!(story.settled().is_none() && story.read_backs.is_empty());

@@ -180,8 +180,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     rarer(
         "a request without an answer leaves nothing behind that could land late",
         "engine/response.rs",
-        "matches!(doubt, Doubt::ConnectionLost | Doubt::NoAnswer);",
-        "matches!(doubt, Doubt::ConnectionLost);",
+        "matches!(doubt, Doubt::ConnectionLost | Doubt::NoAnswer | Doubt::Stopped);",
+        "matches!(doubt, Doubt::ConnectionLost | Doubt::Stopped);",
     ),
     rarer(
         "idle time passes while nothing is read",

@@ -16,7 +16,6 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::ably::auth::Auth;
-use crate::ably::fault::Error;
 use crate::ably::fixtures;
 use crate::ably::pool::Pool;
 use crate::config::{self, Secret, Transport};
@@ -39,6 +38,12 @@ impl Server {
 
     fn is_open(&self) -> bool {
         self.is_open.load(Ordering::Acquire)
+    }
+
+    async fn closes(&self) {
+        while self.is_open() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
     }
 }
 
@@ -71,10 +76,11 @@ async fn serve(mut socket: ws::WebSocket, server: Arc<Server>) {
         {
             return;
         }
-        let Some(Ok(ws::Message::Text(text))) = socket.recv().await else { return };
-        if !server.is_open() {
-            return;
-        }
+        let heard = tokio::select! {
+            heard = socket.recv() => heard,
+            () = server.closes() => return,
+        };
+        let Some(Ok(ws::Message::Text(text))) = heard else { return };
         let frame: Value = serde_json::from_str(&text).expect("JSON");
         say = (frame["action"] == 15).then(
             || json!({"action": 1, "msgSerial": frame["msgSerial"], "count": 1, "res": [{"serials": ["by frame"]}]}),
@@ -122,9 +128,16 @@ impl Stage {
     }
 
     async fn up(&mut self) -> Pipelining {
+        self.up_again().await.0
+    }
+
+    /// How operations go, and whether it was said before that they go another way than those that went last.
+    async fn up_again(&mut self) -> (Pipelining, bool) {
+        let mut is_another = false;
         loop {
             match self.event().await {
-                Event::Up { pipelining, .. } => return pipelining,
+                Event::Up { pipelining, .. } => return (pipelining, is_another),
+                Event::Lost { .. } | Event::Replaced { .. } => is_another = true,
                 Event::Down { .. } => {}
                 other => panic!("{other:?}"),
             }
@@ -160,6 +173,23 @@ async fn requests_serve_while_no_websocket_is_to_be_had_and_no_longer() {
 }
 
 #[tokio::test]
+async fn that_operations_go_another_way_is_said_before_the_first_does() {
+    let mut stage = Stage::with(true, Auth::key("app.id:secret").expect("a key")).await;
+    assert_eq!(stage.up().await, Pipelining::On);
+    assert_eq!(stage.append(0).await.as_deref(), Some("by frame"));
+    for turn in 0..2 {
+        // Nothing is unanswered, but what was acknowledged may not have been published yet.
+        stage.server.open(false);
+        assert_eq!(stage.up_again().await, (Pipelining::Off, true), "requests, turn {turn}");
+        assert_eq!(stage.append(2 * turn + 1).await.as_deref(), Some("by request"));
+        stage.server.open(true);
+        assert_eq!(stage.up_again().await, (Pipelining::On, true), "frames, turn {turn}");
+        assert_eq!(stage.append(2 * turn + 2).await.as_deref(), Some("by frame"));
+    }
+    stage.pool.close(PATIENCE).await;
+}
+
+#[tokio::test]
 async fn the_end_does_not_wait_for_a_websocket() {
     let mut stage = Stage::start().await;
     assert_eq!(stage.up().await, Pipelining::Off);
@@ -181,7 +211,7 @@ async fn requests_show_the_key_that_was_taken_last() {
     let pipelining = loop {
         match stage.event().await {
             Event::Up { pipelining, .. } => break pipelining,
-            Event::Down { .. } | Event::Lost { .. } | Event::Answers(_) => {}
+            Event::Down { .. } | Event::Lost { .. } | Event::Replaced { .. } | Event::Answers(_) => {}
             other => panic!("{other:?}"),
         }
     };

@@ -47,6 +47,29 @@ fn a_limit_that_is_known_is_used_whole_and_never_passed() {
 }
 
 #[test]
+fn what_went_one_way_is_no_debt_on_the_other() {
+    let requests = Limits { request_rate: 50, connection_rate: 200, ..ONE };
+    let frames = Limits { request_rate: 200, connection_rate: 50, frame_rate: 50, ..ONE };
+    for (limits, first, then) in
+        [(requests, Pipelining::On, Pipelining::Off), (frames, Pipelining::Off, Pipelining::On)]
+    {
+        let mut world = World::new(limits, Duration::ZERO, 2, Scope::Connection, f64::INFINITY);
+        world.pipelining = first;
+        for n in 0..10 {
+            world.stream(&n.to_string(), n % 2, Duration::from_millis(20));
+        }
+        world.pass(SECOND * 60);
+        let (before, ..) = world.pace();
+        assert!(before > 190 * 60, "{before} operations in a minute with pipelining {first:?}");
+        world.go_over_to(then);
+        world.pass(SECOND * 10);
+        let (after, ..) = world.pace();
+        assert!((480..=520).contains(&after), "{after} operations in ten seconds with pipelining {then:?}");
+        world.end();
+    }
+}
+
+#[test]
 fn a_limit_that_a_refusal_names_is_used_whole() {
     for scope in [Scope::Connection, Scope::Channel, Scope::Account] {
         let mut world = world(ONE, scope);
