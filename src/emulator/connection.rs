@@ -142,7 +142,7 @@ impl Rate {
 
     /// Takes so many. What is more than half a second's worth goes through when nothing else has been taken.
     pub(super) fn take_some(&mut self, amount: f64, limit: u32, now_ms: u64) -> bool {
-        if limit == 0 {
+        if limit == 0 || amount == 0.0 {
             return true;
         }
         let limit = f64::from(limit);

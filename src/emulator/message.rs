@@ -95,6 +95,11 @@ impl Stored {
         &self.latest
     }
 
+    /// Whether reading gives what was there before.
+    pub(super) fn lags(&self, now_ms: u64) -> bool {
+        self.before.as_ref().is_some_and(|(until, _)| now_ms < *until)
+    }
+
     /// What reading gives: it may lag behind.
     pub(super) fn readable(&self, now_ms: u64) -> &Message<'static> {
         match &self.before {
@@ -150,6 +155,11 @@ impl Stored {
         if let Some(Data::Text(text)) = &mutation.data {
             self.folded.push_str(text);
         }
+    }
+
+    /// Whether text of refused appends will appear with the next one.
+    pub(super) fn folds(&self) -> bool {
+        !self.folded.is_empty()
     }
 
     /// Applies a mutation. If it is watched, gives what subscribers get who have seen the message: for an append, the piece
@@ -460,8 +470,8 @@ mod tests {
         for (text, expected) in [(None, "one two"), (Some("new"), "new")] {
             let mut message = stored("one");
             let rollup = message.rollup(7);
-            rollup.append(mutation(message_action::APPEND, "!"), 5_000, window, || "2".to_owned());
-            rollup.append(mutation(message_action::APPEND, " two"), 5_000, window, || "3".to_owned());
+            rollup.append(mutation(message_action::APPEND, "!"), 5_000, window, "2", false);
+            rollup.append(mutation(message_action::APPEND, " two"), 5_000, window, "3", false);
             let data = text.map(|text: &str| Data::Text(text.to_owned().into()));
             let update = Mutation { data, ..mutation(message_action::UPDATE, "") };
             message.supersede(7, &update, 5_001);

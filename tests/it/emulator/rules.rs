@@ -1,0 +1,80 @@
+//! What the protocol says of publishing, rolling up and attaching, and what it leaves open of these.
+
+use super::*;
+
+fn path(serial: &str) -> String {
+    format!("/channels/ai%3Ax/messages/{}", serial.replace('@', "%40"))
+}
+
+/// Changes a message by a request; gives the version that is answered, or the code.
+async fn patch(emulator: &Emulator, serial: &str, message: Value) -> Value {
+    let _already = rustls::crypto::ring::default_provider().install_default();
+    let url = format!("http://{}{}?key=app.key:secret", emulator.local_addr(), path(serial));
+    let answer = reqwest::Client::new().patch(url).body(message.to_string()).send().await.expect("an answer");
+    let body: Value = answer.json().await.expect("JSON");
+    body.get("versionSerial").unwrap_or(&body["error"]["code"]).clone()
+}
+
+#[tokio::test]
+async fn an_array_counts_as_one_or_as_what_is_in_it() {
+    let emulator = start("channel-rate-limit=10").await;
+    let (mut raw, _) = Raw::connect(&emulator, "").await;
+    let five = || json!(vec![json!({"data": "x"}); 5]);
+    let mut ask = async |msg_serial: u64| {
+        raw.send(json!({"action": MESSAGE, "channel": "ai:x", "msgSerial": msg_serial, "messages": five()})).await;
+        raw.answers(1).await[0].3
+    };
+    assert_eq!([ask(0).await, ask(1).await], [0, 0]);
+    set(&emulator, "channel-rate-limit=10,count-each=true");
+    assert_eq!(ask(2).await, 42913);
+    assert_eq!(emulator.stats().struck["count-each"], 1);
+}
+
+#[tokio::test]
+async fn requests_are_rolled_up_if_so_wanted() {
+    let emulator = start("").await;
+    let (mut raw, _) = Raw::connect(&emulator, "").await;
+    let serial = raw.create("ai:x", 0, "").await;
+    let ask = async |data: &str| patch(&emulator, &serial, append(&serial, data)).await;
+    let apart = [ask("a").await, ask("b").await];
+    assert_ne!(apart[0], apart[1]);
+    set(&emulator, "rest-rollup=3600000");
+    let together = [ask("c").await, ask("d").await, ask("e").await];
+    assert!(together[1] == together[2] && together[0] != together[1], "{together:?}");
+    assert_eq!(get(&emulator, &path(&serial)).await.1["data"], "abc", "two wait");
+    assert_eq!(emulator.stats().struck["rest-rollup"], 2);
+    patch(&emulator, &serial, json!({"action": 1, "data": "all"})).await;
+    set(&emulator, "rest-rollup=50");
+    ask("f").await;
+    ask("g").await;
+    text_becomes(&emulator, "ai:x", &serial, "allfg").await;
+}
+
+#[tokio::test]
+async fn what_is_rolled_up_can_have_versions_of_its_own() {
+    let emulator = start("own-serials=true").await;
+    let (mut raw, _) = Raw::connect(&emulator, "appendRollupWindow=500").await;
+    let serial = raw.create("ai:x", 0, "").await;
+    let mut versions = Vec::new();
+    for (msg_serial, data) in (1..).zip(["a", "b", "c"]) {
+        raw.publish("ai:x", msg_serial, [append(&serial, data)]).await;
+        let answer = raw.frame().await.expect("an answer");
+        versions.push(answer["res"][0]["serials"][0].as_str().expect("a version").to_owned());
+    }
+    assert!(versions.is_sorted_by(|one, next| one < next), "{versions:?}");
+    text_becomes(&emulator, "ai:x", &serial, "abc").await;
+    assert_eq!(get(&emulator, &path(&serial)).await.1["version"]["serial"], versions[2]);
+}
+
+#[tokio::test]
+async fn an_update_can_overtake_what_waits() {
+    for (faults, text) in [("", "new"), ("update-overtakes=true", "newb")] {
+        let emulator = start(faults).await;
+        let (mut raw, _) = Raw::connect(&emulator, "appendRollupWindow=200").await;
+        let serial = raw.create("ai:x", 0, "").await;
+        let update = json!({"action": 1, "serial": serial, "data": "new"});
+        raw.publish("ai:x", 1, [append(&serial, "a"), append(&serial, "b"), update, append(&serial, "")]).await;
+        raw.answers(4).await;
+        text_becomes(&emulator, "ai:x", &serial, text).await;
+    }
+}
