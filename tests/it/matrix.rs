@@ -26,7 +26,7 @@ const GIVEN_UP: [&str; 4] =
 /// The stories have numbers from 1 on.
 const STORIES: u32 = 30;
 /// What strikes the demo's own subscriber, too, which is on a connection in every cell.
-const SUBSCRIBERS: [&str; 2] = ["hang-up", "refuse-websockets"];
+const SUBSCRIBERS: [&str; 3] = ["hang-up", "refuse-resume", "refuse-websockets"];
 /// Runs at a time: most of a run is waiting.
 const AT_ONCE: usize = 6;
 /// A run that takes longer has come to nothing.

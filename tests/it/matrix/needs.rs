@@ -67,11 +67,18 @@ const LACKS: [Lack; 10] = [
 ];
 
 /// In a scenario, for one fault: why nobody demands that it strikes.
-const MAY: [(&str, &str, &str); 1] = [(
-    "01-late-resume",
-    "resent",
-    "what requests have taken over from is not resumed: a relay that resumed it would write its frames again",
-)];
+const MAY: [(&str, &str, &str); 2] = [
+    (
+        "01-late-resume",
+        "resent",
+        "what requests have taken over from is not resumed: a relay that resumed it would write its frames again",
+    ),
+    (
+        "06-unanswered-then-resumed",
+        "resent",
+        "a connection that leaves frames unanswered for too long is given up: a relay that resumed it would write them again",
+    ),
+];
 
 const CREATED: &str = "tokens are messages of their own: none is appended to or updated";
 
