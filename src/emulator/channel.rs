@@ -135,16 +135,19 @@ impl Channel {
         Some(serials)
     }
 
-    /// Sends what happened to a message to everyone attached: `piece` to those who have the message, the whole to others.
-    /// Gives how many got it, and the connections that were too slow.
-    pub(super) fn deliver(&mut self, frame: &Frame<'_>, piece: &Message<'static>, odd: Oddity) -> (u64, Vec<u64>) {
-        let serial = piece.serial.as_deref().unwrap_or_default();
-        let Some(stored) = self.messages.get(serial) else { return (0, Vec::new()) };
+    /// Sends what happened to a message to everyone attached: a piece to those who have the message, the whole to others; or
+    /// all messages of an array. In one frame, whose position is that of all of it. Gives how many got it, and the connections
+    /// that were too slow.
+    pub(super) fn deliver(&mut self, frame: &Frame<'_>, pieces: &[Message<'static>], odd: Oddity) -> (u64, Vec<u64>) {
+        let stored = |piece: &Message<'_>| self.messages.get(piece.serial.as_deref().unwrap_or_default());
+        let stored: Vec<&Stored> = pieces.iter().filter_map(stored).collect();
+        let Some(first) = stored.first() else { return (0, Vec::new()) };
+        let is_append = pieces.iter().any(|piece| piece.action == Some(message_action::APPEND));
         let mut encoded: Vec<(Encoding, bool, ws::Message)> = Vec::new();
         let (mut delivered, mut slow) = (0, Vec::new());
         for attachment in &mut self.attachments {
             if attachment.connection == frame.publisher && !attachment.echo {
-                attachment.seen.insert(stored.number);
+                attachment.seen.extend(stored.iter().map(|stored| stored.number));
                 continue;
             }
             if odd.lost {
@@ -153,15 +156,15 @@ impl Channel {
                 }
                 continue;
             }
-            let unseen = attachment.seen.insert(stored.number);
-            let whole = piece.action == Some(message_action::APPEND) && (unseen || attachment.full || odd.whole);
+            let unseen = stored.iter().filter(|stored| attachment.seen.insert(stored.number)).count() > 0;
+            let whole = is_append && (unseen || attachment.full || odd.whole);
             let named = attachment.name == frame.channel;
             let known = encoded.iter().find(|(encoding, w, _)| *encoding == attachment.encoding && *w == whole);
             let bytes = match known.filter(|_| named) {
                 Some((_, _, bytes)) => bytes.clone(),
                 None => {
-                    let message = if whole { stored.latest() } else { piece };
-                    let bytes = frame.encode(attachment.encoding, &attachment.name, message);
+                    let messages = if whole { std::slice::from_ref(first.latest()) } else { pieces };
+                    let bytes = frame.encode(attachment.encoding, &attachment.name, messages);
                     if named {
                         encoded.push((attachment.encoding, whole, bytes.clone()));
                     }
@@ -191,8 +194,8 @@ pub(super) struct Frame<'a> {
 }
 
 impl Frame<'_> {
-    /// The frame with one message, for whoever attached by that name.
-    pub(super) fn encode(&self, encoding: Encoding, name: &str, message: &Message<'static>) -> ws::Message {
+    /// The frame with those messages, for whoever attached by that name.
+    pub(super) fn encode(&self, encoding: Encoding, name: &str, messages: &[Message<'static>]) -> ws::Message {
         let frame = ProtocolMessage {
             action: action::MESSAGE,
             id: Some(self.id.into()),
@@ -200,7 +203,7 @@ impl Frame<'_> {
             channel: Some(name.into()),
             channel_serial: Some(self.position.into()),
             timestamp: Some(self.now_ms),
-            messages: Some(vec![message.clone()]),
+            messages: Some(messages.to_vec()),
             ..ProtocolMessage::default()
         };
         super::codec::encode(encoding, &frame)

@@ -102,9 +102,17 @@ impl State {
         let silent = self.strikes("null-creates", self.faults.null_creates) || self.faults.immutable;
         let position = self.serials.next(now_ms);
         let happened = Happened { by: &by, channel: name, id: &id, position: &position, now_ms };
-        let created = messages.into_iter().enumerate();
-        let serials = created.map(|(index, message)| self.create_one(&happened, index, message, explicit));
-        Ok(serials.map(|serial| (!silent).then_some(serial)).collect())
+        let (mut serials, mut watched) = (Vec::with_capacity(messages.len()), Vec::new());
+        for (index, message) in messages.into_iter().enumerate() {
+            let serial = serial::of_message(&position, index);
+            watched.extend(self.create_one(&happened, index, &serial, message, explicit));
+            serials.push((!silent).then_some(serial));
+        }
+        // All of it at once: who comes back behind a part of a position would never get the rest.
+        if !watched.is_empty() {
+            self.deliver(&happened, &watched);
+        }
+        Ok(serials)
     }
 
     /// What a create is answered whose id is known; nothing if it is to make another message.
@@ -121,35 +129,39 @@ impl State {
         Some((0..messages).map(serial).collect())
     }
 
-    fn create_one(&mut self, at: &Happened<'_>, index: usize, mut message: Message<'static>, explicit: bool) -> String {
+    /// Makes a message. Gives it, if somebody is attached.
+    fn create_one(
+        &mut self,
+        at: &Happened<'_>,
+        index: usize,
+        serial: &str,
+        mut message: Message<'static>,
+        explicit: bool,
+    ) -> Option<Message<'static>> {
         self.stats.creates += 1;
-        let serial = serial::of_message(at.position, index);
         let id = message.id.take().unwrap_or_else(|| format!("{}:{index}", at.id).into());
         message.id = Some(id.clone());
         message.client_id = message.client_id.take().or_else(|| identity(at.by));
         message.connection_id = Some(at.by.connection_id.clone().into()).filter(|_| at.by.connection != 0);
         message.timestamp = Some(at.now_ms);
         message.action = Some(message_action::CREATE);
-        message.serial = Some(serial.clone().into());
+        message.serial = Some(serial.to_owned().into());
         message.version = Some(MessageVersion {
-            serial: Some(serial.clone().into()),
+            serial: Some(serial.to_owned().into()),
             timestamp: Some(at.now_ms),
             ..MessageVersion::default()
         });
         let channel = self.store.get_mut(at.channel);
         let watched = channel.is_some_and(|channel| {
-            channel.note(at.position, &serial);
+            channel.note(at.position, serial);
             if explicit {
-                channel.remember(id.into_owned(), &serial, at.now_ms);
+                channel.remember(id.into_owned(), serial, at.now_ms);
             }
             !channel.attachments.is_empty()
         });
         let copy = watched.then(|| message.clone());
         self.store.insert(at.channel, message);
-        if let Some(copy) = copy {
-            self.deliver(at, &copy);
-        }
-        serial
+        copy
     }
 
     fn mutate(&mut self, publish: Publish, message: Message<'static>) -> Applied {
@@ -342,13 +354,13 @@ impl State {
             channel.note(at.position, serial);
         }
         if let Some(piece) = piece {
-            self.deliver(at, &piece);
+            self.deliver(at, std::slice::from_ref(&piece));
         }
         Ok((!silent).then_some(version))
     }
 
-    fn deliver(&mut self, at: &Happened<'_>, piece: &Message<'static>) {
-        let is_append = piece.action == Some(message_action::APPEND);
+    fn deliver(&mut self, at: &Happened<'_>, pieces: &[Message<'static>]) {
+        let is_append = pieces.iter().any(|piece| piece.action == Some(message_action::APPEND));
         let odd = Oddity {
             whole: is_append && self.strikes("whole-pieces", self.faults.whole_pieces),
             lost: self.strikes("lose-deliveries", self.faults.lose_deliveries),
@@ -363,7 +375,7 @@ impl State {
             position: at.position,
             now_ms: at.now_ms,
         };
-        let (delivered, slow) = channel.deliver(&frame, piece, odd);
+        let (delivered, slow) = channel.deliver(&frame, pieces, odd);
         self.stats.delivered += delivered;
         for number in slow {
             self.stats.slow += 1;

@@ -122,7 +122,7 @@ fn backlog_frames(
         let id = format!("backlog:{}", stored.number);
         let position = &channel.position;
         let frame = Frame { channel: name, publisher: 0, publisher_id: "", id: &id, position, now_ms };
-        frames.push(frame.encode(to.encoding, &to.name, stored.latest()));
+        frames.push(frame.encode(to.encoding, &to.name, std::slice::from_ref(stored.latest())));
         to.seen.insert(stored.number);
     }
     frames

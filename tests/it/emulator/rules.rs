@@ -2,6 +2,29 @@
 
 use super::*;
 
+const ATTACHED: u64 = 11;
+
+async fn attach(raw: &mut Raw, frame: Value) -> Value {
+    let mut attach = json!({"action": 10, "channel": "ai:x"});
+    attach.as_object_mut().expect("an object").extend(frame.as_object().expect("an object").clone());
+    raw.send(attach).await;
+    raw.frame().await.expect("an answer")
+}
+
+async fn subscriber(emulator: &Emulator) -> Raw {
+    let (mut reader, _) = Raw::connect(emulator, "").await;
+    assert_eq!(attach(&mut reader, json!({})).await["action"], ATTACHED);
+    reader
+}
+
+/// Sends several messages in one frame and gives the serials that they get.
+async fn array(raw: &mut Raw, msg_serial: u64, messages: Value) -> Vec<String> {
+    raw.send(json!({"action": MESSAGE, "channel": "ai:x", "msgSerial": msg_serial, "messages": messages})).await;
+    let answer = raw.frame().await.expect("an answer");
+    let serials = answer["res"][0]["serials"].as_array().expect("serials").iter();
+    serials.map(|serial| serial.as_str().expect("a serial").to_owned()).collect()
+}
+
 fn path(serial: &str) -> String {
     format!("/channels/ai%3Ax/messages/{}", serial.replace('@', "%40"))
 }
@@ -13,6 +36,41 @@ async fn patch(emulator: &Emulator, serial: &str, message: Value) -> Value {
     let answer = reqwest::Client::new().patch(url).body(message.to_string()).send().await.expect("an answer");
     let body: Value = answer.json().await.expect("JSON");
     body.get("versionSerial").unwrap_or(&body["error"]["code"]).clone()
+}
+
+#[tokio::test]
+async fn an_array_reaches_subscribers_in_one_frame() {
+    let emulator = start("").await;
+    let mut reader = subscriber(&emulator).await;
+    let (mut raw, _) = Raw::connect(&emulator, "").await;
+    let serials = array(&mut raw, 0, json!([{"data": "a"}, {"data": "b"}, {"data": "c"}])).await;
+    let frame = reader.frame().await.expect("the array");
+    let got: Vec<(&str, &str)> = frame["messages"]
+        .as_array()
+        .expect("messages")
+        .iter()
+        .map(|message| (message["serial"].as_str().expect("a serial"), message["data"].as_str().expect("a text")))
+        .collect();
+    let expected: Vec<(&str, &str)> = serials.iter().map(String::as_str).zip(["a", "b", "c"]).collect();
+    assert_eq!(got, expected);
+    // Whoever has that frame and comes back has missed nothing; all of it is known as pieces of.
+    raw.publish("ai:x", 1, [append(&serials[1], "+")]).await;
+    let next = reader.frame().await.expect("the append");
+    assert_eq!((&next["messages"][0]["action"], &next["messages"][0]["data"]), (&json!(5), &json!("+")));
+    assert_eq!(next["messages"].as_array().map(Vec::len), Some(1));
+    assert_eq!(emulator.stats().delivered, 2);
+}
+
+#[tokio::test]
+async fn an_array_that_comes_again_after_a_resume_has_its_serials() {
+    let emulator = start("").await;
+    let (mut raw, connected) = Raw::connect(&emulator, "").await;
+    let serials = array(&mut raw, 0, json!([{"data": "a"}, {"data": "b"}])).await;
+    drop(raw);
+    let key = connected["connectionKey"].as_str().expect("a key");
+    let (mut raw, _) = Raw::connect(&emulator, &format!("resume={key}")).await;
+    assert_eq!(array(&mut raw, 0, json!([{"data": "a"}, {"data": "b"}])).await, serials);
+    assert_eq!(emulator.stats().creates, 2);
 }
 
 #[tokio::test]
