@@ -1,6 +1,6 @@
 //! A channel: its messages, who is attached, and what each of them gets.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use axum::extract::ws;
 
@@ -11,6 +11,7 @@ use super::errors::failure;
 use super::limits::{BACKLOG, IDEMPOTENCY};
 use super::message::Stored;
 use super::outbox::Outbox;
+use super::seen::Seen;
 
 /// A subscriber's place in a channel.
 #[derive(Debug)]
@@ -26,7 +27,7 @@ pub(super) struct Attachment {
     /// It gets whole messages, never pieces.
     pub(super) full: bool,
     /// The messages that it has the whole of.
-    pub(super) seen: HashSet<u64>,
+    pub(super) seen: Seen,
     /// What comes once more after the next delivery.
     pub(super) again: Option<ws::Message>,
 }
@@ -85,11 +86,29 @@ impl Channel {
     pub(super) fn recognise(&mut self, id: &str, now_ms: u64) -> Option<String> {
         let window = u64::try_from(IDEMPOTENCY.as_millis()).unwrap_or(u64::MAX);
         while self.ids_in_order.front().is_some_and(|(at, _)| now_ms.saturating_sub(*at) > window) {
-            if let Some((_, id)) = self.ids_in_order.pop_front() {
-                self.ids.remove(&id);
-            }
+            self.forget_oldest_id();
         }
         self.ids.get(id).map(|(serial, _)| serial.clone())
+    }
+
+    fn forget_oldest_id(&mut self) {
+        let Some((noted, id)) = self.ids_in_order.pop_front() else { return };
+        // It may have been given to another message since.
+        if self.ids.get(&id).is_some_and(|(_, at)| *at <= noted) {
+            self.ids.remove(&id);
+        }
+    }
+
+    /// Takes a message out, and what is kept because of it.
+    pub(super) fn remove(&mut self, serial: &str) -> Option<Stored> {
+        let removed = self.messages.remove(serial)?;
+        // Messages go in the order in which they came: an id that is older than all of them is of none.
+        while self.ids_in_order.len() > self.messages.len() {
+            self.forget_oldest_id();
+        }
+        let oldest = self.messages.values().next().map_or(self.messages_made + 1, |stored| stored.number);
+        self.attachments.iter_mut().for_each(|attachment| attachment.seen.forget_below(oldest));
+        Some(removed)
     }
 
     /// Remembers the id of a create.
@@ -147,7 +166,7 @@ impl Channel {
         let (mut delivered, mut slow) = (0, Vec::new());
         for attachment in &mut self.attachments {
             if attachment.connection == frame.publisher && !attachment.echo {
-                attachment.seen.extend(stored.iter().map(|stored| stored.number));
+                stored.iter().for_each(|stored| attachment.seen.add(stored.number));
                 continue;
             }
             if odd.lost {
@@ -220,5 +239,30 @@ impl Frame<'_> {
             ..ProtocolMessage::default()
         };
         super::codec::encode(encoding, &frame)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_go_with_their_messages_and_with_time() {
+        let mut channel = Channel::new(String::new());
+        for number in 0..10 {
+            let serial = format!("{number:02}");
+            channel.insert(&serial, Message::default());
+            channel.remember(format!("id-{number}"), &serial, number);
+        }
+        for number in 0..8 {
+            assert!(channel.remove(&format!("{number:02}")).is_some());
+        }
+        assert_eq!((channel.ids.len(), channel.ids_in_order.len()), (2, 2));
+        assert_eq!([3, 9].map(|number| channel.recognise(&format!("id-{number}"), 9).is_some()), [false, true]);
+        channel.remember("id-9".to_owned(), "10", 100);
+        let window = u64::try_from(IDEMPOTENCY.as_millis()).expect("it fits");
+        let later = 10 + window;
+        assert_eq!(channel.recognise("id-9", later).as_deref(), Some("10"), "it was given again since");
+        assert_eq!((channel.recognise("id-8", later), channel.ids_in_order.len()), (None, 1));
     }
 }

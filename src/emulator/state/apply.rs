@@ -119,14 +119,13 @@ impl State {
     fn known_create(&mut self, known: &str, messages: usize, now_ms: u64) -> Option<Vec<Option<String>>> {
         self.struck("known-creates");
         let position = match self.faults.known_creates {
-            Known::Serial => Some(known.rsplit_once(':').map_or(known, |(position, _)| position).to_owned()),
+            Known::Serial => Some(serial::position(known).to_owned()),
             Known::Nothing => None,
             Known::Phantom => Some(self.serials.next(now_ms)),
             Known::Again => return None,
         };
         self.stats.recognised += 1;
-        let serial = |index| position.as_ref().map(|position| serial::of_message(position, index));
-        Some((0..messages).map(serial).collect())
+        Some(serial::of_messages(position.as_deref(), messages))
     }
 
     /// Makes a message. Gives it, if somebody is attached.

@@ -1,6 +1,6 @@
 //! Subscribers come to channels and leave.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 use axum::extract::ws;
 
@@ -11,6 +11,7 @@ use crate::emulator::auth::Capability;
 use crate::emulator::channel::{Attachment, Channel, Frame};
 use crate::emulator::errors::{Failure, failure, forbidden, too_many_channels};
 use crate::emulator::limits::CHANNELS_PER_CONNECTION;
+use crate::emulator::seen::Seen;
 
 const HAS_BACKLOG: u64 = 2;
 const RESUMED: u64 = 4;
@@ -57,7 +58,7 @@ impl State {
             encoding: connection.encoding,
             echo: connection.echo && params.get("echo").is_none_or(|echo| echo != "false"),
             full: params.get("appendMode").is_some_and(|mode| mode == "full"),
-            seen: HashSet::new(),
+            seen: Seen::default(),
             again: None,
         };
         let serials = &mut self.serials;

@@ -9,7 +9,7 @@ use super::{State, unqualified};
 use crate::emulator::connection::Answer;
 use crate::emulator::errors::{Failure, failure, fatal_rate, injected};
 use crate::emulator::faults::{DropAs, Odd, Resent};
-use crate::emulator::message::Mutation;
+use crate::emulator::message::{Mutation, Stored};
 
 /// What has become of a frame.
 #[derive(Debug, Default)]
@@ -266,8 +266,12 @@ impl State {
 
     /// The text of a refused append will appear with the next one.
     pub(super) fn fold(&mut self, name: &str, serial: &str, refused: &Mutation) {
-        if let Ok(stored) = self.store.message_mut(name, serial) {
+        let fold = |stored: &mut Stored, _| {
             stored.fold(refused);
+            None
+        };
+        if self.store.change(name, serial, fold).is_err() {
+            tracing::debug!("emulator: the message that a refused append is to appear in is gone");
         }
     }
 }

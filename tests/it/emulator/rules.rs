@@ -136,3 +136,32 @@ async fn an_update_can_overtake_what_waits() {
         text_becomes(&emulator, "ai:x", &serial, text).await;
     }
 }
+
+#[tokio::test]
+async fn what_was_too_large_can_be_too_large_for_all_that_comes() {
+    let emulator = start("message-size=10").await;
+    let (mut raw, _) = Raw::connect(&emulator, "appendRollupWindow=0").await;
+    let serial = raw.create("ai:x", 0, "12345").await;
+    let mut code = async |msg_serial: u64, message: Value| {
+        raw.publish("ai:x", msg_serial, [message]).await;
+        raw.answers(1).await[0].3
+    };
+    assert_eq!(code(1, append(&serial, "678901")).await, 40009);
+    assert_eq!(code(2, append(&serial, "6")).await, 0, "what is shorter is taken");
+    set(&emulator, "message-size=10,reject-fold=1");
+    assert_eq!(code(3, append(&serial, "78901")).await, 40009);
+    assert_eq!(code(4, append(&serial, "7")).await, 40009, "it would come with what was refused");
+    assert_eq!(code(5, json!({"action": 1, "serial": serial, "data": "1234567"})).await, 0);
+    assert_eq!(code(6, append(&serial, "8")).await, 0, "a full text ends that");
+    text_becomes(&emulator, "ai:x", &serial, "12345678").await;
+}
+
+#[tokio::test]
+async fn ids_have_a_length() {
+    let emulator = start("").await;
+    let (mut raw, _) = Raw::connect(&emulator, "").await;
+    for (msg_serial, length, expected) in [(0, 1_000, (ACK, 0, 1, 0)), (1, 500_000, (NACK, 1, 1, 40031))] {
+        raw.publish("ai:x", msg_serial, [json!({"id": "i".repeat(length), "data": "x"})]).await;
+        assert_eq!(raw.answers(1).await, [expected]);
+    }
+}
