@@ -1,6 +1,6 @@
 //! A connection: who it is, what it was told, and what its state is worth after a drop.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +12,8 @@ use super::limits::ANSWERS_KEPT;
 use super::outbox::Outbox;
 use super::serial;
 
+/// The mode of an attachment that may publish.
+pub(super) const PUBLISH: u64 = 1 << 17;
 /// After so long a connection has left a channel that it published to.
 const CHANNEL_LEFT_MS: u64 = 1_000;
 
@@ -47,8 +49,8 @@ pub(super) struct Connection {
     pub(super) rate: Rate,
     /// Operations as they come.
     pub(super) raw_rate: Rate,
-    /// The channels that it is attached to, by the names that it attached by.
-    pub(super) attached: HashSet<String>,
+    /// The channels that it is attached to, by the names that it attached by, and with which modes.
+    pub(super) attached: HashMap<String, u64>,
     /// The channels that it publishes to, while these are limited, and when it last did.
     published: HashMap<String, u64>,
 }
@@ -104,7 +106,7 @@ impl Connection {
             dropped_at: None,
             rate: Rate::default(),
             raw_rate: Rate::default(),
-            attached: HashSet::new(),
+            attached: HashMap::new(),
             published: HashMap::new(),
         }
     }
@@ -116,6 +118,11 @@ impl Connection {
         self.encoding = encoding;
         self.outbox = outbox;
         self.dropped_at = None;
+    }
+
+    /// Whether it may publish to a channel as it is attached to it. Whoever is not attached may.
+    pub(super) fn is_attached_to_publish(&self, channel: &str) -> bool {
+        self.attached.get(channel).is_none_or(|modes| modes & PUBLISH != 0)
     }
 
     /// Whether it may publish to a channel: to so many at a time. One that it has left alone for a while is no longer one of

@@ -11,8 +11,8 @@ use crate::emulator::auth::Grant;
 use crate::emulator::channel::{Frame, Oddity};
 use crate::emulator::connection::Publisher;
 use crate::emulator::errors::{
-    Failure, account_rate, channel_bandwidth, channel_rate, connection_rate, failure, not_mutable, too_large,
-    too_many_channels,
+    Failure, account_rate, channel_bandwidth, channel_rate, connection_rate, failure, not_attached_to_publish,
+    not_mutable, too_large, too_many_channels,
 };
 use crate::emulator::faults::{Deleted, Faults, Known, SizeIn};
 use crate::emulator::limits::MESSAGES_PER_FRAME;
@@ -74,6 +74,7 @@ impl State {
         let (_, name) = unqualified(&channel);
         valid_name(name)?;
         by.grant.capability.allows("publish", name)?;
+        self.attached_to_publish(&by, &channel)?;
         for message in &messages {
             validate::extras(message)?;
             validate::client_id(message, by.grant.client_id.as_deref())?;
@@ -174,6 +175,9 @@ impl State {
             _ => return Err(failure(40000, 400, "Unknown message action")),
         };
         *count += 1;
+        // Who may not is told so, and not whether the message is there.
+        by.grant.capability.allows_some(operation, name, by.grant.identity())?;
+        self.attached_to_publish(&by, &channel)?;
         let namespace = name.split_once(':').map_or("", |(namespace, _)| namespace);
         if self.faults.immutable {
             self.struck("immutable");
@@ -408,6 +412,14 @@ impl State {
             self.struck("enforced-size");
         }
         Err(too_large(size, limit))
+    }
+
+    fn attached_to_publish(&self, by: &Publisher, channel: &str) -> Result<(), Failure> {
+        let connection = self.connections.get(&by.connection);
+        match connection.is_none_or(|connection| connection.is_attached_to_publish(channel)) {
+            true => Ok(()),
+            false => Err(not_attached_to_publish()),
+        }
     }
 
     /// A connection may publish to so many channels.

@@ -1,8 +1,12 @@
 //! What the protocol says of publishing, rolling up and attaching, and what it leaves open of these.
 
+use super::raw::CONNECTED;
 use super::*;
 
 const ATTACHED: u64 = 11;
+const HAS_BACKLOG: u64 = 2;
+const PUBLISH: u64 = 1 << 17;
+const SUBSCRIBE: u64 = 1 << 18;
 
 async fn attach(raw: &mut Raw, frame: Value) -> Value {
     let mut attach = json!({"action": 10, "channel": "ai:x"});
@@ -154,6 +158,65 @@ async fn what_was_too_large_can_be_too_large_for_all_that_comes() {
     assert_eq!(code(5, json!({"action": 1, "serial": serial, "data": "1234567"})).await, 0);
     assert_eq!(code(6, append(&serial, "8")).await, 0, "a full text ends that");
     text_becomes(&emulator, "ai:x", &serial, "12345678").await;
+}
+
+#[tokio::test]
+async fn modes_that_are_parameters_beat_those_that_are_flags() {
+    let emulator = start("").await;
+    let (mut raw, _) = Raw::connect(&emulator, "").await;
+    let modes = |frame: &Value| frame["flags"].as_u64().expect("flags") & (PUBLISH | SUBSCRIBE);
+    let attached = attach(&mut raw, json!({"flags": SUBSCRIBE, "params": {"modes": "publish"}})).await;
+    assert_eq!((modes(&attached), &attached["params"]["modes"]), (PUBLISH, &json!("publish")));
+    raw.create("ai:x", 0, "it may publish").await;
+    let attached = attach(&mut raw, json!({"flags": PUBLISH, "params": {"modes": "subscribe,presence"}})).await;
+    assert_eq!(modes(&attached), SUBSCRIBE);
+    raw.publish("ai:x", 1, [json!({"data": "it may not"})]).await;
+    assert_eq!(raw.answers(1).await, [(NACK, 1, 1, 40165)]);
+    raw.create("ai:y", 2, "it is not attached there").await;
+    raw.send(json!({"action": 12, "channel": "ai:x"})).await;
+    assert_eq!(raw.frame().await.expect("detached")["action"], 13);
+    raw.create("ai:x", 3, "nor there any more").await;
+    let refused = attach(&mut raw, json!({"params": {"modes": "nonsense"}})).await;
+    assert_eq!((&refused["action"], &refused["error"]["code"]), (&json!(ERROR), &json!(40003)));
+}
+
+#[tokio::test]
+async fn a_rewind_that_does_not_reach_as_far_as_was_asked_says_so() {
+    let emulator = start("").await;
+    let (mut raw, _) = Raw::connect(&emulator, "").await;
+    for (msg_serial, count) in (0..).zip([100, 1]) {
+        array(&mut raw, msg_serial, json!(vec![json!({"data": "x"}); count])).await;
+    }
+    for (rewind, limit, code) in [("100", None, 0), ("101", None, 90004), ("2m", None, 90004), ("2m", Some("50"), 0)] {
+        let (mut reader, _) = Raw::connect(&emulator, "").await;
+        let mut params = json!({"rewind": rewind});
+        if let Some(limit) = limit {
+            params["rewindLimit"] = json!(limit);
+        }
+        let attached = attach(&mut reader, json!({"params": params})).await;
+        assert_eq!(attached["error"]["code"].as_u64().unwrap_or_default(), code, "{rewind} {limit:?}");
+        assert_eq!(attached["flags"].as_u64().map(|flags| flags & HAS_BACKLOG), Some(HAS_BACKLOG), "it is attached");
+    }
+}
+
+#[tokio::test]
+async fn who_may_not_change_messages_is_not_told_whether_they_are_there() {
+    let emulator = start("").await;
+    let (mut owner, _) = Raw::connect(&emulator, "").await;
+    let serial = owner.create("ai:x", 0, "x").await;
+    let _already = rustls::crypto::ring::default_provider().install_default();
+    let url = format!("http://{}/keys/app.key/requestToken", emulator.local_addr());
+    let body = json!({"capability": r#"{"*":["publish"]}"#}).to_string();
+    let asked = reqwest::Client::new().post(url).basic_auth("app.key", Some("secret")).body(body).send();
+    let token: Value = asked.await.expect("an answer").json().await.expect("JSON");
+    let token = token["token"].as_str().expect("a token");
+    let mut raw = Raw::open(&emulator, &format!("access_token={token}")).await;
+    assert_eq!(raw.frame().await.expect("a frame")["action"], CONNECTED);
+    for (msg_serial, faults, serial) in [(0, "", serial.as_str()), (1, "", "none"), (2, "immutable=true", &serial)] {
+        set(&emulator, faults);
+        raw.publish("ai:x", msg_serial, [append(serial, "y")]).await;
+        assert_eq!(raw.answers(1).await, [(NACK, msg_serial, 1, 40160)], "{faults} {serial}");
+    }
 }
 
 #[tokio::test]
