@@ -27,4 +27,4 @@ pub use history::{look_up, read_back};
 pub use http::client as http_client;
 pub use lease::{Lease, Moment};
 pub use pool::{Event, Pool, Settings};
-pub use probe::{probe, probe_channel};
+pub use probe::{Tried, probe, probe_channel};
