@@ -113,7 +113,7 @@ pub(super) fn of(scenario: &Path, pattern: &str, transport: &str) -> Vec<Need> {
 
 fn lacks(step: &Table, fault: &str, pattern: &str, transport: &str) -> Option<&'static str> {
     let only = match fault {
-        "reject" => step.get("reject-ops"),
+        "reject" | "reject-applied" => step.get("reject-ops"),
         "lose-ack" | "skip-ack" | "drop" => step.get("lose-ops"),
         _ => None,
     };
