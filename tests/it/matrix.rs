@@ -146,7 +146,7 @@ impl Played {
         let verdict = match (self.play.nothing(), self.complaint()) {
             (Some(why), _) => format!("n/a: {why}"),
             (None, None) => "right".to_owned(),
-            (None, Some(_)) if self.idle().is_some() => "IDLE".to_owned(),
+            (None, complaint) if complaint == self.idle() => "IDLE".to_owned(),
             (None, Some(_)) => "WRONG".to_owned(),
         };
         let mut whys: Vec<String> = Vec::new();
