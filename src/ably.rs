@@ -26,4 +26,4 @@ pub use fault::Error;
 pub use history::History;
 pub use lease::{Lease, Moment};
 pub use pool::{Event, Pool, Settings};
-pub use probe::{probe, probe_channel};
+pub use probe::{Tried, probe, probe_channel};

@@ -20,6 +20,7 @@ mod realtime;
 mod rest;
 mod rollup;
 mod scenario;
+mod seen;
 mod serial;
 mod state;
 mod stats;

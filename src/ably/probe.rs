@@ -6,15 +6,43 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
 
 use super::fault::Error;
+use super::history::History;
 use super::pool::{Event, Pool, Settings};
 use super::session::Details;
-use crate::engine::{ConnectionId, Head, OpId, OpKind, Operation, Outcome, Sender, Serial, Status};
+use crate::engine::{
+    ConnectionId, Doubt, Found, Head, LookUp, OpId, OpKind, Operation, Outcome, Sender, Serial, Status, Time,
+};
 
 /// The connection that questions are asked on.
 const CONNECTION: ConnectionId = 0;
 
 /// How long a probe may take to say goodbye.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The answer that was asked for names this operation.
+const OPERATION: OpId = OpId { partition: 0, slot: 0, generation: 0, seq: 0 };
+
+/// How often a message is looked for that was taken without a serial, and how long between: histories lag, and nobody says
+/// when they no longer do.
+const LOOKS: u32 = 10;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(300);
+
+/// The message that was made to try a channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tried {
+    /// Ably's name for the connection that made it.
+    pub ably_id: Arc<str>,
+    /// Its serial.
+    pub serial: Serial,
+}
+
+impl Tried {
+    /// Its text.
+    pub const TEXT: &'static str = "tokenrelay check";
+}
+
+/// Its text, as it is made and as it is appended to.
+const PIECES: [&str; 2] = ["tokenrelay", " check"];
 
 /// Connects once and says what the server allows.
 ///
@@ -32,9 +60,9 @@ pub async fn probe(settings: Settings) -> Result<Details, Error> {
 ///
 /// # Errors
 /// Why it could not; [`Error::Channel`] when the channel refuses.
-pub async fn probe_channel(settings: Settings, channel: &str) -> Result<Details, Error> {
-    let mut probe = Probe::open(settings);
-    let checked = probe.check(channel).await;
+pub async fn probe_channel(settings: Settings, channel: &str) -> Result<Tried, Error> {
+    let mut probe = Probe::open(settings.clone());
+    let checked = probe.check(&settings, channel).await;
     probe.close().await;
     checked
 }
@@ -64,8 +92,8 @@ impl Probe {
         }
     }
 
-    async fn check(&mut self, channel: &str) -> Result<Details, Error> {
-        let details = self.connected().await?;
+    async fn check(&mut self, settings: &Settings, channel: &str) -> Result<Tried, Error> {
+        let ably_id = self.connected().await?.ably_id;
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let id = format!("check.{}.{:08x}", since_epoch.as_millis(), fastrand::u32(..));
         let head = Arc::new(Head {
@@ -77,23 +105,22 @@ impl Probe {
             supersedes: None,
             prev: None,
         });
-        let serial = self.ask(&head, None).await?;
-        let no_serial = || Error::Channel {
-            channel: channel.to_owned(),
-            code: 93002,
-            message: "a message was taken but has no serial".to_owned(),
+        let serial = match self.ask(&head, None).await? {
+            Some(serial) => serial,
+            None => find(settings, head.clone(), since_epoch).await?,
         };
-        self.ask(&head, Some(serial.ok_or_else(no_serial)?)).await?;
-        Ok(details)
+        self.ask(&head, Some(serial.clone())).await?;
+        Ok(Tried { ably_id, serial })
     }
 
-    /// Sends one operation, a create without a serial and an append with one, and waits for its answer.
+    /// Sends one operation, a create without a serial and an append with one, and waits for its answer. One without an answer
+    /// says nothing of the channel.
     async fn ask(&mut self, head: &Arc<Head>, serial: Option<Serial>) -> Result<Option<Serial>, Error> {
         let (kind, data, status) = match serial {
-            None => (OpKind::Create, "tokenrelay", Status::Streaming),
-            Some(_) => (OpKind::Append, " check", Status::Complete),
+            None => (OpKind::Create, PIECES[0], Status::Streaming),
+            Some(_) => (OpKind::Append, PIECES[1], Status::Complete),
         };
-        let id = OpId { partition: 0, slot: 0, generation: 0, seq: u32::from(serial.is_some()) };
+        let id = OpId { seq: u32::from(serial.is_some()), ..OPERATION };
         let data = data.into();
         let operation = Operation {
             id,
@@ -117,7 +144,7 @@ impl Probe {
                         let (channel, code, message) = (head.channel.to_string(), refused.code, refused.message);
                         return Err(Error::Channel { channel, code, message });
                     }
-                    Some(Outcome::Unknown(_)) if kind == OpKind::Create => return Ok(None),
+                    Some(Outcome::Unknown(Doubt::NoSerial)) => return Ok(None),
                     Some(Outcome::Unknown(_)) | None => return Err(ended()),
                 },
                 Some(Event::Fatal { error, .. } | Event::Down { reason: error, .. }) => return Err(error),
@@ -134,6 +161,31 @@ impl Probe {
         let drain = async { while events.recv().await.is_some() {} };
         tokio::join!(closing, drain);
     }
+}
+
+/// Looks for the message whose create was taken without a serial. Channels that lack the rule answer so, but not they alone:
+/// an append tells.
+async fn find(settings: &Settings, head: Arc<Head>, since_epoch: Duration) -> Result<Serial, Error> {
+    let channel = head.channel.to_string();
+    let since = Time::from_millis(u64::try_from(since_epoch.as_millis()).unwrap_or_default());
+    let (history, look_up) =
+        (History::new(settings.clone())?, LookUp { id: OPERATION, head, since, known: Vec::new() });
+    for look in 0..LOOKS {
+        if look > 0 {
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+        }
+        match history.look_up(&look_up).await? {
+            Found::Message { serial, .. } => return Ok(serial),
+            Found::Refused(refused) => {
+                let words = refused.message;
+                let message = format!("a message was taken without a serial, and may not be looked up: {words}");
+                return Err(Error::Channel { channel, code: refused.code, message });
+            }
+            Found::Successor { .. } | Found::Others | Found::Unreadable | Found::Nothing => {}
+        }
+    }
+    let message = "a message was taken without a serial, and is not in history".to_owned();
+    Err(Error::Channel { channel, code: 93002, message })
 }
 
 fn ended() -> Error {

@@ -1,16 +1,22 @@
 //! `tokenrelay check`: is everything in place? One line for each thing that must be so; for what is not, what to change.
 
 use std::io::Write;
+use std::time::Duration;
 
 use serde::Serialize;
 
 use super::{Exit, Failure};
 use crate::ably::{self, Error as AblyError};
 use crate::config::{Config, Delivery, NoMutable};
-use crate::engine::{ChannelRules, Template};
+use crate::engine::{ChannelRules, Latest, Template};
 use crate::kafka::client::Clients;
 use crate::kafka::{self, results, topics};
 use crate::pipeline;
+
+/// How often what was written is looked at before it is said not to be there, and how long between: readings lag, and nobody
+/// says when they no longer do.
+const LOOKS: u32 = 10;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(300);
 
 /// What `tokenrelay check` can be told.
 #[derive(Debug, clap::Args)]
@@ -139,8 +145,10 @@ async fn ably(config: &Config) -> Vec<Finding> {
                 let message = "not checked: ably.check_channel names no channel that may be written to";
                 return vec![connected, Finding::good("channel rule", message.to_owned())];
             }
-            let rule = match ably::probe_channel(settings, channel).await {
-                Ok(_) => Finding::good("channel rule", format!("{channel} takes creates and appends")),
+            let rule = match ably::probe_channel(settings.clone(), channel).await {
+                Ok(tried) => {
+                    return vec![connected, takes_appends(channel), read_back(&settings, channel, &tried).await];
+                }
                 Err(AblyError::Channel { code: 93002, message, .. }) if config.ably.no_mutable == NoMutable::Whole => {
                     let remedy = ably::fault::remedy(93002).unwrap_or_default();
                     let does = "responses are published whole there, at their end (ably.no_mutable); to stream them";
@@ -152,6 +160,46 @@ async fn ably(config: &Config) -> Vec<Finding> {
             vec![connected, rule]
         }
     }
+}
+
+fn takes_appends(channel: &str) -> Finding {
+    Finding::good("channel rule", format!("{channel} takes creates and appends"))
+}
+
+/// Reads back what was written, as is done with a text that may not be what it should.
+async fn read_back(settings: &ably::Settings, channel: &str, tried: &ably::Tried) -> Finding {
+    const CHECK: &str = "reading back";
+    let history = match ably::History::new(settings.clone()) {
+        Ok(history) => history,
+        Err(error) => return of_ably(CHECK, &error),
+    };
+    let mut latest = Ok(Latest::Unreadable);
+    for look in 0..LOOKS {
+        if look > 0 {
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+        }
+        latest = history.read_back(channel, &tried.serial).await;
+        match &latest {
+            Ok(Latest::Message { text, .. }) if *text == ably::Tried::TEXT => {
+                return Finding::good(CHECK, format!("{channel} gives back what was written"));
+            }
+            Ok(Latest::Message { .. } | Latest::Unreadable) => {}
+            Ok(Latest::Deleted | Latest::Refused(_)) | Err(_) => break,
+        }
+    }
+    let message = match latest {
+        Err(error) => return of_ably(CHECK, &error),
+        Ok(Latest::Refused(refused)) => format!(
+            "note: what is on {channel} may not be read, {} ({}): texts that may be wrong are sent again but never \
+             verified, and messages whose creates were not answered are not found and may be there twice; give the \
+             credentials the capability history on it",
+            refused.code, refused.message
+        ),
+        Ok(_) => {
+            format!("note: {channel} does not give back what was written a few seconds ago; texts are verified late")
+        }
+    };
+    Finding::good(CHECK, message)
 }
 
 fn of_ably(check: &'static str, error: &AblyError) -> Finding {

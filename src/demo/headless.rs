@@ -3,7 +3,7 @@
 //! What a reader sees is compared twice with what was produced: as an ordinary subscriber who was there from the start got
 //! it, and as history returns it. The faults stay on until the end; nothing is told to the relay.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,11 +32,14 @@ pub(super) struct Patience {
     pub(super) results: Duration,
     /// How long readers may take to see what the results say: delivery and history are eventually consistent.
     pub(super) readers: Duration,
+    /// How long what was cut off may be under way.
+    pub(super) late: Duration,
 }
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { results: Duration::from_secs(60), readers: Duration::from_secs(10) }
+        let minute = Duration::from_secs(60);
+        Self { results: minute, readers: Duration::from_secs(10), late: minute }
     }
 }
 
@@ -77,6 +80,10 @@ pub struct Summary {
     pub wrong_hashes: u64,
     /// Responses that the relay gave up on.
     pub failed: u64,
+    /// Of the wrong texts, those that the relay did not give up on.
+    pub wrong_not_failed: u64,
+    /// How often each of the emulator's faults has struck, by its name.
+    pub struck: BTreeMap<&'static str, u64>,
     /// Channels that the texts are on.
     pub channels: u64,
     /// Appends that reached the subscriber as such: tokens seen one by one.
@@ -110,6 +117,8 @@ where
     let mut promises = Promises::default();
     (0..options.responses).for_each(|index| promises.add(&generator::script(options.seed, index)));
     let channels = promises.channels();
+    // Before its last step readers may be kept out.
+    let steps = Instant::now() + scenario.then.iter().map(|step| step.after).sum::<Duration>();
     let world = World::start(scenario, &options.faults).await?;
     let mut reader = Reader::start(&world.subscriber_url(), &channels);
     reader.attached(channels.len()).await;
@@ -126,7 +135,9 @@ where
         () = all_results(&results, parts, patience.results) => Ok(()),
     };
     ended?;
-    let wrong = compare(&promises, &reader, &world.history()?, patience.readers).await;
+    until_all_has_arrived(&world, patience.late).await;
+    let until = Instant::now().max(steps) + patience.readers;
+    let wrong = compare(&promises, &reader, &world.history()?, until).await;
     let _ = stop.send(Stop::Drain);
     let stopped = tokio::time::timeout(DRAIN, relay).await;
     books.abort();
@@ -136,7 +147,8 @@ where
     if world.broker.lost() > 0 {
         return Err(Error::Lost(world.broker.lost()));
     }
-    Ok(summary(options, &promises, &results, &reader, wrong, began.elapsed()))
+    let summary = summary(options, &promises, &results, &reader, wrong, began.elapsed());
+    Ok(Summary { struck: world.struck(), ..summary })
 }
 
 fn read_results(
@@ -183,14 +195,25 @@ async fn all_results(results: &Results, parts: u64, patience: Duration) {
     bar.finish_and_clear();
 }
 
+/// Waits for what arrives late: before that nobody knows whether texts are right.
+async fn until_all_has_arrived(world: &World, patience: Duration) {
+    let arrives = async {
+        while world.is_under_way() {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    if tokio::time::timeout(patience, arrives).await.is_err() {
+        tracing::warn!("what was cut off has not arrived within {patience:?}");
+    }
+}
+
 /// Compares until all is right, or until it must be: what the subscriber has wrong, and what history has wrong.
 async fn compare(
     promises: &Promises,
     reader: &Reader,
     history: &History,
-    patience: Duration,
+    until: Instant,
 ) -> (BTreeSet<Difference>, BTreeSet<Difference>) {
-    let until = Instant::now() + patience;
     let channels = promises.channels();
     let mut live = BTreeSet::new();
     loop {
@@ -251,6 +274,8 @@ fn summary(
         surplus_results: books.surplus,
         wrong_hashes,
         failed: tally.failed,
+        wrong_not_failed: wrong.iter().filter(|(id, part)| !tally.has_failed(id, *part)).count() as u64,
+        struck: BTreeMap::new(),
         channels: promises.channels().len() as u64,
         appends_seen: reader.appends(),
         seed: options.seed,

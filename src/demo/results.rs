@@ -111,6 +111,7 @@ struct Account {
     results: u32,
     operations_said: u32,
     text_sha256: String,
+    failed: bool,
 }
 
 impl Tally {
@@ -136,10 +137,16 @@ impl Tally {
                 account.operations_said = record.operations;
                 account.text_sha256.clone_from(&record.text_sha256);
                 self.settled += u64::from(account.results == 1);
+                account.failed |= record.outcome == "failed";
                 self.failed += u64::from(record.outcome == "failed");
                 Some(Mark::Settled { outcome: record.outcome.clone() })
             }
         }
+    }
+
+    /// Whether this part of a response was given up on.
+    pub(super) fn has_failed(&self, response_id: &str, part: u32) -> bool {
+        self.accounts.get(&(response_id.to_owned(), part)).is_some_and(|account| account.failed)
     }
 
     /// How many results of this part of a response are missing, given too often, or at odds with each other.
@@ -283,5 +290,13 @@ mod tests {
         let (tally, _) = entered(&[operation(0, "create", "acked"), operation(0, "create", "acked"), response(1)]);
         assert_eq!(tally.missing("r", 0, "xyz"), Missing { missing: 0, surplus: 1, wrong_hash: true });
         assert_eq!(tally.missing("r", 1, "abc"), Missing { missing: 1, surplus: 0, wrong_hash: false });
+    }
+
+    #[test]
+    fn what_was_given_up_on_is_known_by_name() {
+        let mut failed = response(1);
+        failed["outcome"] = "failed".into();
+        let (tally, _) = entered(&[operation(0, "create", "acked"), failed]);
+        assert_eq!((tally.has_failed("r", 0), tally.has_failed("r", 1), tally.failed), (true, false, 1));
     }
 }

@@ -1,5 +1,6 @@
 //! The demo's surroundings: the in-process Kafka and the emulator.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -72,6 +73,16 @@ impl World {
 
     fn ably(&self) -> SocketAddr {
         self.board.emulator.local_addr()
+    }
+
+    /// Whether something is still to arrive that was cut off by a drop.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.board.emulator.stats().under_way > 0
+    }
+
+    /// How often each of the emulator's faults has struck.
+    pub(super) fn struck(&self) -> BTreeMap<&'static str, u64> {
+        self.board.emulator.stats().struck
     }
 
     /// The emulator's faults.

@@ -1,6 +1,6 @@
 //! A channel: its messages, who is attached, and what each of them gets.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use axum::extract::ws;
 
@@ -11,6 +11,7 @@ use super::errors::failure;
 use super::limits::{BACKLOG, IDEMPOTENCY};
 use super::message::Stored;
 use super::outbox::Outbox;
+use super::seen::Seen;
 
 /// A subscriber's place in a channel.
 #[derive(Debug)]
@@ -26,7 +27,7 @@ pub(super) struct Attachment {
     /// It gets whole messages, never pieces.
     pub(super) full: bool,
     /// The messages that it has the whole of.
-    pub(super) seen: HashSet<u64>,
+    pub(super) seen: Seen,
     /// What comes once more after the next delivery.
     pub(super) again: Option<ws::Message>,
 }
@@ -85,11 +86,29 @@ impl Channel {
     pub(super) fn recognise(&mut self, id: &str, now_ms: u64) -> Option<String> {
         let window = u64::try_from(IDEMPOTENCY.as_millis()).unwrap_or(u64::MAX);
         while self.ids_in_order.front().is_some_and(|(at, _)| now_ms.saturating_sub(*at) > window) {
-            if let Some((_, id)) = self.ids_in_order.pop_front() {
-                self.ids.remove(&id);
-            }
+            self.forget_oldest_id();
         }
         self.ids.get(id).map(|(serial, _)| serial.clone())
+    }
+
+    fn forget_oldest_id(&mut self) {
+        let Some((noted, id)) = self.ids_in_order.pop_front() else { return };
+        // It may have been given to another message since.
+        if self.ids.get(&id).is_some_and(|(_, at)| *at <= noted) {
+            self.ids.remove(&id);
+        }
+    }
+
+    /// Takes a message out, and what is kept because of it.
+    pub(super) fn remove(&mut self, serial: &str) -> Option<Stored> {
+        let removed = self.messages.remove(serial)?;
+        // Messages go in the order in which they came: an id that is older than all of them is of none.
+        while self.ids_in_order.len() > self.messages.len() {
+            self.forget_oldest_id();
+        }
+        let oldest = self.messages.values().next().map_or(self.messages_made + 1, |stored| stored.number);
+        self.attachments.iter_mut().for_each(|attachment| attachment.seen.forget_below(oldest));
+        Some(removed)
     }
 
     /// Remembers the id of a create.
@@ -135,16 +154,19 @@ impl Channel {
         Some(serials)
     }
 
-    /// Sends what happened to a message to everyone attached: `piece` to those who have the message, the whole to others.
-    /// Gives how many got it, and the connections that were too slow.
-    pub(super) fn deliver(&mut self, frame: &Frame<'_>, piece: &Message<'static>, odd: Oddity) -> (u64, Vec<u64>) {
-        let serial = piece.serial.as_deref().unwrap_or_default();
-        let Some(stored) = self.messages.get(serial) else { return (0, Vec::new()) };
+    /// Sends what happened to a message to everyone attached: a piece to those who have the message, the whole to others; or
+    /// all messages of an array. In one frame, whose position is that of all of it. Gives how many got it, and the connections
+    /// that were too slow.
+    pub(super) fn deliver(&mut self, frame: &Frame<'_>, pieces: &[Message<'static>], odd: Oddity) -> (u64, Vec<u64>) {
+        let stored = |piece: &Message<'_>| self.messages.get(piece.serial.as_deref().unwrap_or_default());
+        let stored: Vec<&Stored> = pieces.iter().filter_map(stored).collect();
+        let Some(first) = stored.first() else { return (0, Vec::new()) };
+        let is_append = pieces.iter().any(|piece| piece.action == Some(message_action::APPEND));
         let mut encoded: Vec<(Encoding, bool, ws::Message)> = Vec::new();
         let (mut delivered, mut slow) = (0, Vec::new());
         for attachment in &mut self.attachments {
             if attachment.connection == frame.publisher && !attachment.echo {
-                attachment.seen.insert(stored.number);
+                stored.iter().for_each(|stored| attachment.seen.add(stored.number));
                 continue;
             }
             if odd.lost {
@@ -153,15 +175,15 @@ impl Channel {
                 }
                 continue;
             }
-            let unseen = attachment.seen.insert(stored.number);
-            let whole = piece.action == Some(message_action::APPEND) && (unseen || attachment.full || odd.whole);
+            let unseen = stored.iter().filter(|stored| attachment.seen.insert(stored.number)).count() > 0;
+            let whole = is_append && (unseen || attachment.full || odd.whole);
             let named = attachment.name == frame.channel;
             let known = encoded.iter().find(|(encoding, w, _)| *encoding == attachment.encoding && *w == whole);
             let bytes = match known.filter(|_| named) {
                 Some((_, _, bytes)) => bytes.clone(),
                 None => {
-                    let message = if whole { stored.latest() } else { piece };
-                    let bytes = frame.encode(attachment.encoding, &attachment.name, message);
+                    let messages = if whole { std::slice::from_ref(first.latest()) } else { pieces };
+                    let bytes = frame.encode(attachment.encoding, &attachment.name, messages);
                     if named {
                         encoded.push((attachment.encoding, whole, bytes.clone()));
                     }
@@ -191,8 +213,8 @@ pub(super) struct Frame<'a> {
 }
 
 impl Frame<'_> {
-    /// The frame with one message, for whoever attached by that name.
-    pub(super) fn encode(&self, encoding: Encoding, name: &str, message: &Message<'static>) -> ws::Message {
+    /// The frame with those messages, for whoever attached by that name.
+    pub(super) fn encode(&self, encoding: Encoding, name: &str, messages: &[Message<'static>]) -> ws::Message {
         let frame = ProtocolMessage {
             action: action::MESSAGE,
             id: Some(self.id.into()),
@@ -200,7 +222,7 @@ impl Frame<'_> {
             channel: Some(name.into()),
             channel_serial: Some(self.position.into()),
             timestamp: Some(self.now_ms),
-            messages: Some(vec![message.clone()]),
+            messages: Some(messages.to_vec()),
             ..ProtocolMessage::default()
         };
         super::codec::encode(encoding, &frame)
@@ -217,5 +239,30 @@ impl Frame<'_> {
             ..ProtocolMessage::default()
         };
         super::codec::encode(encoding, &frame)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_go_with_their_messages_and_with_time() {
+        let mut channel = Channel::new(String::new());
+        for number in 0..10 {
+            let serial = format!("{number:02}");
+            channel.insert(&serial, Message::default());
+            channel.remember(format!("id-{number}"), &serial, number);
+        }
+        for number in 0..8 {
+            assert!(channel.remove(&format!("{number:02}")).is_some());
+        }
+        assert_eq!((channel.ids.len(), channel.ids_in_order.len()), (2, 2));
+        assert_eq!([3, 9].map(|number| channel.recognise(&format!("id-{number}"), 9).is_some()), [false, true]);
+        channel.remember("id-9".to_owned(), "10", 100);
+        let window = u64::try_from(IDEMPOTENCY.as_millis()).expect("it fits");
+        let later = 10 + window;
+        assert_eq!(channel.recognise("id-9", later).as_deref(), Some("10"), "it was given again since");
+        assert_eq!((channel.recognise("id-8", later), channel.ids_in_order.len()), (None, 1));
     }
 }

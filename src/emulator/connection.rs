@@ -1,6 +1,6 @@
 //! A connection: who it is, what it was told, and what its state is worth after a drop.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +10,10 @@ use super::auth::Grant;
 use super::errors::Failure;
 use super::limits::ANSWERS_KEPT;
 use super::outbox::Outbox;
+use super::serial;
 
+/// The mode of an attachment that may publish.
+pub(super) const PUBLISH: u64 = 1 << 17;
 /// After so long a connection has left a channel that it published to.
 const CHANNEL_LEFT_MS: u64 = 1_000;
 
@@ -39,15 +42,15 @@ pub(super) struct Connection {
     pub(super) outbox: Outbox,
     /// The frame that comes next.
     pub(super) next_serial: u64,
-    answers: VecDeque<(u64, Answer)>,
+    answers: VecDeque<(u64, Kept)>,
     /// Since when it has had no transport.
     pub(super) dropped_at: Option<u64>,
     /// Operations after rollup.
     pub(super) rate: Rate,
     /// Operations as they come.
     pub(super) raw_rate: Rate,
-    /// The channels that it is attached to, by the names that it attached by.
-    pub(super) attached: HashSet<String>,
+    /// The channels that it is attached to, by the names that it attached by, and with which modes.
+    pub(super) attached: HashMap<String, u64>,
     /// The channels that it publishes to, while these are limited, and when it last did.
     published: HashMap<String, u64>,
 }
@@ -59,6 +62,33 @@ pub(super) enum Answer {
     Ack(Vec<Option<String>>),
     /// Refused.
     Nack(Failure),
+}
+
+/// An answer as it is kept: the serials of an array are told from its position.
+#[derive(Debug)]
+enum Kept {
+    One(Answer),
+    Array { position: Option<String>, messages: usize },
+}
+
+impl Kept {
+    fn of(answer: Answer) -> Self {
+        match answer {
+            Answer::Ack(serials) if serials.len() > 1 => {
+                let first = serials.first().and_then(Option::as_deref);
+                let position = first.map(|first| serial::position(first).to_owned());
+                Self::Array { position, messages: serials.len() }
+            }
+            answer => Self::One(answer),
+        }
+    }
+
+    fn answer(&self) -> Answer {
+        match self {
+            Self::One(answer) => answer.clone(),
+            Self::Array { position, messages } => Answer::Ack(serial::of_messages(position.as_deref(), *messages)),
+        }
+    }
 }
 
 impl Connection {
@@ -76,7 +106,7 @@ impl Connection {
             dropped_at: None,
             rate: Rate::default(),
             raw_rate: Rate::default(),
-            attached: HashSet::new(),
+            attached: HashMap::new(),
             published: HashMap::new(),
         }
     }
@@ -88,6 +118,11 @@ impl Connection {
         self.encoding = encoding;
         self.outbox = outbox;
         self.dropped_at = None;
+    }
+
+    /// Whether it may publish to a channel as it is attached to it. Whoever is not attached may.
+    pub(super) fn is_attached_to_publish(&self, channel: &str) -> bool {
+        self.attached.get(channel).is_none_or(|modes| modes & PUBLISH != 0)
     }
 
     /// Whether it may publish to a channel: to so many at a time. One that it has left alone for a while is no longer one of
@@ -115,7 +150,7 @@ impl Connection {
 
     /// What became of a frame that came before; it is not applied again.
     pub(super) fn known_answer(&self, serial: u64) -> Option<Answer> {
-        self.answers.iter().rev().find(|(known, _)| *known == serial).map(|(_, answer)| answer.clone())
+        self.answers.iter().rev().find(|(known, _)| *known == serial).map(|(_, kept)| kept.answer())
     }
 
     /// Keeps an answer, to give it again after a resume.
@@ -123,7 +158,7 @@ impl Connection {
         if self.answers.len() >= ANSWERS_KEPT {
             self.answers.pop_front();
         }
-        self.answers.push_back((serial, answer));
+        self.answers.push_back((serial, Kept::of(answer)));
     }
 }
 
@@ -142,7 +177,7 @@ impl Rate {
 
     /// Takes so many. What is more than half a second's worth goes through when nothing else has been taken.
     pub(super) fn take_some(&mut self, amount: f64, limit: u32, now_ms: u64) -> bool {
-        if limit == 0 {
+        if limit == 0 || amount == 0.0 {
             return true;
         }
         let limit = f64::from(limit);
@@ -178,6 +213,18 @@ mod tests {
         assert!(!connection.enters("c", 2, 900) && connection.enters("b", 2, 900));
         assert!(connection.enters("c", 2, 1_000), "it has left the first");
         assert!(!connection.enters("a", 2, 1_100) && connection.enters("a", 0, 1_100));
+    }
+
+    #[test]
+    fn the_answer_to_an_array_takes_no_more_than_another() {
+        let grant = Grant::everything("me");
+        let who = Arc::new(Publisher { connection: 1, connection_id: "c".to_owned(), grant });
+        let mut connection = Connection::new(who, Duration::ZERO, true);
+        for (number, serials) in [(0, serial::of_messages(Some("p"), 1_000)), (1, vec![None; 1_000])] {
+            connection.keep(number, Answer::Ack(serials.clone()));
+            assert!(matches!(connection.answers.back(), Some((_, Kept::Array { messages: 1_000, .. }))));
+            assert!(matches!(connection.known_answer(number), Some(Answer::Ack(again)) if again == serials));
+        }
     }
 
     #[test]

@@ -31,6 +31,10 @@ pub(super) fn forbidden(operation: &str, channel: &str) -> Failure {
     failure(40160, 401, format!("Channel denied access based on given capability: {operation} on {channel}"))
 }
 
+pub(super) fn not_attached_to_publish() -> Failure {
+    failure(40165, 401, "Unable to publish: the attachment lacks the mode PUBLISH")
+}
+
 pub(super) fn connection_rate(limit: u32) -> Failure {
     failure(42911, 429, exceeded("connection.inboundRate", limit))
 }

@@ -19,7 +19,7 @@ pub struct Faults {
     pub reject_code: Option<u32>,
     /// Only these operations: `create`, `append`, `update`. Empty for all.
     pub reject_ops: Vec<String>,
-    /// Share of refused appends whose text appears in the next append all the same.
+    /// Share of refused appends whose text appears in the next append all the same, those that were too large included.
     pub reject_fold: f64,
     /// That text appears in every later append, not only in the next.
     pub fold_again: bool,
@@ -89,10 +89,14 @@ pub struct Faults {
 
     /// Operations a second on one connection, counted after rollup; 0 for no limit.
     pub rate_limit: u32,
+    /// The rate that connections are told, if it is not the one that they must keep to; else 0.
+    pub told_rate: u32,
     /// Operations a second on one channel, counted after rollup; 0 for no limit.
     pub channel_rate_limit: u32,
     /// Rates count operations as they come, not after rollup.
     pub count_frames: bool,
+    /// Rates count each message of an array, not the array as one.
+    pub count_each: bool,
     /// Bytes a second on one channel; an update counts whole. 0 for no limit.
     pub channel_bytes_limit: u32,
     /// Operations a second of the account; 0 for no limit.
@@ -112,8 +116,14 @@ pub struct Faults {
     /// What sizes are counted in.
     pub size_in: SizeIn,
 
-    /// Appends that were rolled up are answered without a serial, but for the last.
+    /// Appends that wait to be rolled up are answered without a serial.
     pub null_serials: bool,
+    /// Each of them is answered with a serial of its own, of which only the last is there in the end.
+    pub own_serials: bool,
+    /// Appends that come as requests are rolled up, too, in a window of this length; 0 for none.
+    pub rest_rollup: u64,
+    /// Appends that wait come after an update that comes meanwhile: it does not supersede them.
+    pub update_overtakes: bool,
     /// Share of creates that are answered without a serial.
     pub null_creates: f64,
     /// Share of updates that are answered without a serial.

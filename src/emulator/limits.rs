@@ -22,6 +22,14 @@ pub(super) const MESSAGES_PER_FRAME: usize = 1_000;
 /// Channels, and messages, of one batch (Ably: 100 and 1,000).
 pub(super) const BATCH_CHANNELS: usize = 100;
 pub(super) const BATCH_MESSAGES: usize = 1_000;
+/// Bytes of a message's id: Ably names no limit, and does not count it as part of the message.
+pub(super) const ID_BYTES: usize = 4 * 1_024;
+/// Bytes that something takes besides its texts: a guess.
+pub(super) const OVERHEAD: usize = 256;
+/// Text of refused appends that a message keeps, to let it appear later.
+pub(super) const FOLDED_BYTES: usize = 64 * 1_024;
+/// Serials that wait to be given; one more and the oldest are given before their time.
+pub(super) const ANSWERS_WAITING: usize = 50_000;
 /// Answers that a connection keeps, to give them again after a resume.
 pub(super) const ANSWERS_KEPT: usize = 4_096;
 /// Bytes of a frame or body (Ably: `maxFrameSize`).

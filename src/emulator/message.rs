@@ -8,7 +8,7 @@ use crate::ably::wire::{Data, Message, MessageVersion, message_action};
 
 use super::errors::{Failure, failure};
 use super::faults::SizeIn;
-use super::limits::VERSIONS_PER_MESSAGE;
+use super::limits::{FOLDED_BYTES, OVERHEAD, VERSIONS_PER_MESSAGE};
 use super::rollup::Rollup;
 
 /// A change to a message.
@@ -84,7 +84,7 @@ impl Mutation {
 
 impl Stored {
     pub(super) fn new(number: u64, message: Message<'static>) -> Self {
-        let bytes = 2 * size(&message, SizeIn::Bytes);
+        let bytes = 2 * kept_size(&message);
         let versions = vec![message.clone()];
         let (folded, rollups) = (String::new(), Vec::new());
         Self { number, versions, latest: message, bytes, folded, before: None, refused_until: 0, rollups }
@@ -93,6 +93,11 @@ impl Stored {
     /// The latest version, whole.
     pub(super) fn latest(&self) -> &Message<'static> {
         &self.latest
+    }
+
+    /// Whether reading gives what was there before.
+    pub(super) fn lags(&self, now_ms: u64) -> bool {
+        self.before.as_ref().is_some_and(|(until, _)| now_ms < *until)
     }
 
     /// What reading gives: it may lag behind.
@@ -125,7 +130,8 @@ impl Stored {
         };
         let extras = mutation.extras.as_ref().or(latest.extras.as_ref()).map_or(0, extras_len);
         let size_of = |data: &Option<Data<'_>>| data.as_ref().map_or(0, |data| data_size(data, unit));
-        let waiting: usize = self.rollups.iter().map(|(_, rollup)| rollup.size(unit)).sum();
+        let folded = data_size(&Data::Text(self.folded.as_str().into()), unit);
+        let waiting: usize = folded + self.rollups.iter().map(|(_, rollup)| rollup.size(unit)).sum::<usize>();
         let data = match (&mutation.data, mutation.action == message_action::APPEND) {
             (Some(_), false) => size_of(&mutation.data),
             _ => size_of(&latest.data) + waiting + size_of(&mutation.data),
@@ -147,9 +153,17 @@ impl Stored {
 
     /// Remembers text of a refused append: it will appear with the next one.
     pub(super) fn fold(&mut self, mutation: &Mutation) {
-        if let Some(Data::Text(text)) = &mutation.data {
+        if let Some(Data::Text(text)) = &mutation.data
+            && self.folded.len() + text.len() <= FOLDED_BYTES
+        {
             self.folded.push_str(text);
+            self.bytes += text.len();
         }
+    }
+
+    /// Whether text of refused appends will appear with the next one.
+    pub(super) fn folds(&self) -> bool {
+        !self.folded.is_empty()
     }
 
     /// Applies a mutation. If it is watched, gives what subscribers get who have seen the message: for an append, the piece
@@ -164,14 +178,14 @@ impl Stored {
         let append = mutation.action == message_action::APPEND;
         let watched = manner.watched;
         self.remember(now_ms, manner.lag_ms);
-        let folded = if append && manner.folds_again { self.folded.clone() } else { std::mem::take(&mut self.folded) };
+        let folded = if append && manner.folds_again { self.folded.clone() } else { self.unfold() };
         if append
             && !folded.is_empty()
             && let Some(Data::Text(text)) = mutation.data.take()
         {
             mutation.data = Some(Data::Text(Cow::Owned(folded + &text)));
         }
-        let before = size(&self.latest, SizeIn::Bytes);
+        let before = kept_size(&self.latest);
         let said = manner.bare.then(|| (mutation.name.clone(), mutation.extras.clone()));
         let latest = &mut self.latest;
         latest.name = mutation.name.or(latest.name.take());
@@ -190,7 +204,7 @@ impl Stored {
         });
         latest.version =
             Some(MessageVersion { serial: Some(version.into()), timestamp: Some(now_ms), ..mutation.version });
-        self.bytes = self.bytes + size(&self.latest, SizeIn::Bytes) - before;
+        self.bytes = self.bytes + kept_size(&self.latest) - before;
         if !append {
             self.keep_version();
         }
@@ -208,16 +222,23 @@ impl Stored {
     /// Keeps what is there before a change, for those who read too early.
     fn remember(&mut self, now_ms: u64, lag_ms: u64) {
         if self.before.as_ref().is_none_or(|(until, _)| *until <= now_ms) {
+            self.bytes -= self.before.take().map_or(0, |(_, before)| kept_size(&before));
             self.before = (lag_ms > 0).then(|| (now_ms + lag_ms, Box::new(self.latest.clone())));
+            self.bytes += self.before.as_ref().map_or(0, |(_, before)| kept_size(before));
         }
     }
 
+    fn unfold(&mut self) -> String {
+        self.bytes -= self.folded.len();
+        std::mem::take(&mut self.folded)
+    }
+
     fn keep_version(&mut self) {
-        self.bytes += size(&self.latest, SizeIn::Bytes);
+        self.bytes += kept_size(&self.latest);
         self.versions.push(self.latest.clone());
         if self.versions.len() > VERSIONS_PER_MESSAGE {
             // The original stays.
-            self.bytes -= size(&self.versions.remove(1), SizeIn::Bytes);
+            self.bytes -= kept_size(&self.versions.remove(1));
         }
     }
 
@@ -330,6 +351,20 @@ pub(super) fn size(message: &Message<'_>, unit: SizeIn) -> usize {
         + text(&message.client_id)
         + message.data.as_ref().map_or(0, |data| data_size(data, unit))
         + extras
+}
+
+/// What keeping a message takes: that, and all else that clients say and the server adds.
+fn kept_size(message: &Message<'_>) -> usize {
+    let text = |value: &Option<Cow<'_, str>>| value.as_ref().map_or(0, |text| text.len());
+    let version = message.version.as_ref().map_or(0, |version| {
+        let metadata = version.metadata.iter().flatten().map(|(name, value)| name.len() + value.len() + OVERHEAD / 4);
+        text(&version.serial) + text(&version.client_id) + text(&version.description) + metadata.sum::<usize>()
+    });
+    size(message, SizeIn::Bytes)
+        + [&message.id, &message.encoding, &message.connection_id, &message.serial].into_iter().map(text).sum::<usize>()
+        + message.annotations.as_ref().map_or(0, extras_len)
+        + version
+        + OVERHEAD
 }
 
 /// A copy of a message that borrows nothing.
@@ -450,8 +485,56 @@ mod tests {
             size(message.latest(), SizeIn::Bytes) + 1
         );
         message.apply(append, "2".to_owned(), 5, Manner::default());
-        let kept: usize = message.versions.iter().map(|version| size(version, SizeIn::Bytes)).sum();
-        assert_eq!(message.kept_bytes(), kept + size(message.latest(), SizeIn::Bytes));
+        assert_eq!(message.kept_bytes(), kept(&message));
+    }
+
+    fn kept(message: &Stored) -> usize {
+        let before = message.before.iter().map(|(_, before)| &**before);
+        let all = message.versions.iter().chain([message.latest()]).chain(before);
+        all.map(kept_size).sum::<usize>() + message.folded.len()
+    }
+
+    #[test]
+    fn all_that_is_kept_of_a_message_is_counted() {
+        let long = "x".repeat(500_000);
+        let version = MessageVersion {
+            description: Some(long.clone().into()),
+            metadata: Some([("why".into(), long.clone().into())].into()),
+            ..MessageVersion::default()
+        };
+        let create = Message {
+            id: Some(long.clone().into()),
+            encoding: Some(long.clone().into()),
+            annotations: Some(serde_json::json!({"summary": {"x": long}})),
+            ..Message::default()
+        };
+        let mut message = Stored::new(0, create);
+        assert_eq!(size(message.latest(), SizeIn::Bytes), 0, "none of it counts against the limit of a message");
+        assert!(message.kept_bytes() >= 2 * 1_500_000 && message.kept_bytes() == kept(&message));
+        let lags = Manner { lag_ms: 10, ..Manner::default() };
+        for (at, action) in [(1, message_action::UPDATE), (2, message_action::APPEND), (20, message_action::UPDATE)] {
+            let change = Mutation { version: version.clone(), ..mutation(action, "x") };
+            message.fold(&mutation(message_action::APPEND, "refused"));
+            message.apply(change, at.to_string(), at, lags);
+            assert_eq!(message.kept_bytes(), kept(&message));
+        }
+        // The create; and two versions, the latest, and what was before it, each without the encoding of the create.
+        assert!(message.kept_bytes() >= 1_500_000 + 4 * 2_000_000, "{}", message.kept_bytes());
+    }
+
+    #[test]
+    fn texts_of_refused_appends_have_a_bound_and_count() {
+        let mut message = stored("one");
+        let size = |message: &Stored| message.size_with(&mutation(message_action::APPEND, "x"), SizeIn::Bytes);
+        let before = size(&message);
+        for _ in 0..FOLDED_BYTES {
+            message.fold(&mutation(message_action::APPEND, "refused"));
+        }
+        let folded = FOLDED_BYTES / "refused".len() * "refused".len();
+        assert_eq!(
+            (message.folded.len(), size(&message), message.kept_bytes()),
+            (folded, before + folded, kept(&message))
+        );
     }
 
     #[test]
@@ -460,8 +543,8 @@ mod tests {
         for (text, expected) in [(None, "one two"), (Some("new"), "new")] {
             let mut message = stored("one");
             let rollup = message.rollup(7);
-            rollup.append(mutation(message_action::APPEND, "!"), 5_000, window, || "2".to_owned());
-            rollup.append(mutation(message_action::APPEND, " two"), 5_000, window, || "3".to_owned());
+            rollup.append(mutation(message_action::APPEND, "!"), 5_000, window, "2", false);
+            rollup.append(mutation(message_action::APPEND, " two"), 5_000, window, "3", false);
             let data = text.map(|text: &str| Data::Text(text.to_owned().into()));
             let update = Mutation { data, ..mutation(message_action::UPDATE, "") };
             message.supersede(7, &update, 5_001);

@@ -20,7 +20,7 @@ use super::connection::Publisher;
 use super::errors::{Failure, failure};
 use super::limits::{TOKEN_WARNING, WRITE_PATIENCE};
 use super::outbox::{Outbox, Waiting, outbox};
-use super::state::{Connect, Connected, Flush};
+use super::state::{Connect, Connected, Flush, Publish};
 
 use answers::Answers;
 
@@ -226,6 +226,9 @@ impl Transport {
 
     /// The client's token is about to end, or has ended.
     async fn token_is_due(&mut self) -> Option<End> {
+        if self.shared.state().faults().token_life > 0 {
+            self.shared.state().struck("token-life");
+        }
         match self.token {
             Token::Endless => None,
             Token::Good { end, .. } => {
@@ -278,6 +281,7 @@ impl Transport {
 /// Does nothing for as long as the emulator is to be silent.
 async fn silence(shared: &Shared, stopped: &mut watch::Receiver<bool>) {
     if *shared.silent.borrow() {
+        shared.state().struck("silent");
         let mut silent = shared.silent.subscribe();
         tokio::select! {
             () = until(stopped) => {}
@@ -304,5 +308,16 @@ pub(super) fn flush_later(shared: Arc<Shared>, flush: Flush) {
     tokio::spawn(async move {
         sleep(flush.after).await;
         shared.state().flush(&flush, now_ms());
+    });
+}
+
+/// Applies what a drop had cut off, when it arrives after all.
+pub(super) fn apply_later(shared: Arc<Shared>, after: Duration, publish: Publish) {
+    tokio::spawn(async move {
+        sleep(after).await;
+        let flush = shared.state().late_frame(Publish { now_ms: now_ms(), ..publish });
+        if let Some(flush) = flush {
+            flush_later(shared, flush);
+        }
     });
 }

@@ -27,7 +27,7 @@ use super::connection::Publisher;
 use super::errors::{Failure, failure};
 use super::limits::{BATCH_BYTES, FRAME_BYTES};
 use super::realtime;
-use super::state::{Page, Publish, Query, Requested, When};
+use super::state::{Page, Publish, Query, Reply, Requested, When};
 use super::{Scenario, Shared};
 
 use reply::{encoding_of, error, for_browsers, preflight, respond};
@@ -113,7 +113,7 @@ async fn held_back(answer: Response, shared: &Shared) -> Response {
     match answer.extensions().get() {
         None => answer,
         Some(Kept::Late) => {
-            let delay = shared.state().faults().delay;
+            let delay = shared.state().delay();
             tokio::time::sleep(Duration::from_millis(delay)).await;
             answer
         }
@@ -237,6 +237,7 @@ impl<'a> Call<'a> {
         self.may_read(channel)?;
         let query = self.query("backwards")?;
         if query.until.is_some() && self.shared.state().faults().refuse_until_attach {
+            self.shared.state().struck("refuse-until-attach");
             return Err(failure(40024, 400, "The point of attachment is unknown here, as the faults say"));
         }
         let page = self.shared.state().history(channel, &query, now_ms());
@@ -306,28 +307,22 @@ impl<'a> Call<'a> {
     ) -> Result<Response, Failure> {
         let by = self.publisher()?;
         let publish = Publish { by, channel: channel.to_owned(), messages, id: id.to_owned(), now_ms: now_ms() };
-        let requested = self.shared.state().request(publish);
-        let (mut answer, kept) = match requested {
-            Requested::Answer(settled) => (answer(settled?), Kept::Late),
-            Requested::CutOff(late) => {
+        let Requested { reply, flush } = self.shared.state().request(publish);
+        if let Some(flush) = flush {
+            realtime::flush_later(self.shared.clone(), flush);
+        }
+        let (mut answer, kept) = match reply {
+            Reply::Answer(settled) => (answer(settled?), Kept::Late),
+            Reply::CutOff(late) => {
                 if let Some((delay, publish)) = late {
-                    self.later(delay, publish);
+                    realtime::apply_later(self.shared.clone(), delay, publish);
                 }
                 (Response::default(), Kept::CutOff)
             }
-            Requested::Silence => (Response::default(), Kept::Silence),
+            Reply::Silence => (Response::default(), Kept::Silence),
         };
         answer.extensions_mut().insert(kept);
         Ok(answer)
-    }
-
-    /// What a cut off request asks for is done after all.
-    fn later(&self, delay: Duration, publish: Publish) {
-        let shared = self.shared.clone();
-        tokio::spawn(async move {
-            tokio::time::sleep(delay).await;
-            shared.state().late_frame(publish);
-        });
     }
 
     fn may_read(&self, channel: &str) -> Result<(), Failure> {
@@ -345,7 +340,7 @@ impl<'a> Call<'a> {
         let said = self.headers.get("x-ably-clientid").and_then(|value| STANDARD.decode(value).ok());
         let said = said.and_then(|bytes| String::from_utf8(bytes).ok());
         let agent = self.headers.get("ably-agent").and_then(|value| value.to_str().ok());
-        let state = self.shared.state();
+        let mut state = self.shared.state();
         state.check_agent(agent)?;
         let grant = state.let_in(&shown, now_ms())?.named(said)?;
         Ok(Arc::new(Publisher { connection: 0, connection_id: String::new(), grant }))

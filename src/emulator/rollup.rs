@@ -44,16 +44,20 @@ impl Rollup {
         data.map_or(0, |data| data_size(data, unit))
     }
 
-    /// Takes an append in. `version` gives the serial of a new version.
+    /// Takes an append in. What waits has the version serial of its first append, or that of its last if each has its `own`.
     pub(super) fn append(
         &mut self,
         mutation: Mutation,
         now_ms: u64,
         window: Duration,
-        version: impl FnOnce() -> String,
+        version: &str,
+        own: bool,
     ) -> Rolled {
         if let Some((pending, serial)) = &mut self.pending {
             join(pending, mutation);
+            if own {
+                version.clone_into(serial);
+            }
             return Rolled::Joined(serial.clone());
         }
         let window_ms = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
@@ -62,7 +66,7 @@ impl Rollup {
             self.published = now_ms;
             return Rolled::Now(Box::new(mutation));
         }
-        self.pending = Some((mutation, version()));
+        self.pending = Some((mutation, version.to_owned()));
         Rolled::Waits(Duration::from_millis(window_ms - age))
     }
 
@@ -101,13 +105,11 @@ mod tests {
     #[test]
     fn the_first_goes_out_and_the_others_are_joined() {
         let mut rollup = Rollup::new();
-        let version = || "v".to_owned();
-        assert!(matches!(rollup.append(append("a", None), 1_000, WINDOW, version), Rolled::Now(_)));
-        let waits = rollup.append(append("b", Some("x")), 1_010, WINDOW, version);
+        assert!(matches!(rollup.append(append("a", None), 1_000, WINDOW, "u", false), Rolled::Now(_)));
+        let waits = rollup.append(append("b", Some("x")), 1_010, WINDOW, "v", false);
         assert!(matches!(waits, Rolled::Waits(after) if after == Duration::from_millis(30)));
-        assert!(
-            matches!(rollup.append(append("c", None), 1_020, WINDOW, version), Rolled::Joined(version) if version == "v")
-        );
+        let joined = rollup.append(append("c", None), 1_020, WINDOW, "w", false);
+        assert!(matches!(joined, Rolled::Joined(version) if version == "v"));
         assert_eq!(rollup.size(SizeIn::Bytes), 2);
         let (joined, version) = rollup.flush(1_040).expect("two wait");
         assert_eq!((joined.data, version.as_str()), (Some(Data::Text("bc".into())), "v"));
@@ -117,10 +119,21 @@ mod tests {
     }
 
     #[test]
+    fn each_append_can_have_a_version_of_its_own() {
+        let mut rollup = Rollup::new();
+        for (version, at) in [("u", 1_000), ("v", 1_010)] {
+            rollup.append(append("a", None), at, WINDOW, version, true);
+        }
+        let joined = rollup.append(append("c", None), 1_020, WINDOW, "w", true);
+        assert!(matches!(joined, Rolled::Joined(version) if version == "w"));
+        assert_eq!(rollup.flush(1_040).expect("two wait").1, "w");
+    }
+
+    #[test]
     fn without_a_window_nothing_waits() {
         let mut rollup = Rollup::new();
         for _ in 0..3 {
-            assert!(matches!(rollup.append(append("a", None), 1, Duration::ZERO, String::new), Rolled::Now(_)));
+            assert!(matches!(rollup.append(append("a", None), 1, Duration::ZERO, "v", false), Rolled::Now(_)));
         }
         assert!(!rollup.is_waiting());
     }

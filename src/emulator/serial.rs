@@ -38,6 +38,16 @@ pub(super) fn of_message(position: &str, index: usize) -> String {
     format!("{position}:{index:03}")
 }
 
+/// The serials of the messages at a position, or none for each.
+pub(super) fn of_messages(position: Option<&str>, messages: usize) -> Vec<Option<String>> {
+    (0..messages).map(|index| position.map(|position| of_message(position, index))).collect()
+}
+
+/// The position of a message.
+pub(super) fn position(serial: &str) -> &str {
+    serial.rsplit_once(':').map_or(serial, |(position, _)| position)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -49,5 +59,8 @@ mod tests {
         let given: Vec<_> = times.map(|now| serials.next(now)).collect();
         assert!(given.windows(2).all(|pair| pair[0] < pair[1]));
         assert_eq!(of_message("0-0@x", 7), "0-0@x:007");
+        assert_eq!(position("0-0@x:007"), "0-0@x");
+        assert_eq!(of_messages(Some("p"), 2), [Some("p:000".to_owned()), Some("p:001".to_owned())]);
+        assert_eq!(of_messages(None, 2), [None, None]);
     }
 }

@@ -21,7 +21,7 @@ use super::{Config, Error};
 pub(super) use apply::{Flush, Publish};
 pub(super) use attach::Attach;
 pub(super) use connect::{Connect, Connected};
-pub(super) use publish::Requested;
+pub(super) use publish::{Reply, Requested};
 pub(super) use read::{Page, Query};
 use store::Store;
 
@@ -112,17 +112,26 @@ impl State {
     /// Whether a request is broken off, and when.
     pub(super) fn request_fault(&mut self) -> Option<When> {
         if self.faults.refuse_connections {
+            self.stats.strike("refuse-connections");
             return Some(When::Before);
         }
-        self.strikes(self.faults.fail_requests).then(|| match self.random.bool() {
+        self.strikes("fail-requests", self.faults.fail_requests).then(|| match self.random.bool() {
             true => When::Before,
             false => When::After,
         })
     }
 
+    /// How long an answer waits.
+    pub(super) fn delay(&mut self) -> u64 {
+        if self.faults.delay > 0 {
+            self.struck("delay");
+        }
+        self.faults.delay
+    }
+
     /// Whether a reading fails.
     pub(super) fn reading(&mut self) -> Result<(), Failure> {
-        match self.strikes(self.faults.fail_reads) {
+        match self.strikes("fail-reads", self.faults.fail_reads) {
             true => Err(injected(self.faults.fail_reads_code.unwrap_or(50003))),
             false => Ok(()),
         }
@@ -133,9 +142,18 @@ impl State {
         std::iter::repeat_with(|| self.names.alphanumeric()).take(12).collect()
     }
 
-    /// Whether chance strikes, at that share.
-    fn strikes(&mut self, share: f64) -> bool {
-        share > 0.0 && self.random.f64() < share
+    /// Whether a fault strikes by chance, at that share.
+    fn strikes(&mut self, fault: &'static str, share: f64) -> bool {
+        let strikes = share > 0.0 && self.random.f64() < share;
+        if strikes {
+            self.stats.strike(fault);
+        }
+        strikes
+    }
+
+    /// A fault has struck that is not left to chance.
+    pub(super) fn struck(&mut self, fault: &'static str) {
+        self.stats.strike(fault);
     }
 }
 

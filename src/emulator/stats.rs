@@ -48,4 +48,15 @@ pub struct Stats {
     pub delivered: u64,
     /// Subscribers that were too slow.
     pub slow: u64,
+    /// What was cut off by a drop and is still to arrive.
+    pub under_way: u64,
+    /// How often each fault has struck, by its name: one that is on and has nothing to act on does not.
+    pub struck: BTreeMap<&'static str, u64>,
+}
+
+impl Stats {
+    /// A fault has struck.
+    pub(super) fn strike(&mut self, fault: &'static str) {
+        *self.struck.entry(fault).or_default() += 1;
+    }
 }

@@ -3,6 +3,7 @@
 use crate::ably::wire::Message;
 
 use super::errors::{Failure, failure};
+use super::limits::ID_BYTES;
 
 /// Fields of `extras` that mean something; `headers` is the user's, `ai` that of Ably's own streaming client.
 const EXTRAS: [&str; 8] = ["headers", "ai", "push", "ref", "ephemeral", "delta", "privileged", "echo"];
@@ -11,6 +12,9 @@ const EXTRAS: [&str; 8] = ["headers", "ai", "push", "ref", "ephemeral", "delta",
 pub(super) fn ids(messages: &[Message<'_>]) -> Result<bool, Failure> {
     let ids: Vec<&str> = messages.iter().filter_map(|message| message.id.as_deref()).collect();
     let Some(first) = ids.first() else { return Ok(false) };
+    if ids.iter().any(|id| id.len() > ID_BYTES) {
+        return Err(failure(40031, 400, "Invalid message id: too long"));
+    }
     let base = first.rsplit_once(':').map_or(*first, |(base, _)| base);
     let shaped = ids.iter().enumerate().all(|(index, id)| *id == format!("{base}:{index}"));
     if ids.len() == messages.len() && (shaped || ids.len() == 1) {

@@ -9,6 +9,7 @@ use tokenrelay::emulator::{self, Config, Emulator, Faults};
 mod limits;
 mod open;
 mod raw;
+mod rules;
 
 async fn start(faults: &str) -> Emulator {
     let faults = Faults::parse_list(faults).expect("faults");
@@ -150,7 +151,7 @@ async fn answers_can_come_without_serials_or_with_old_ones() {
         let results = frame["res"].as_array().expect("results").iter();
         serials.extend(results.map(|result| result["serials"][0].is_null()));
     }
-    assert_eq!(serials, [false, true, true], "appends that are joined");
+    assert_eq!(serials, [false, true, true], "those that wait");
 }
 
 #[tokio::test]

@@ -154,7 +154,8 @@ async fn verdict(sin: Sin) -> Summary {
         speed: Some(1_000.0),
         open: None,
     };
-    let patience = Patience { results: Duration::from_secs(2), readers: Duration::from_secs(1) };
+    let patience =
+        Patience { results: Duration::from_secs(2), readers: Duration::from_secs(1), late: Duration::from_secs(1) };
     let summary =
         run(&options, Scenario::default(), patience, |site, stopped| pretend(site, sin, stopped)).await.expect("runs");
     assert_eq!(summary.responses, 30, "{summary:?}");

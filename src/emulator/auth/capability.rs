@@ -27,6 +27,16 @@ impl Capability {
         if self.has(operation, channel) { Ok(()) } else { Err(forbidden(operation, channel)) }
     }
 
+    /// Whether it allows `message-update` or `message-delete` of some messages at all: of any, or of one's own.
+    pub(in crate::emulator) fn allows_some(
+        &self,
+        operation: &str,
+        channel: &str,
+        caller: Option<&str>,
+    ) -> Result<(), Failure> {
+        self.allows_on(operation, channel, caller, caller)
+    }
+
     /// Whether it allows `message-update` or `message-delete` of a message: any, or one's own.
     pub(in crate::emulator) fn allows_on(
         &self,

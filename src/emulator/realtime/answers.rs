@@ -10,11 +10,14 @@ use tokio::time::Instant;
 use crate::ably::wire::{ProtocolMessage, PublishResult, action};
 use crate::emulator::connection::Answer;
 use crate::emulator::faults::Odd;
+use crate::emulator::limits::ANSWERS_WAITING;
 
 /// Answers that wait for their time.
 #[derive(Debug)]
 pub(super) struct Answers {
     queue: VecDeque<Due>,
+    /// Serials of all that wait.
+    waiting: usize,
     /// Windows of merged acknowledgements are counted from here.
     begin: Instant,
 }
@@ -39,7 +42,7 @@ pub(super) struct Timing {
 
 impl Answers {
     pub(super) fn new(begin: Instant) -> Self {
-        Self { queue: VecDeque::new(), begin }
+        Self { queue: VecDeque::new(), waiting: 0, begin }
     }
 
     /// The next answer, to a frame.
@@ -54,7 +57,16 @@ impl Answers {
             // A refusal does not wait for a window, and takes along what is before it.
             Answer::Nack(_) => self.queue.iter_mut().for_each(|before| before.at = at.min(before.at)),
         }
+        self.waiting += weight(&answer);
         self.queue.push_back(Due { at, msg_serial, answer, odd });
+        // No delay is worth all our memory.
+        let (mut more, mut early) = (self.waiting.saturating_sub(ANSWERS_WAITING), self.queue.iter_mut());
+        while more > 0
+            && let Some(due) = early.next()
+        {
+            due.at = due.at.min(now);
+            more = more.saturating_sub(weight(&due.answer));
+        }
     }
 
     /// When the next one is to be given.
@@ -65,6 +77,7 @@ impl Answers {
     /// The next frame of answers whose time has come.
     pub(super) fn next(&mut self, now: Instant) -> Option<ProtocolMessage<'static>> {
         let Due { msg_serial: first, answer, odd, .. } = self.queue.pop_front_if(|due| due.at <= now)?;
+        self.waiting -= weight(&answer);
         let mut frame = ProtocolMessage { msg_serial: Some(first), count: Some(1), ..ProtocolMessage::default() };
         match answer {
             Answer::Nack(error) => {
@@ -94,10 +107,20 @@ impl Answers {
         let follows = |due: &mut Due| {
             due.at <= now && due.msg_serial == msg_serial && due.odd.is_none() && matches!(due.answer, Answer::Ack(_))
         };
-        match self.queue.pop_front_if(follows)?.answer {
+        let answer = self.queue.pop_front_if(follows)?.answer;
+        self.waiting -= weight(&answer);
+        match answer {
             Answer::Ack(serials) => Some(serials),
             Answer::Nack(_) => None,
         }
+    }
+}
+
+/// What an answer takes: a serial for each message.
+fn weight(answer: &Answer) -> usize {
+    match answer {
+        Answer::Ack(serials) => serials.len().max(1),
+        Answer::Nack(_) => 1,
     }
 }
 
@@ -174,6 +197,23 @@ mod tests {
         answers.push(1, ack(), None, AT_ONCE, now);
         assert_eq!(given(&mut answers, now + Duration::from_secs(4)), []);
         assert_eq!(given(&mut answers, now + Duration::from_secs(5)), [(action::ACK, 0, 2)]);
+    }
+
+    #[test]
+    fn only_so_many_wait() {
+        let now = Instant::now();
+        let mut answers = Answers::new(now);
+        let delayed = Timing { delay: Duration::from_secs(3_600), ..AT_ONCE };
+        let array = || Answer::Ack(vec![None; 1_000]);
+        let frames = ANSWERS_WAITING as u64 / 1_000;
+        for msg_serial in 0..frames {
+            answers.push(msg_serial, array(), None, delayed, now);
+        }
+        assert_eq!(given(&mut answers, now), []);
+        answers.push(frames, ack(), None, delayed, now);
+        assert_eq!(given(&mut answers, now), [(action::ACK, 0, 1)], "the oldest goes before its time");
+        answers.push(frames + 1, ack(), None, delayed, now);
+        assert_eq!(given(&mut answers, now), []);
     }
 
     #[test]

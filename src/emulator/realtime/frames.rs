@@ -1,17 +1,15 @@
 //! What a client's frames ask for.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::ws;
 use futures_util::SinkExt;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use super::answers::Timing;
-use super::{End, Token, Transport, flush_later, written};
+use super::{End, Token, Transport, apply_later, flush_later, written};
 use crate::ably::wire::{ProtocolMessage, action};
-use crate::emulator::Shared;
 use crate::emulator::clock::now_ms;
 use crate::emulator::codec::{encode, received};
 use crate::emulator::errors::{Failure, failure};
@@ -83,8 +81,11 @@ impl Transport {
                 true => state.refuse(self.who.connection, msg_serial, failure(40099, 400, "Forced, as was asked")),
                 false => state.frame(msg_serial, publish),
             };
-            let faults = state.faults();
-            let (delay, merge) = (Duration::from_millis(faults.delay), Duration::from_millis(faults.merge_acks));
+            let merge = state.faults().merge_acks;
+            if merge > 0 && handled.answer.is_some() {
+                state.struck("merge-acks");
+            }
+            let [delay, merge] = [state.delay(), merge].map(Duration::from_millis);
             (handled, Timing { delay, merge })
         };
         if let Some(flush) = handled.flush {
@@ -186,8 +187,14 @@ impl Transport {
     pub(super) async fn hang_up_with_all(&mut self) -> Option<End> {
         let faults = self.shared.state().faults().clone();
         match (faults.check_key(&self.who.grant), faults.hang_up) {
-            (Err(error), _) => self.fail(error).await,
-            (Ok(()), Some(way)) => self.hang_up(way).await,
+            (Err(error), _) => {
+                self.shared.state().struck("revoked-keys");
+                self.fail(error).await
+            }
+            (Ok(()), Some(way)) => {
+                self.shared.state().struck("hang-up");
+                self.hang_up(way).await
+            }
             (Ok(()), None) if faults.revoked_keys.is_empty() => self.hang_up(DropAs::Socket).await,
             (Ok(()), None) => None,
         }
@@ -211,15 +218,4 @@ impl Transport {
         }
         Some(End::Dropped)
     }
-}
-
-/// Applies a frame that a drop had cut off, when it arrives after all.
-fn apply_later(shared: Arc<Shared>, after: Duration, publish: Publish) {
-    tokio::spawn(async move {
-        sleep(after).await;
-        let flush = shared.state().late_frame(Publish { now_ms: now_ms(), ..publish });
-        if let Some(flush) = flush {
-            flush_later(shared, flush);
-        }
-    });
 }

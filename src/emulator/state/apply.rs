@@ -11,10 +11,10 @@ use crate::emulator::auth::Grant;
 use crate::emulator::channel::{Frame, Oddity};
 use crate::emulator::connection::Publisher;
 use crate::emulator::errors::{
-    Failure, account_rate, channel_bandwidth, channel_rate, connection_rate, failure, not_mutable, too_large,
-    too_many_channels,
+    Failure, account_rate, channel_bandwidth, channel_rate, connection_rate, failure, not_attached_to_publish,
+    not_mutable, too_large, too_many_channels,
 };
-use crate::emulator::faults::{Deleted, Faults, Known};
+use crate::emulator::faults::{Deleted, Faults, Known, SizeIn};
 use crate::emulator::limits::MESSAGES_PER_FRAME;
 use crate::emulator::message::{self, Manner, Mutation};
 use crate::emulator::outbox::Outbox;
@@ -74,72 +74,94 @@ impl State {
         let (_, name) = unqualified(&channel);
         valid_name(name)?;
         by.grant.capability.allows("publish", name)?;
+        self.attached_to_publish(&by, &channel)?;
         for message in &messages {
             validate::extras(message)?;
             validate::client_id(message, by.grant.client_id.as_deref())?;
         }
-        let size = messages.iter().map(|message| message::size(message, self.faults.size_in)).sum();
+        let of_all = |unit| messages.iter().map(|message| message::size(message, unit)).sum();
+        let size @ [units, _] = [self.faults.size_in, SizeIn::Bytes].map(of_all);
         self.fits(size)?;
         self.enters(&by, name, now_ms)?;
         let explicit = validate::ids(&messages)?;
         let serials = &mut self.serials;
         let channel = self.store.channel(name, || serials.next(now_ms))?;
-        if explicit
-            && self.faults.known_creates != Known::Again
-            && let Some(first) = messages.first().and_then(|message| message.id.as_deref())
-            && let Some(known) = channel.recognise(first, now_ms)
+        let first = messages.first().filter(|_| explicit).and_then(|message| message.id.as_deref());
+        if let Some(known) = first.and_then(|first| channel.recognise(first, now_ms))
+            && let Some(serials) = self.known_create(&known, messages.len(), now_ms)
         {
-            let fresh;
-            let position = match self.faults.known_creates {
-                Known::Serial => Some(known.rsplit_once(':').map_or(known.as_str(), |(position, _)| position)),
-                Known::Nothing | Known::Again => None,
-                Known::Phantom => {
-                    fresh = self.serials.next(now_ms);
-                    Some(fresh.as_str())
-                }
-            };
-            self.stats.recognised += 1;
-            let serial = |index| position.map(|position| serial::of_message(position, index));
-            return Ok((0..messages.len()).map(serial).collect());
+            return Ok(serials);
         }
-        self.charge(&by, name, size, true, now_ms)?;
-        let silent = self.strikes(self.faults.null_creates) || self.faults.immutable;
+        let count = if self.faults.count_each { messages.len() } else { 1 };
+        if count > 1 {
+            self.struck("count-each");
+        }
+        self.charge(&by, name, units, count, now_ms)?;
+        if self.faults.immutable {
+            self.struck("immutable");
+        }
+        let silent = self.strikes("null-creates", self.faults.null_creates) || self.faults.immutable;
         let position = self.serials.next(now_ms);
         let happened = Happened { by: &by, channel: name, id: &id, position: &position, now_ms };
-        let created = messages.into_iter().enumerate();
-        let serials = created.map(|(index, message)| self.create_one(&happened, index, message, explicit));
-        Ok(serials.map(|serial| (!silent).then_some(serial)).collect())
+        let (mut serials, mut watched) = (Vec::with_capacity(messages.len()), Vec::new());
+        for (index, message) in messages.into_iter().enumerate() {
+            let serial = serial::of_message(&position, index);
+            watched.extend(self.create_one(&happened, index, &serial, message, explicit));
+            serials.push((!silent).then_some(serial));
+        }
+        // All of it at once: who comes back behind a part of a position would never get the rest.
+        if !watched.is_empty() {
+            self.deliver(&happened, &watched);
+        }
+        Ok(serials)
     }
 
-    fn create_one(&mut self, at: &Happened<'_>, index: usize, mut message: Message<'static>, explicit: bool) -> String {
+    /// What a create is answered whose id is known; nothing if it is to make another message.
+    fn known_create(&mut self, known: &str, messages: usize, now_ms: u64) -> Option<Vec<Option<String>>> {
+        self.struck("known-creates");
+        let position = match self.faults.known_creates {
+            Known::Serial => Some(serial::position(known).to_owned()),
+            Known::Nothing => None,
+            Known::Phantom => Some(self.serials.next(now_ms)),
+            Known::Again => return None,
+        };
+        self.stats.recognised += 1;
+        Some(serial::of_messages(position.as_deref(), messages))
+    }
+
+    /// Makes a message. Gives it, if somebody is attached.
+    fn create_one(
+        &mut self,
+        at: &Happened<'_>,
+        index: usize,
+        serial: &str,
+        mut message: Message<'static>,
+        explicit: bool,
+    ) -> Option<Message<'static>> {
         self.stats.creates += 1;
-        let serial = serial::of_message(at.position, index);
         let id = message.id.take().unwrap_or_else(|| format!("{}:{index}", at.id).into());
         message.id = Some(id.clone());
         message.client_id = message.client_id.take().or_else(|| identity(at.by));
         message.connection_id = Some(at.by.connection_id.clone().into()).filter(|_| at.by.connection != 0);
         message.timestamp = Some(at.now_ms);
         message.action = Some(message_action::CREATE);
-        message.serial = Some(serial.clone().into());
+        message.serial = Some(serial.to_owned().into());
         message.version = Some(MessageVersion {
-            serial: Some(serial.clone().into()),
+            serial: Some(serial.to_owned().into()),
             timestamp: Some(at.now_ms),
             ..MessageVersion::default()
         });
         let channel = self.store.get_mut(at.channel);
         let watched = channel.is_some_and(|channel| {
-            channel.note(at.position, &serial);
+            channel.note(at.position, serial);
             if explicit {
-                channel.remember(id.into_owned(), &serial, at.now_ms);
+                channel.remember(id.into_owned(), serial, at.now_ms);
             }
             !channel.attachments.is_empty()
         });
         let copy = watched.then(|| message.clone());
         self.store.insert(at.channel, message);
-        if let Some(copy) = copy {
-            self.deliver(at, &copy);
-        }
-        serial
+        copy
     }
 
     fn mutate(&mut self, publish: Publish, message: Message<'static>) -> Applied {
@@ -153,44 +175,86 @@ impl State {
             _ => return Err(failure(40000, 400, "Unknown message action")),
         };
         *count += 1;
+        // Who may not is told so, and not whether the message is there.
+        by.grant.capability.allows_some(operation, name, by.grant.identity())?;
+        self.attached_to_publish(&by, &channel)?;
         let namespace = name.split_once(':').map_or("", |(namespace, _)| namespace);
-        if self.faults.immutable || self.config.immutable_namespaces.iter().any(|immutable| immutable == namespace) {
+        if self.faults.immutable {
+            self.struck("immutable");
+            return Err(not_mutable());
+        }
+        if self.config.immutable_namespaces.iter().any(|immutable| immutable == namespace) {
             return Err(not_mutable());
         }
         validate::extras(&message)?;
         let serial = message.serial.as_deref().unwrap_or_default().to_owned();
         let mutation = Mutation::of(message);
-        let (gone_after, gone_code) = (self.faults.gone_after, self.faults.gone_code.unwrap_or(40400));
         self.enters(&by, name, now_ms)?;
-        let stored = self.store.message_mut(name, &serial)?;
-        let age = now_ms.saturating_sub(stored.latest().timestamp.unwrap_or(now_ms));
-        if gone_after > 0 && age > gone_after {
-            return Err(failure(gone_code, 404, "The message is too old to be changed"));
+        self.may_change(&by, name, &serial, &mutation, operation, now_ms)?;
+        let append = action == message_action::APPEND;
+        let joins = append && self.store.message_mut(name, &serial)?.rollup(by.connection).is_waiting();
+        if joins && self.faults.count_frames {
+            self.struck("count-frames");
         }
-        let is_deleted = stored.latest().action == Some(message_action::DELETE);
-        if is_deleted && action == message_action::APPEND && self.faults.deleted == Deleted::Refuses {
-            return Err(failure(40400, 404, "The message was deleted"));
-        }
-        let publisher = stored.latest().client_id.as_deref();
-        by.grant.capability.allows_on(operation, name, publisher, by.grant.identity())?;
-        stored.accepts(&mutation)?;
-        if self.faults.refuse_empty && action == message_action::APPEND && mutation.data_len() == 0 {
-            return Err(failure(40013, 400, "An append must have data"));
-        }
-        let size = stored.size_with(&mutation, self.faults.size_in);
-        let joins = action == message_action::APPEND && stored.rollup(by.connection).is_waiting();
         let joins = joins && !self.faults.count_frames;
-        self.fits(size)?;
-        self.charge(&by, name, mutation.data_len(), !joins, now_ms)?;
+        self.fits_with(name, &serial, &mutation)?;
+        self.charge(&by, name, mutation.data_len(), usize::from(!joins), now_ms)?;
         let position = self.serials.next(now_ms);
         let happened = Happened { by: &by, channel: name, id: &id, position: &position, now_ms };
-        // Over REST nothing is rolled up: each request stands for itself.
-        let applied = match action == message_action::APPEND && by.connection != 0 {
+        // Nobody has said whether requests are rolled up.
+        let rolls_up = by.connection != 0 || self.faults.rest_rollup > 0;
+        let applied = match append && rolls_up {
             true => self.append(&happened, &serial, mutation, by.clone())?,
             false => (vec![self.publish_version(&happened, &serial, mutation, None)?], None),
         };
         self.meddle(name, &serial, now_ms);
         Ok(applied)
+    }
+
+    /// Whether somebody may change a message in that way now.
+    fn may_change(
+        &mut self,
+        by: &Publisher,
+        name: &str,
+        serial: &str,
+        mutation: &Mutation,
+        operation: &str,
+        now_ms: u64,
+    ) -> Result<(), Failure> {
+        let append = mutation.action == message_action::APPEND;
+        let stored = self.store.message_mut(name, serial)?;
+        let age = now_ms.saturating_sub(stored.latest().timestamp.unwrap_or(now_ms));
+        if self.faults.gone_after > 0 && age > self.faults.gone_after {
+            self.stats.strike("gone-after");
+            let code = self.faults.gone_code.unwrap_or(40400);
+            return Err(failure(code, 404, "The message is too old to be changed"));
+        }
+        if append && stored.latest().action == Some(message_action::DELETE) {
+            self.stats.strike("deleted");
+            if self.faults.deleted == Deleted::Refuses {
+                return Err(failure(40400, 404, "The message was deleted"));
+            }
+        }
+        let publisher = stored.latest().client_id.as_deref();
+        by.grant.capability.allows_on(operation, name, publisher, by.grant.identity())?;
+        stored.accepts(mutation)?;
+        if self.faults.refuse_empty && append && mutation.data_len() == 0 {
+            self.stats.strike("refuse-empty");
+            return Err(failure(40013, 400, "An append must have data"));
+        }
+        Ok(())
+    }
+
+    /// Refuses what would make a message too large. If that is an append, its text may appear later all the same.
+    fn fits_with(&mut self, name: &str, serial: &str, mutation: &Mutation) -> Result<(), Failure> {
+        let stored = self.store.message_mut(name, serial)?;
+        let size = [self.faults.size_in, SizeIn::Bytes].map(|unit| stored.size_with(mutation, unit));
+        let fits = self.fits(size);
+        let append = mutation.action == message_action::APPEND;
+        if fits.is_err() && append && self.strikes("reject-fold", self.faults.reject_fold) {
+            self.fold(name, serial, mutation);
+        }
+        fits
     }
 
     /// Somebody else changes a message, as the faults say: not by chance, or a short run might go without.
@@ -202,6 +266,7 @@ impl State {
         }
         self.meddling -= 1.0;
         let updates = self.random.f64() * (foreign_updates + foreign_deletes) < foreign_updates;
+        self.struck(if updates { "foreign-updates" } else { "foreign-deletes" });
         let action = if updates { message_action::UPDATE } else { message_action::DELETE };
         let by = Publisher { connection: 0, connection_id: String::new(), grant: Grant::everything("somebody-else") };
         let data = (action == message_action::UPDATE).then(|| Data::Text("written by somebody else".into()));
@@ -216,10 +281,16 @@ impl State {
 
     /// Appends of a connection go through its rollup.
     fn append(&mut self, at: &Happened<'_>, serial: &str, mutation: Mutation, by: Arc<Publisher>) -> Applied {
-        let window = self.connections.get(&by.connection).map_or(Duration::ZERO, |connection| connection.rollup);
-        let given = !self.faults.null_serials;
+        let of_requests = Duration::from_millis(self.faults.rest_rollup);
+        let window = self.connections.get(&by.connection).map_or(of_requests, |connection| connection.rollup);
+        let (given, own) = (!self.faults.null_serials, self.faults.own_serials);
         let rollup = self.store.message_mut(at.channel, serial)?.rollup(by.connection);
-        match rollup.append(mutation, at.now_ms, window, || at.position.to_owned()) {
+        let rolled = rollup.append(mutation, at.now_ms, window, at.position, own);
+        if !matches!(rolled, Rolled::Now(_)) {
+            let struck = [(!given, "null-serials"), (own, "own-serials"), (by.connection == 0, "rest-rollup")];
+            struck.iter().filter(|(is_on, _)| *is_on).for_each(|(_, fault)| self.struck(fault));
+        }
+        match rolled {
             Rolled::Now(mutation) => Ok((vec![self.publish_version(at, serial, *mutation, None)?], None)),
             Rolled::Joined(version) => Ok((vec![given.then_some(version)], None)),
             Rolled::Waits(after) => {
@@ -252,13 +323,17 @@ impl State {
         promised: Option<String>,
     ) -> Result<Option<String>, Failure> {
         let update = mutation.action == message_action::UPDATE;
-        let stale = update && self.strikes(self.faults.stale_updates);
-        let silent = update && self.strikes(self.faults.null_updates);
+        let stale = update && self.strikes("stale-updates", self.faults.stale_updates);
+        let silent = update && self.strikes("null-updates", self.faults.null_updates);
         mutation.version.client_id = mutation.version.client_id.take().or_else(|| identity(at.by));
         let mut version = at.position.to_owned();
         let manner = self.faults.manner();
+        let append = mutation.action == message_action::APPEND;
+        let (stats, overtakes) = (&mut self.stats, self.faults.update_overtakes);
         let piece = self.store.change(at.channel, serial, |stored, watched| {
-            if mutation.action != message_action::APPEND {
+            if !append && overtakes && stored.rollup(at.by.connection).is_waiting() {
+                stats.strike("update-overtakes");
+            } else if !append {
                 stored.supersede(at.by.connection, &mutation, at.now_ms);
             }
             if let Some(promised) = promised {
@@ -267,22 +342,32 @@ impl State {
             if stale {
                 version.replace_range(..1, " ");
             }
+            if append && manner.folds_again && stored.folds() {
+                stats.strike("fold-again");
+            }
             stored.apply(mutation, version.clone(), at.now_ms, Manner { watched, ..manner })
         })?;
+        if manner.clears {
+            self.struck("clear-omitted");
+        }
+        if manner.bare && append && piece.is_some() {
+            self.struck("bare-pieces");
+        }
         if let Some(channel) = self.store.get_mut(at.channel) {
             channel.note(at.position, serial);
         }
         if let Some(piece) = piece {
-            self.deliver(at, &piece);
+            self.deliver(at, std::slice::from_ref(&piece));
         }
         Ok((!silent).then_some(version))
     }
 
-    fn deliver(&mut self, at: &Happened<'_>, piece: &Message<'static>) {
+    fn deliver(&mut self, at: &Happened<'_>, pieces: &[Message<'static>]) {
+        let is_append = pieces.iter().any(|piece| piece.action == Some(message_action::APPEND));
         let odd = Oddity {
-            whole: self.strikes(self.faults.whole_pieces),
-            lost: self.strikes(self.faults.lose_deliveries),
-            again: self.strikes(self.faults.repeat_deliveries),
+            whole: is_append && self.strikes("whole-pieces", self.faults.whole_pieces),
+            lost: self.strikes("lose-deliveries", self.faults.lose_deliveries),
+            again: self.strikes("repeat-deliveries", self.faults.repeat_deliveries),
         };
         let Some(channel) = self.store.get_mut(at.channel) else { return };
         let frame = Frame {
@@ -293,7 +378,7 @@ impl State {
             position: at.position,
             now_ms: at.now_ms,
         };
-        let (delivered, slow) = channel.deliver(&frame, piece, odd);
+        let (delivered, slow) = channel.deliver(&frame, pieces, odd);
         self.stats.delivered += delivered;
         for number in slow {
             self.stats.slow += 1;
@@ -310,9 +395,31 @@ impl State {
         or(self.faults.message_size, self.config.max_message_size)
     }
 
-    fn fits(&self, size: usize) -> Result<(), Failure> {
+    /// Refuses what is too large, by its size in the unit of the faults and in bytes.
+    fn fits(&mut self, [size, bytes]: [usize; 2]) -> Result<(), Failure> {
+        if size != bytes {
+            self.struck("size-in");
+        }
         let limit = or(self.faults.enforced_size, self.told_size());
-        if size > limit { Err(too_large(size, limit)) } else { Ok(()) }
+        // Who keeps to a limit shows by coming near it that there is one.
+        if self.faults.message_size > 0 && size > limit / 2 {
+            self.struck("message-size");
+        }
+        if size <= limit {
+            return Ok(());
+        }
+        if self.faults.enforced_size > 0 {
+            self.struck("enforced-size");
+        }
+        Err(too_large(size, limit))
+    }
+
+    fn attached_to_publish(&self, by: &Publisher, channel: &str) -> Result<(), Failure> {
+        let connection = self.connections.get(&by.connection);
+        match connection.is_none_or(|connection| connection.is_attached_to_publish(channel)) {
+            true => Ok(()),
+            false => Err(not_attached_to_publish()),
+        }
     }
 
     /// A connection may publish to so many channels.
@@ -320,30 +427,38 @@ impl State {
         let limit = self.faults.channels_per_connection;
         let connection = self.connections.get_mut(&by.connection);
         let enters = connection.is_none_or(|connection| connection.enters(name, limit, now_ms));
-        if enters { Ok(()) } else { Err(too_many_channels()) }
+        if enters {
+            return Ok(());
+        }
+        self.struck("channels-per-connection");
+        Err(too_many_channels())
     }
 
-    /// Counts a publish against the rates: its bytes, and itself unless it joins one that is counted.
-    fn charge(&mut self, by: &Publisher, name: &str, bytes: usize, counts: bool, now_ms: u64) -> Result<(), Failure> {
+    /// Counts a publish against the rates: its bytes, and as how many operations it counts; as none if it joins another one.
+    fn charge(&mut self, by: &Publisher, name: &str, bytes: usize, counts: usize, now_ms: u64) -> Result<(), Failure> {
+        let counts = counts as f64;
         let limit = self.faults.rate_limit;
         if let Some(connection) = self.connections.get_mut(&by.connection)
-            && counts
-            && !connection.rate.take(limit, now_ms)
+            && !connection.rate.take_some(counts, limit, now_ms)
         {
+            self.struck("rate-limit");
             return Err(connection_rate(limit));
         }
-        if counts && !self.account_rate.take(self.faults.account_rate_limit, now_ms) {
+        if !self.account_rate.take_some(counts, self.faults.account_rate_limit, now_ms) {
+            self.struck("account-rate-limit");
             return Err(account_rate());
         }
         let (operations, bandwidth) = (self.faults.channel_rate_limit, self.faults.channel_bytes_limit);
         let Some(channel) = self.store.get_mut(name) else { return Ok(()) };
-        if counts && !channel.rate.take(operations, now_ms) {
+        if !channel.rate.take_some(counts, operations, now_ms) {
+            self.struck("channel-rate-limit");
             return Err(channel_rate(operations));
         }
-        match channel.bandwidth.take_some(bytes as f64, bandwidth, now_ms) {
-            true => Ok(()),
-            false => Err(channel_bandwidth(bandwidth)),
+        if channel.bandwidth.take_some(bytes as f64, bandwidth, now_ms) {
+            return Ok(());
         }
+        self.struck("channel-bytes-limit");
+        Err(channel_bandwidth(bandwidth))
     }
 }
 

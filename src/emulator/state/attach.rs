@@ -1,6 +1,6 @@
 //! Subscribers come to channels and leave.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 use axum::extract::ws;
 
@@ -9,18 +9,30 @@ use crate::ably::wire::{ProtocolMessage, action};
 use super::{State, unqualified};
 use crate::emulator::auth::Capability;
 use crate::emulator::channel::{Attachment, Channel, Frame};
+use crate::emulator::connection::PUBLISH;
 use crate::emulator::errors::{Failure, failure, forbidden, too_many_channels};
 use crate::emulator::limits::CHANNELS_PER_CONNECTION;
+use crate::emulator::seen::Seen;
 
 const HAS_BACKLOG: u64 = 2;
 const RESUMED: u64 = 4;
 /// Presence, publish, subscribe, presence-subscribe and annotation-publish: what a channel grants by default.
 const MODES: u64 = 0x2F_0000;
 const PRESENCE: u64 = 1 << 16;
-const PUBLISH: u64 = 1 << 17;
 const SUBSCRIBE: u64 = 1 << 18;
 /// All bits that are modes.
 const MODE_BITS: u64 = 0x03FF_0000;
+/// Modes by the names that parameters give them.
+const NAMED: [(&str, u64); 8] = [
+    ("presence", PRESENCE),
+    ("publish", PUBLISH),
+    ("subscribe", SUBSCRIBE),
+    ("presence_subscribe", 1 << 19),
+    ("annotation_publish", 1 << 21),
+    ("annotation_subscribe", 1 << 22),
+    ("object_subscribe", 1 << 24),
+    ("object_publish", 1 << 25),
+];
 
 /// Channel parameters that are understood; others are left out of the answer.
 const KNOWN_PARAMS: [&str; 5] = ["rewind", "rewindLimit", "modes", "echo", "appendMode"];
@@ -45,8 +57,9 @@ impl State {
         let (qualifier, name) = unqualified(attach.channel);
         let params = params(attach, qualifier);
         let connection = self.connections.get(&number).ok_or_else(|| failure(80022, 410, "Connection not found"))?;
-        let modes = modes(attach.flags, &connection.who.grant.capability, name)?;
-        let known = connection.attached.contains(attach.channel);
+        let asked = params.get("modes").map_or(Ok(attach.flags), |names| named(names))?;
+        let modes = modes(asked, &connection.who.grant.capability, name)?;
+        let known = connection.attached.contains_key(attach.channel);
         if !known && connection.attached.len() >= CHANNELS_PER_CONNECTION {
             return Err(too_many_channels());
         }
@@ -57,22 +70,25 @@ impl State {
             encoding: connection.encoding,
             echo: connection.echo && params.get("echo").is_none_or(|echo| echo != "false"),
             full: params.get("appendMode").is_some_and(|mode| mode == "full"),
-            seen: HashSet::new(),
+            seen: Seen::default(),
             again: None,
         };
         let serials = &mut self.serials;
         let channel = self.store.channel(name, || serials.next(now_ms))?;
         let missed = attach.position.filter(|position| !position.is_empty()).map(|position| channel.since(position));
-        let (resumed, lost, backlog) = match missed {
-            Some(Some(serials)) => (true, false, serials),
-            Some(None) => (false, true, Vec::new()),
-            None if known => (true, false, Vec::new()),
-            None => (false, false, rewound(channel, &params, now_ms)?),
+        let (resumed, error, backlog) = match missed {
+            Some(Some(serials)) => (true, None, serials),
+            Some(None) => (false, Some(lost()), Vec::new()),
+            None if known => (true, None, Vec::new()),
+            None => {
+                let (serials, is_truncated) = rewound(channel, &params, now_ms)?;
+                (false, is_truncated.then(truncated), serials)
+            }
         };
         // Without SUBSCRIBE it is attached, and gets nothing.
         let reads = modes & SUBSCRIBE != 0;
         let backlog = if reads { backlog } else { Vec::new() };
-        let how = Attached { resumed, lost, backlog: !backlog.is_empty() };
+        let how = Attached { resumed, error, backlog: !backlog.is_empty() };
         let answer = attached_frame(attach, params, &channel.position, modes, how);
         let frames = backlog_frames(channel, name, &backlog, &mut attachment, now_ms);
         channel.attachments.retain(|other| other.connection != number || other.name != attach.channel);
@@ -80,7 +96,7 @@ impl State {
             channel.attachments.push(attachment);
         }
         if let Some(connection) = self.connections.get_mut(&number) {
-            connection.attached.insert(attach.channel.to_owned());
+            connection.attached.insert(attach.channel.to_owned(), modes);
         }
         Ok((answer, frames))
     }
@@ -97,7 +113,7 @@ impl State {
     /// A connection leaves all its channels. They stay: it may come back and ask what it missed.
     pub(super) fn leave_all(&mut self, number: u64) {
         let Some(connection) = self.connections.get_mut(&number) else { return };
-        for name in std::mem::take(&mut connection.attached) {
+        for (name, _) in std::mem::take(&mut connection.attached) {
             self.leave(number, &name);
         }
     }
@@ -122,7 +138,7 @@ fn backlog_frames(
         let id = format!("backlog:{}", stored.number);
         let position = &channel.position;
         let frame = Frame { channel: name, publisher: 0, publisher_id: "", id: &id, position, now_ms };
-        frames.push(frame.encode(to.encoding, &to.name, stored.latest()));
+        frames.push(frame.encode(to.encoding, &to.name, std::slice::from_ref(stored.latest())));
         to.seen.insert(stored.number);
     }
     frames
@@ -134,6 +150,21 @@ fn params(attach: &Attach<'_>, qualifier: &str) -> BTreeMap<String, String> {
     let pairs = qualifier.split('&').filter_map(|pair| pair.split_once('='));
     params.extend(pairs.map(|(name, value)| (name.to_owned(), value.to_owned())));
     params
+}
+
+/// The modes that a parameter names, one after a comma.
+fn named(names: &str) -> Result<u64, Failure> {
+    let bit = |name: &str| NAMED.iter().find(|(known, _)| known.eq_ignore_ascii_case(name.trim())).map(|(_, bit)| bit);
+    let mut bits = names.split(',').map(|name| bit(name).ok_or_else(|| failure(40003, 400, "Invalid modes")));
+    bits.try_fold(0, |modes, bit| bit.map(|bit| modes | bit))
+}
+
+fn lost() -> Failure {
+    failure(90003, 404, "Unable to recover channel: messages expired")
+}
+
+fn truncated() -> Failure {
+    failure(90004, 404, "Rewind truncated: there is more than is given")
 }
 
 /// The modes that are granted, of those asked for: what the capability does not allow is left out, but not all of it.
@@ -153,7 +184,8 @@ fn modes(flags: u64, capability: &Capability, channel: &str) -> Result<u64, Fail
 /// How somebody is attached.
 struct Attached {
     resumed: bool,
-    lost: bool,
+    /// What it has to do without.
+    error: Option<Failure>,
     backlog: bool,
 }
 
@@ -172,28 +204,32 @@ fn attached_frame(
         channel_serial: Some(position.to_owned().into()),
         flags: Some(flags),
         params: Some(params.into_iter().map(|(name, value)| (name.into(), value.into())).collect()),
-        error: how.lost.then(|| failure(90003, 404, "Unable to recover channel: messages expired")),
+        error: how.error,
         ..ProtocolMessage::default()
     }
 }
 
-/// The messages that a rewind asks for: a number of them, or those of a time.
-fn rewound(channel: &Channel, params: &BTreeMap<String, String>, now_ms: u64) -> Result<Vec<String>, Failure> {
+/// The messages that a rewind asks for: a number of them, or those of a time. Only so many are given; says whether there are
+/// more.
+fn rewound(channel: &Channel, params: &BTreeMap<String, String>, now_ms: u64) -> Result<(Vec<String>, bool), Failure> {
     const MOST: usize = 100;
-    let Some(rewind) = params.get("rewind") else { return Ok(Vec::new()) };
+    let Some(rewind) = params.get("rewind") else { return Ok((Vec::new(), false)) };
     let bad = || failure(40003, 400, "Invalid rewind");
     let (digits, unit) = rewind.split_at(rewind.find(|c: char| !c.is_ascii_digit()).unwrap_or(rewind.len()));
     let number: u64 = digits.parse().map_err(|_| bad())?;
     let (count, age_ms) = match unit {
-        "" => (usize::try_from(number).unwrap_or(MOST), u64::MAX),
-        "s" => (MOST, number.saturating_mul(1_000)),
-        "m" => (MOST, number.saturating_mul(60_000)),
+        "" => (usize::try_from(number).unwrap_or(usize::MAX), u64::MAX),
+        "s" => (usize::MAX, number.saturating_mul(1_000)),
+        "m" => (usize::MAX, number.saturating_mul(60_000)),
         _ => return Err(bad()),
     };
-    let limit = params.get("rewindLimit").and_then(|limit| limit.parse().ok()).unwrap_or(MOST);
+    let limit = params.get("rewindLimit").and_then(|limit| limit.parse().ok()).unwrap_or(usize::MAX);
     let young = |timestamp: Option<u64>| now_ms.saturating_sub(timestamp.unwrap_or(now_ms)) <= age_ms;
     let newest = channel.messages.iter().rev().filter(|(_, stored)| young(stored.latest().timestamp));
-    let mut serials: Vec<String> = newest.take(count.min(limit).min(MOST)).map(|(serial, _)| serial.clone()).collect();
+    let wanted = count.min(limit);
+    let mut serials: Vec<String> = newest.take(wanted.min(MOST + 1)).map(|(serial, _)| serial.clone()).collect();
+    let is_truncated = serials.len() > MOST;
+    serials.truncate(MOST);
     serials.reverse();
-    Ok(serials)
+    Ok((serials, is_truncated))
 }

@@ -44,6 +44,7 @@ impl State {
     pub(in crate::emulator) fn connect(&mut self, connect: Connect, now_ms: u64) -> Result<Connected, Failure> {
         self.forget_dropped(now_ms);
         if self.faults.refuse_connections || self.faults.refuse_websockets {
+            self.struck(if self.faults.refuse_websockets { "refuse-websockets" } else { "refuse-connections" });
             return Err(injected(self.faults.refuse_code.unwrap_or(80003)));
         }
         self.check_agent(connect.agent.as_deref())?;
@@ -88,9 +89,9 @@ impl State {
             connection_key: Some(key.clone().into()),
             max_message_size: Some(self.told_size() as u64),
             max_frame_size: Some(FRAME_BYTES as u64),
-            max_inbound_rate: Some(match self.faults.rate_limit {
-                0 => 1_000_000,
-                limit => u64::from(limit),
+            max_inbound_rate: Some(match (self.faults.told_rate, self.faults.rate_limit) {
+                (0, 0) => 1_000_000,
+                (0, limit) | (limit, _) => u64::from(limit),
             }),
             max_outbound_rate: Some(1_000_000),
             connection_state_ttl: millis(STATE_TTL),
@@ -118,6 +119,7 @@ impl State {
         now_ms: u64,
     ) -> Result<Connected, Failure> {
         if let Some(code) = self.faults.refuse_tokens {
+            self.struck("refuse-tokens");
             return Err(injected(code));
         }
         let grant = self.let_in(&Credentials::Token(token.to_owned()), now_ms)?;
@@ -130,14 +132,17 @@ impl State {
     }
 
     /// What somebody may do who shows these.
-    pub(in crate::emulator) fn let_in(&self, credentials: &Credentials, now_ms: u64) -> Result<Grant, Failure> {
+    pub(in crate::emulator) fn let_in(&mut self, credentials: &Credentials, now_ms: u64) -> Result<Grant, Failure> {
         let grant = self.auth.check(credentials, now_ms)?;
-        self.faults.check_key(&grant)?;
+        self.faults.check_key(&grant).inspect_err(|_| self.stats.strike("revoked-keys"))?;
         Ok(grant)
     }
 
     /// Whoever does not say what the account wants to hear is refused.
-    pub(in crate::emulator) fn check_agent(&self, agent: Option<&str>) -> Result<(), Failure> {
+    pub(in crate::emulator) fn check_agent(&mut self, agent: Option<&str>) -> Result<(), Failure> {
+        if !self.faults.require_agent.is_empty() {
+            self.struck("require-agent");
+        }
         match agent.unwrap_or_default().contains(&self.faults.require_agent) {
             true => Ok(()),
             false => Err(failure(40168, 401, "The account requires another agent of its clients")),
@@ -170,7 +175,7 @@ impl State {
         if connection.key != key {
             return None;
         }
-        if self.strikes(self.faults.refuse_resume) {
+        if self.strikes("refuse-resume", self.faults.refuse_resume) {
             self.forget(number);
             return None;
         }

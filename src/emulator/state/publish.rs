@@ -9,7 +9,7 @@ use super::{State, unqualified};
 use crate::emulator::connection::Answer;
 use crate::emulator::errors::{Failure, failure, fatal_rate, injected};
 use crate::emulator::faults::{DropAs, Odd, Resent};
-use crate::emulator::message::Mutation;
+use crate::emulator::message::{Mutation, Stored};
 
 /// What has become of a frame.
 #[derive(Debug, Default)]
@@ -32,7 +32,15 @@ pub(in crate::emulator) struct Handled {
 
 /// What has become of a request.
 #[derive(Debug)]
-pub(in crate::emulator) enum Requested {
+pub(in crate::emulator) struct Requested {
+    pub(in crate::emulator) reply: Reply,
+    /// Appends wait to be joined.
+    pub(in crate::emulator) flush: Option<Flush>,
+}
+
+/// What whoever asked gets.
+#[derive(Debug)]
+pub(in crate::emulator) enum Reply {
     /// It is answered.
     Answer(Result<Vec<Option<String>>, Failure>),
     /// Its connection breaks before the answer. What it asks for may be done so much later.
@@ -42,28 +50,35 @@ pub(in crate::emulator) enum Requested {
 }
 
 impl State {
-    /// Operations that came as a request: applied at once, since nobody has said that requests are rolled up.
+    /// Operations that came as a request.
     pub(in crate::emulator) fn request(&mut self, publish: Publish) -> Requested {
         let can_be_lost = self.faults.loses(operation(action_of(&publish)));
-        if can_be_lost && self.strikes(self.faults.drop) {
+        if can_be_lost && self.strikes("drop", self.faults.drop) {
             self.stats.dropped += 1;
             if self.random.bool() {
-                let _nobody_hears = self.settle(publish);
-                return Requested::CutOff(None);
+                let flush = self.settle(publish).ok().and_then(|(_, flush)| flush);
+                return Requested { reply: Reply::CutOff(None), flush };
             }
-            let late = Duration::from_millis(self.faults.late_apply);
-            return Requested::CutOff((!late.is_zero()).then_some((late, publish)));
+            return Requested { reply: Reply::CutOff(self.late(publish)), flush: None };
         }
-        let settled = self.settle(publish);
-        if can_be_lost && self.strikes(self.faults.lose_ack) {
+        let (answer, flush) = match self.settle(publish) {
+            Ok((serials, flush)) => (Ok(serials), flush),
+            Err(failure) => (Err(failure), None),
+        };
+        let reply = self.reply(answer, can_be_lost);
+        Requested { reply, flush }
+    }
+
+    fn reply(&mut self, answer: Result<Vec<Option<String>>, Failure>, can_be_lost: bool) -> Reply {
+        if can_be_lost && self.strikes("lose-ack", self.faults.lose_ack) {
             self.stats.unanswered += 1;
-            return Requested::CutOff(None);
+            return Reply::CutOff(None);
         }
-        if can_be_lost && self.strikes(self.faults.skip_ack) {
+        if can_be_lost && self.strikes("skip-ack", self.faults.skip_ack) {
             self.stats.unanswered += 1;
-            return Requested::Silence;
+            return Reply::Silence;
         }
-        Requested::Answer(settled.map(|(serials, _)| serials))
+        Reply::Answer(answer)
     }
 
     /// A MESSAGE frame of a connection.
@@ -71,6 +86,7 @@ impl State {
         let fatal_limit = self.faults.fatal_rate_limit;
         let Some(connection) = self.connections.get_mut(&publish.by.connection) else { return Handled::default() };
         if !connection.raw_rate.take(fatal_limit, publish.now_ms) {
+            self.stats.strike("fatal-rate-limit");
             self.stats.dropped += 1;
             let fatal = Some(fatal_rate(self.faults.fatal_code.unwrap_or(42921)));
             return Handled { fatal, ..Handled::default() };
@@ -84,7 +100,7 @@ impl State {
             tracing::warn!(connection = %id, expected, msg_serial, "emulator: a client leaves a gap in its serials");
         }
         connection.next_serial = msg_serial + 1;
-        if self.faults.loses(operation(action_of(&publish))) && self.strikes(self.faults.drop) {
+        if self.faults.loses(operation(action_of(&publish))) && self.strikes("drop", self.faults.drop) {
             return self.cut_off(msg_serial, publish);
         }
         self.answer(msg_serial, publish)
@@ -102,6 +118,7 @@ impl State {
     /// A frame that was there before the connection was resumed.
     fn frame_again(&mut self, msg_serial: u64, publish: Publish, known: Option<Answer>) -> Handled {
         self.stats.repeated += 1;
+        self.struck("resent");
         let answer = match self.faults.resent {
             Resent::Known => known,
             Resent::Again => return self.answer(msg_serial, publish),
@@ -117,18 +134,29 @@ impl State {
         if self.random.bool() {
             return Handled { answer: None, drop, ..self.answer(msg_serial, publish) };
         }
-        let late = Duration::from_millis(self.faults.late_apply);
-        if late.is_zero()
-            && let Some(connection) = self.connections.get_mut(&publish.by.connection)
+        let number = publish.by.connection;
+        let late = self.late(publish);
+        if late.is_none()
+            && let Some(connection) = self.connections.get_mut(&number)
         {
             // It never arrived: when it comes again after a resume, it is new.
             connection.next_serial = msg_serial;
         }
-        Handled { drop, late: (!late.is_zero()).then_some((late, publish)), ..Handled::default() }
+        Handled { drop, late, ..Handled::default() }
+    }
+
+    /// What was cut off, if it is to arrive after all, and after how long.
+    fn late(&mut self, publish: Publish) -> Option<(Duration, Publish)> {
+        let after = Duration::from_millis(self.faults.late_apply);
+        let late = (!after.is_zero()).then_some((after, publish))?;
+        self.stats.under_way += 1;
+        Some(late)
     }
 
     /// A frame that a drop had cut off arrives after all.
     pub(in crate::emulator) fn late_frame(&mut self, publish: Publish) -> Option<Flush> {
+        self.stats.under_way = self.stats.under_way.saturating_sub(1);
+        self.struck("late-apply");
         self.apply(publish).ok()?.1
     }
 
@@ -144,20 +172,20 @@ impl State {
             connection.keep(msg_serial, answer.clone());
         }
         let said = self.said_of_channel(channel, &answer);
-        let lost = can_be_lost && self.strikes(self.faults.lose_ack);
-        if lost || (can_be_lost && self.strikes(self.faults.skip_ack)) {
+        let lost = can_be_lost && self.strikes("lose-ack", self.faults.lose_ack);
+        if lost || (can_be_lost && self.strikes("skip-ack", self.faults.skip_ack)) {
             self.stats.unanswered += 1;
             let drop = lost.then(|| self.next_drop());
             return Handled { said, drop, flush, ..Handled::default() };
         }
-        let odd = self.strikes(self.faults.odd_answers).then_some(self.faults.odd);
+        let odd = self.strikes("odd-answers", self.faults.odd_answers).then_some(self.faults.odd);
         Handled { said, answer: Some(answer), odd, flush, ..Handled::default() }
     }
 
     /// What the server says of a channel because of an operation on it.
     fn said_of_channel(&mut self, channel: String, answer: &Answer) -> Vec<ProtocolMessage<'static>> {
         let mut said = Vec::new();
-        if self.strikes(self.faults.detach) {
+        if self.strikes("detach", self.faults.detach) {
             let error = Some(failure(90000, 503, "The channel is moving, as the faults say"));
             let channel = Some(channel.clone().into());
             said.push(ProtocolMessage { action: action::DETACHED, channel, error, ..ProtocolMessage::default() });
@@ -167,6 +195,7 @@ impl State {
             && self.faults.reject_namespaces.values().any(|code| *code == error.code)
         {
             let (channel, error) = (Some(channel.into()), Some(error.clone()));
+            self.struck("channel-errors");
             said.push(ProtocolMessage { action: action::ERROR, channel, error, ..ProtocolMessage::default() });
         }
         said
@@ -195,25 +224,30 @@ impl State {
         let what = action_of(&publish);
         let (_, name) = unqualified(&publish.channel);
         let namespace = name.split_once(':').map_or("", |(namespace, _)| namespace);
-        if let Some(code) = self.faults.reject_namespaces.get(namespace) {
-            return Err(injected(*code));
+        if let Some(code) = self.faults.reject_namespaces.get(namespace).copied() {
+            self.struck("reject-namespaces");
+            return Err(injected(code));
         }
         if !self.faults.rejects(operation(what)) || !self.is_refused(name, &publish) {
             return self.apply(publish);
         }
         let refusal = injected(self.faults.reject_code.unwrap_or(50003));
-        if self.strikes(self.faults.reject_applied) {
+        if self.strikes("reject-applied", self.faults.reject_applied) {
             return self.apply(publish).and(Err(refusal));
         }
-        if what == message_action::APPEND && self.strikes(self.faults.reject_fold) {
-            self.fold(publish);
+        if what == message_action::APPEND
+            && self.strikes("reject-fold", self.faults.reject_fold)
+            && let Some(message) = publish.messages.into_iter().next()
+        {
+            let serial = message.serial.clone().unwrap_or_default();
+            self.fold(unqualified(&publish.channel).1, &serial, &Mutation::of(message));
         }
         Err(refusal)
     }
 
     /// Whether chance picks it, or has just picked another one of its message.
     fn is_refused(&mut self, name: &str, publish: &Publish) -> bool {
-        let struck = self.strikes(self.faults.reject);
+        let struck = self.strikes("reject", self.faults.reject);
         let run = self.faults.reject_run;
         let serial = publish.messages.first().and_then(|message| message.serial.as_deref());
         let Some(stored) = serial.filter(|_| run > 0).and_then(|serial| self.store.message_mut(name, serial).ok())
@@ -223,16 +257,21 @@ impl State {
         if struck {
             stored.refused_until = publish.now_ms + run;
         }
-        publish.now_ms < stored.refused_until
+        let is_refused = publish.now_ms < stored.refused_until;
+        if is_refused && !struck {
+            self.struck("reject-run");
+        }
+        is_refused
     }
 
     /// The text of a refused append will appear with the next one.
-    fn fold(&mut self, mut publish: Publish) {
-        let (_, name) = unqualified(&publish.channel);
-        let Some(message) = publish.messages.pop() else { return };
-        let serial = message.serial.clone().unwrap_or_default();
-        if let Ok(stored) = self.store.message_mut(name, &serial) {
-            stored.fold(&Mutation::of(message));
+    pub(super) fn fold(&mut self, name: &str, serial: &str, refused: &Mutation) {
+        let fold = |stored: &mut Stored, _| {
+            stored.fold(refused);
+            None
+        };
+        if self.store.change(name, serial, fold).is_err() {
+            tracing::debug!("emulator: the message that a refused append is to appear in is gone");
         }
     }
 }

@@ -28,13 +28,17 @@ pub(in crate::emulator) struct Page {
 impl State {
     /// The latest version of a message.
     pub(in crate::emulator) fn message(
-        &self,
+        &mut self,
         channel: &str,
         serial: &str,
         now_ms: u64,
     ) -> Result<Message<'static>, Failure> {
         let (_, name) = unqualified(channel);
-        Ok(self.store.message(name, serial)?.readable(now_ms).clone())
+        let stored = self.store.message(name, serial)?;
+        if stored.lags(now_ms) {
+            self.stats.strike("read-lag");
+        }
+        Ok(stored.readable(now_ms).clone())
     }
 
     /// A page of a message's versions, in the order in which they were made unless it is to be read backwards.
@@ -65,10 +69,11 @@ impl State {
     }
 
     /// A page of a channel's messages, each in its latest version, in the order in which they were created.
-    pub(in crate::emulator) fn history(&self, channel: &str, query: &Query, now_ms: u64) -> Page {
+    pub(in crate::emulator) fn history(&mut self, channel: &str, query: &Query, now_ms: u64) -> Page {
         let (_, name) = unqualified(channel);
         let Some(channel) = self.store.get(name) else { return Page { messages: Vec::new(), next: None } };
-        let wanted = |(serial, timestamp): (&String, Option<u64>)| {
+        let mut late = false;
+        let mut wanted = |(serial, timestamp): (&String, Option<u64>)| {
             let at = timestamp.unwrap_or_default();
             let behind =
                 query.after.as_ref().is_none_or(|after| if query.forwards { serial > after } else { serial < after });
@@ -77,7 +82,9 @@ impl State {
                 .as_ref()
                 .is_none_or(|until| serial.as_str() <= until.as_str() || serial.starts_with(until.as_str()));
             let is_late = self.faults.history_lag > 0 && now_ms.saturating_sub(at) < self.faults.history_lag;
-            (query.start..=query.end).contains(&at) && behind && before && !is_late
+            let is_wanted = (query.start..=query.end).contains(&at) && behind && before;
+            late |= is_wanted && is_late;
+            is_wanted && !is_late
         };
         let all = channel.messages.iter().filter(|(serial, stored)| wanted((*serial, stored.latest().timestamp)));
         let mut found: Vec<_> = match query.forwards {
@@ -87,6 +94,12 @@ impl State {
         let more = found.len() > query.limit;
         found.truncate(query.limit);
         let next = found.last().filter(|_| more).map(|(serial, _)| (*serial).clone());
+        if late {
+            self.stats.strike("history-lag");
+        }
+        if found.iter().any(|(_, stored)| stored.lags(now_ms)) {
+            self.stats.strike("read-lag");
+        }
         Page { messages: found.into_iter().map(|(_, stored)| stored.readable(now_ms).clone()).collect(), next }
     }
 }

@@ -94,7 +94,7 @@ impl Store {
     fn evict_one(&mut self) -> bool {
         let Some((name, serial)) = self.order.pop_front() else { return false };
         if let Some(channel) = self.channels.get_mut(&name)
-            && let Some(stored) = channel.messages.remove(&serial)
+            && let Some(stored) = channel.remove(&serial)
         {
             self.bytes -= stored.kept_bytes();
         }

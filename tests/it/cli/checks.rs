@@ -47,7 +47,7 @@ async fn when_all_is_well_each_thing_has_a_line() {
     let findings = ended.findings();
     assert!(findings.iter().all(|finding| finding["ok"] == true), "{findings:?}");
     let names: Vec<&str> = findings.iter().filter_map(|finding| finding["check"].as_str()).collect();
-    assert_eq!(names, ["channels", "channels", "kafka", "ably", "channel rule"]);
+    assert_eq!(names, ["channels", "channels", "kafka", "ably", "channel rule", "reading back"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -140,6 +140,10 @@ async fn a_refusal_says_which_setting_mends_it() {
         check(&[&nobody, transport]).await.fails(REFUSED, &["ai:check", "40166", "set ably.client_id"]);
         let ended = check(&[&somebody, transport, "ably.client_id=relay"]).await;
         assert_eq!(ended.code, Some(0), "{ended:?}");
+        let note = ended.out.lines().last().unwrap_or_default();
+        for words in ["note: ", "ai:check", "40160", "capability history"] {
+            assert!(note.contains(words), "nothing of {words:?}: {note}");
+        }
     }
     check(&[&somebody, "ably.client_id=other"]).await.fails(REFUSED, &["40102", "ably.client_id"]);
     let expired = check(&["ably.token=no-token-of-this-account"]).await;
@@ -181,6 +185,48 @@ async fn an_account_that_is_full_is_told_from_one_that_is_down() {
         ably.set_faults(Faults { refuse_connections: true, refuse_code, ..Faults::default() });
         setup.run("check", &[], &[]).await.fails(exit, &[says]);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_does_not_come_says_nothing_of_the_rule() {
+    let (world, ably) = (world().await, ably().await);
+    let setup = Setup::new(&world.settings, ably.local_addr());
+    let check = async || setup.run("check", &["ably.check_channel=ai:check"], &[]).await;
+    for operations in ["create", "append"] {
+        let lose_ops = vec![operations.to_owned()];
+        ably.set_faults(Faults { lose_ack: 1.0, refuse_resume: 1.0, lose_ops, ..Faults::default() });
+        check().await.fails(UNAVAILABLE, &["channel rule", "connection"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_create_without_a_serial_is_looked_up() {
+    let (world, ably) = (world().await, ably().await);
+    let setup = Setup::new(&world.settings, ably.local_addr());
+    let check = async || setup.run("check", &["ably.check_channel=ai:check"], &[]).await;
+    ably.set_faults(Faults { null_creates: 1.0, history_lag: 500, ..Faults::default() });
+    let ended = check().await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    ably.set_faults(Faults { immutable: true, ..Faults::default() });
+    check().await.fails(CONFIGURATION, &["93002", "turn on the rule"]);
+    ably.set_faults(Faults { null_creates: 1.0, history_lag: 3_600_000, ..Faults::default() });
+    check().await.fails(CONFIGURATION, &["93002", "without a serial", "not in history"]);
+    let (fail_reads, fail_reads_code) = (1.0, Some(40160));
+    ably.set_faults(Faults { null_creates: 1.0, fail_reads, fail_reads_code, ..Faults::default() });
+    check().await.fails(REFUSED, &["40160", "without a serial", "may not be looked up"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_read_back_is_said() {
+    let (world, ably) = (world().await, ably().await);
+    let setup = Setup::new(&world.settings, ably.local_addr());
+    let check = async || setup.run("check", &["ably.check_channel=ai:check"], &[]).await;
+    ably.set_faults(Faults { read_lag: 3_600_000, ..Faults::default() });
+    let ended = check().await;
+    let note = ended.out.lines().last().unwrap_or_default();
+    assert!(ended.code == Some(0) && note.contains("note: ") && note.contains("does not give back"), "{ended:?}");
+    ably.set_faults(Faults { fail_reads: 1.0, ..Faults::default() });
+    check().await.fails(UNAVAILABLE, &["reading back"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,31 @@
 //! Decisions that are made of bytes: the same bytes, the same play. Where they end, every decision is the first.
 
+use tokenrelay::engine::{Piece, Status};
+
+/// Every status that a message can have.
+pub(crate) const STATUSES: [Status; 8] = [
+    Status::Streaming,
+    Status::Complete,
+    Status::Cancelled,
+    Status::Error,
+    Status::Abandoned,
+    Status::Failed,
+    Status::Continued,
+    Status::Superseded,
+];
+
+/// A text in pieces of so many characters, with so many tokens each; the last piece has what is left.
+pub(crate) fn cut(text: &str, shares: &[(usize, u64)]) -> Vec<Piece> {
+    let mut rest = text;
+    let last = shares.len().saturating_sub(1);
+    let piece = |(index, &(characters, tokens)): (usize, &(usize, u64))| {
+        let end = rest.char_indices().nth(characters).filter(|_| index < last).map_or(rest.len(), |(at, _)| at);
+        rest = &rest[end..];
+        Piece { bytes: end, tokens }
+    };
+    shares.iter().enumerate().map(piece).collect()
+}
+
 /// Bytes that decide.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Feed<'a>(&'a [u8]);

@@ -10,10 +10,10 @@ use std::time::Duration;
 use serde::Deserialize;
 use tokenrelay::ably::fault::{DISCONNECTED, Error};
 use tokenrelay::ably::session::{Action, Details, Session, Settings};
-use tokenrelay::ably::wire::{ConnectionDetails, Encoding, ErrorInfo, ProtocolMessage, PublishResult, action};
-use tokenrelay::engine::{Answer, Head, OpId, OpKind, Operation, Outcome, Status, Time};
+use tokenrelay::ably::wire::{ConnectionDetails, Data, Encoding, ErrorInfo, ProtocolMessage, PublishResult, action};
+use tokenrelay::engine::{Answer, Head, OpId, OpKind, Operation, Outcome, Publish, PublishName, Status, Time};
 
-use super::feed::Feed;
+use super::feed::{Feed, STATUSES, cut};
 
 const CONNECTION: u32 = 3;
 
@@ -46,7 +46,7 @@ struct World<'a> {
     session: Session,
     now: Time,
     actions: Vec<Action>,
-    /// Whether the last operation was to create, by number.
+    /// Whether an operation was to create a message to append to, by number.
     sent: Vec<bool>,
     answered: HashSet<u32>,
     /// The connection that the server keeps for us, by its name.
@@ -140,8 +140,12 @@ impl<'a> World<'a> {
     }
 
     fn send(&mut self) {
-        let kind = self.feed.one_of(&[OpKind::Append, OpKind::Create, OpKind::Update]);
-        let operation = operation(kind, self.sent.len() as u32);
+        let drawn = self.feed.below(256) as usize;
+        let kind = match drawn / 3 % 3 {
+            2 => OpKind::Publish,
+            _ => [OpKind::Append, OpKind::Create, OpKind::Update][drawn % 3],
+        };
+        let operation = operation(kind, self.sent.len() as u32, STATUSES[drawn % STATUSES.len()], 1 + drawn % 5);
         self.sent.push(kind == OpKind::Create);
         self.session.send(self.now, &operation, &mut self.actions);
     }
@@ -197,7 +201,13 @@ impl<'a> World<'a> {
         };
         let count = self.feed.below(5) as u32;
         let given = self.feed.below(u64::from(count) + 1);
-        let serial = |index: u64| PublishResult { serials: vec![Some(format!("V{}", from + index).into())] };
+        // One for each message of the frame, of which the first may be missing.
+        let serial = |index: u64| {
+            let number = from + index;
+            let first = (number % 7 < 6).then(|| format!("V{number}").into());
+            let more = (0..number % 3).map(|message| Some(format!("V{number}:{message}").into()));
+            PublishResult { serials: std::iter::once(first).chain(more).collect() }
+        };
         let action = self.feed.one_of(&[action::ACK, action::ACK, action::NACK]);
         let answer = ProtocolMessage {
             action,
@@ -303,8 +313,11 @@ impl<'a> World<'a> {
         }
         assert_eq!(number, frames.written.len() as u64, "numbers have no holes");
         let messages = decoded.messages.expect("it carries a message");
-        let Some(tokenrelay::ably::wire::Data::Text(text)) = &messages[0].data else { panic!("a text") };
-        let seq: u32 = text.trim_start_matches("text ").parse().expect("a number");
+        let texts = messages.iter().map(|message| match &message.data {
+            Some(Data::Text(text)) => &**text,
+            other => panic!("a text, not {other:?}"),
+        });
+        let seq: u32 = texts.collect::<String>().trim_start_matches("text ").parse().expect("a number");
         frames.written.insert(number, (frame.to_vec(), 1));
         frames.numbers.insert(seq, number);
         frames.pending.push(number);
@@ -369,7 +382,19 @@ struct Given {
     serials: Option<Vec<Option<String>>>,
 }
 
-fn operation(kind: OpKind, seq: u32) -> Operation {
+fn operation(kind: OpKind, seq: u32, status: Status, messages: usize) -> Operation {
+    let text = format!("text {seq}");
+    let publish = || Publish {
+        name: PublishName::Token,
+        id: "p".into(),
+        epoch: 1,
+        seq: 0,
+        pieces: cut(&text, &vec![(1, 1); messages]),
+        round: None,
+        segment: None,
+        sum: None,
+    };
+    let publish = (kind == OpKind::Publish).then(|| Box::new(publish()));
     let head = Head {
         channel: "ai:x".into(),
         response_id: "r".into(),
@@ -385,11 +410,11 @@ fn operation(kind: OpKind, seq: u32) -> Operation {
         kind,
         sender: Arc::default(),
         head: Arc::new(head),
-        serial: (kind != OpKind::Create).then(|| "S".into()),
-        data: format!("text {seq}").into(),
+        serial: matches!(kind, OpKind::Append | OpKind::Update).then(|| "S".into()),
+        data: text.into(),
         keeps_text: false,
-        status: Status::Streaming,
+        status,
         segments: None,
-        publish: None,
+        publish,
     }
 }

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use serde_json::Value;
 use tokenrelay::ably::encode::Encoder;
 use tokenrelay::ably::wire::{Data, Encoding, Error, Message, ProtocolMessage};
-use tokenrelay::engine::{Head, OpId, OpKind, Operation, Status};
+use tokenrelay::engine::{Head, OpId, OpKind, Operation, Publish, PublishName, Sum};
 
-use super::feed::Feed;
+use super::feed::{Feed, STATUSES, cut};
 
 const ENCODINGS: [Encoding; 2] = [Encoding::Json, Encoding::Msgpack];
 
@@ -76,8 +76,7 @@ fn refused(error: &Error) {
 }
 
 fn operation(mut feed: Feed<'_>) {
-    let kind = feed.one_of(&[OpKind::Create, OpKind::Append, OpKind::Update]);
-    let is_create = kind == OpKind::Create;
+    let kind = feed.one_of(&[OpKind::Create, OpKind::Append, OpKind::Update, OpKind::Publish]);
     let head = Head {
         channel: feed.text().into(),
         response_id: feed.text().into(),
@@ -87,37 +86,130 @@ fn operation(mut feed: Feed<'_>) {
         supersedes: feed.flag().then(|| feed.text().into()),
         prev: feed.flag().then(|| feed.text().into()),
     };
-    let serial = (!is_create).then(|| feed.text().into());
-    let status = feed.one_of(&[Status::Streaming, Status::Complete, Status::Cancelled, Status::Error]);
+    let serial = matches!(kind, OpKind::Append | OpKind::Update).then(|| feed.text().into());
+    let status = feed.one_of(&STATUSES);
     let (segments, keeps_text) = (feed.flag().then(|| feed.below(300) as u32), feed.flag() && kind == OpKind::Update);
     let msg_serial = feed.below(u64::MAX);
-    let data = String::from_utf8_lossy(feed.rest()).as_ref().into();
+    let (mut publish, shares) = match kind {
+        OpKind::Publish => (Some(Box::new(publish(&mut feed))), shares(&mut feed)),
+        _ => (None, Vec::new()),
+    };
+    let data = String::from_utf8_lossy(feed.rest());
+    if let Some(publish) = &mut publish {
+        publish.pieces = cut(&data, &shares);
+    }
+    let data = data.as_ref().into();
     let id = OpId { partition: 0, slot: 0, generation: 0, seq: 0 };
     let (sender, head) = (Arc::default(), Arc::new(head));
     let operation =
-        Operation { id, connection: 0, kind, sender, head, serial, data, keeps_text, status, segments, publish: None };
+        Operation { id, connection: 0, kind, sender, head, serial, data, keeps_text, status, segments, publish };
     for encoding in ENCODINGS {
         let bytes = Encoder::new(encoding).encode(&operation, msg_serial);
         let decoded: ProtocolMessage<'_> = encoding.decode(&bytes).expect("it decodes");
         let head = &operation.head;
         assert_eq!((decoded.msg_serial, decoded.channel.as_deref()), (Some(msg_serial), Some(&*head.channel)));
-        let [message] = decoded.messages.as_deref().expect("messages") else { panic!("one message") };
-        assert_eq!(message.data, (!keeps_text).then(|| Data::Text(operation.data.as_str().into())));
-        assert_eq!(message.serial.as_deref(), operation.serial.as_deref());
-        assert_eq!(message.id.as_deref(), is_create.then(|| format!("{}:0", head.create_id)).as_deref());
-        let headers = &message.extras.as_ref().expect("extras")["headers"];
-        let expected = [
+        let messages = decoded.messages.as_deref().expect("messages");
+        match (&operation.publish, messages) {
+            (Some(publish), messages) => is_published(&operation, publish, messages),
+            (None, [message]) => is_written(&operation, message),
+            (None, _) => panic!("one message"),
+        }
+        // A request carries the same without a frame.
+        let body = Encoder::new(encoding).body(&operation);
+        let alone: Vec<Message<'_>> = match operation.publish {
+            Some(_) => encoding.decode(&body).expect("it decodes"),
+            None => vec![encoding.decode(&body).expect("it decodes")],
+        };
+        assert_eq!(alone, messages);
+    }
+}
+
+/// What a publish has besides, but for its pieces.
+fn publish(feed: &mut Feed<'_>) -> Publish {
+    let names = [PublishName::Start, PublishName::Token, PublishName::ResponseComplete, PublishName::Stop];
+    Publish {
+        name: feed.one_of(&names),
+        id: feed.text().into(),
+        epoch: feed.below(u64::MAX),
+        seq: feed.below(1 << 40),
+        pieces: Vec::new(),
+        round: feed.flag().then(|| feed.below(u64::MAX)),
+        segment: feed.flag().then(|| (feed.below(300) as u32, feed.below(300) as u32)),
+        sum: feed.flag().then(|| Sum {
+            tokens: feed.below(1 << 40),
+            length: feed.below(1 << 40) as usize,
+            sha256: feed.text().into(),
+            repair: feed.flag(),
+        }),
+    }
+}
+
+/// How a publish is shared out: a few messages, or more than a byte can count.
+fn shares(feed: &mut Feed<'_>) -> Vec<(usize, u64)> {
+    let messages = feed.one_of(&[1, 2, 3, 17, 300]);
+    (0..messages).map(|_| (feed.below(9) as usize, feed.below(400))).collect()
+}
+
+fn is_published(operation: &Operation, publish: &Publish, messages: &[Message<'_>]) {
+    assert_eq!(messages.len(), publish.pieces.len());
+    let (mut rest, mut seq) = (operation.data.as_str(), publish.seq);
+    for (index, (message, piece)) in messages.iter().zip(&publish.pieces).enumerate() {
+        let (data, behind) = rest.split_at(piece.bytes);
+        assert_eq!(message.data, Some(Data::Text(data.into())));
+        assert_eq!((message.action, message.serial.as_deref()), (Some(0), None));
+        assert_eq!(message.id.as_deref(), Some(&*format!("{}:{index}", publish.id)));
+        assert_eq!(message.name.as_deref(), Some(publish.name.as_str()));
+        let (head, number) = (&operation.head, |number: u64| Some(number.to_string()));
+        has_headers(
+            message,
+            &[
+                ("responseId", Some(head.response_id.to_string())),
+                ("part", number(head.part.into())),
+                ("segment", number(publish.segment.map_or(0, |(segment, _)| segment).into())),
+                ("seq", number(seq)),
+                ("n", number(piece.tokens)),
+                ("epoch", number(publish.epoch)),
+                ("round", publish.round.map(|round| round.to_string())),
+                ("segments", publish.segment.map(|(_, segments)| segments.to_string())),
+                ("tokens", publish.sum.as_ref().map(|sum| sum.tokens.to_string())),
+                ("length", publish.sum.as_ref().map(|sum| sum.length.to_string())),
+                ("createId", Some(head.create_id.to_string())),
+                ("status", Some(operation.status.as_str().to_owned())),
+                ("sha256", publish.sum.as_ref().map(|sum| sum.sha256.to_string())),
+                ("repair", publish.sum.as_ref().map(|sum| sum.repair.to_string())),
+            ],
+        );
+        (rest, seq) = (behind, seq + piece.tokens);
+    }
+    assert_eq!(rest, "", "nothing is left over");
+}
+
+fn is_written(operation: &Operation, message: &Message<'_>) {
+    let head = &operation.head;
+    let id = (operation.kind == OpKind::Create).then(|| format!("{}:0", head.create_id));
+    assert_eq!(message.data, (!operation.keeps_text).then(|| Data::Text(operation.data.as_str().into())));
+    assert_eq!((message.serial.as_deref(), message.id.as_deref()), (operation.serial.as_deref(), id.as_deref()));
+    has_headers(
+        message,
+        &[
             ("responseId", Some(head.response_id.to_string())),
             ("part", Some(head.part.to_string())),
             ("segment", Some(head.segment.to_string())),
             ("createId", Some(head.create_id.to_string())),
-            ("status", Some(status.as_str().to_owned())),
+            ("status", Some(operation.status.as_str().to_owned())),
             ("supersedes", head.supersedes.as_deref().map(str::to_owned)),
             ("prev", head.prev.as_deref().map(str::to_owned)),
-            ("segments", segments.map(|segments| segments.to_string())),
-        ];
-        for (name, value) in expected {
-            assert_eq!(headers.get(name).and_then(Value::as_str), value.as_deref(), "{name}");
-        }
+            ("segments", operation.segments.map(|segments| segments.to_string())),
+        ],
+    );
+}
+
+/// These headers, and no others.
+fn has_headers(message: &Message<'_>, expected: &[(&str, Option<String>)]) {
+    let headers = &message.extras.as_ref().expect("extras")["headers"];
+    for (name, value) in expected {
+        assert_eq!(headers.get(name).and_then(Value::as_str), value.as_deref(), "{name}");
     }
+    let given = expected.iter().filter(|(_, value)| value.is_some()).count();
+    assert_eq!(headers.as_object().map(serde_json::Map::len), Some(given));
 }
