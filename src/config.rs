@@ -223,7 +223,7 @@ pub struct Response {
 pub struct Reconcile {
     /// `eager` (while it streams), `at-end` (once it has ended) or `never` (for tests).
     pub when: ReconcileWhen,
-    /// How long to wait for more failures first.
+    /// How long to wait for more failures first; longer where appends may still wait in Ably's rollup (`ably.append_rollup`).
     #[serde(with = "humantime_serde")]
     pub debounce: Duration,
     /// Refusals of the full text after which the response fails.

@@ -1,8 +1,9 @@
 //! The reconciler: when the full text of a response is put on its channel because what is there may differ.
 //!
 //! A response is *tainted* from its first rejected or unknown operation until a full text is taken. While it is, nothing is
-//! appended. The full text leaves once everything in flight has been answered (an update may only follow what it mends) and
-//! the debounce has passed; a retry always carries the latest text. Only refusals that are about the operation itself count
+//! appended. The full text leaves once everything in flight has been answered (an update may only follow what it mends), the
+//! debounce has passed, and no append that was taken can wait in the server's rollup any more; a retry always carries the latest
+//! text. Only refusals that are about the operation itself count
 //! towards giving up: an outage or a rate limit is not a failure, it is waited out, with the watermark held.
 
 use std::time::Duration;
@@ -25,6 +26,8 @@ pub(super) struct Repair {
     not_before: Time,
     /// Until when something may land that was sent before.
     quiet_from: Time,
+    /// Until when an append may wait in the server that it has taken. Whether a full text overtakes it nobody says.
+    waits_until: Time,
     /// Unsuccessful creates or updates in a row; sets the pace.
     failures: u32,
     /// Refusals that were about the operation itself; enough of them are final.
@@ -93,8 +96,20 @@ impl Repair {
     pub(super) fn taint(&mut self, now: Time, wait: Duration) {
         self.ever_tainted = true;
         self.tainted_since.get_or_insert(now);
-        self.quiet_from = self.quiet_from.max(now + wait);
+        self.quiet(now + wait);
+    }
+
+    fn quiet(&mut self, until: Time) {
+        self.quiet_from = self.quiet_from.max(until).max(self.waits_until);
         self.not_before = self.not_before.max(self.quiet_from);
+    }
+
+    /// An append was taken, and the server may hold it back for so long to join it with others.
+    pub(super) fn appended(&mut self, now: Time, append_rollup: Duration) {
+        self.waits_until = now + append_rollup + ROLLUP_MARGIN;
+        if self.needs_full_text() {
+            self.quiet(self.waits_until);
+        }
     }
 
     /// Something has failed that does not matter to the text.
@@ -105,8 +120,7 @@ impl Repair {
     /// The connection that carried the message is gone for good.
     pub(super) fn moved(&mut self, now: Time, wait: Duration) {
         self.moved = true;
-        self.quiet_from = self.quiet_from.max(now + wait);
-        self.not_before = self.not_before.max(self.quiet_from);
+        self.quiet(now + wait);
     }
 
     /// A create or update was not taken, or was taken without effect; the next one waits longer.

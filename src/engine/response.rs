@@ -342,6 +342,9 @@ impl Response {
         match operation.kind {
             OpKind::Create | OpKind::Append => {
                 self.raise_version(serial);
+                if operation.kind == OpKind::Append {
+                    self.repair.appended(now, settings.append_rollup);
+                }
                 if resent {
                     self.repair.taint(now, debounce);
                 }

@@ -228,3 +228,25 @@ fn a_text_whose_connection_changed_makes_room_like_any_other() {
     story.ack(&append);
     assert!(story.shared.intake_open(), "what it waits for may stand behind the pause");
 }
+
+#[test]
+fn a_full_text_does_not_overtake_an_append_that_the_server_still_holds() {
+    let rollup = Duration::from_millis(500);
+    let mut story = Story::with(Settings { append_rollup: rollup, ..settings() }, LIMITS);
+    let create = only(story.says(token("a")));
+    story.ack(&create);
+    let (refused, taken) = (only(story.says(token("b"))), only(story.says(token("c"))));
+    story.reject(&refused, Class::Operation, 40_013);
+    story.now = story.now + Duration::from_millis(400);
+    assert!(story.ack(&taken).is_empty());
+    assert!(story.after(Duration::from_millis(500)).is_empty(), "it may land after the text that holds it already");
+    let update = only(story.after(Duration::from_secs(1)));
+    assert_eq!((update.kind, &*update.data), (OpKind::Update, "abc"));
+    story.ack(&update);
+    let append = only(story.says(token("d")));
+    story.ack(&append);
+    story.says(EventKind::End { final_text: Some("other".into()) });
+    assert!(story.after(Duration::from_millis(500)).is_empty(), "nor after one that the producer decides");
+    let update = only(story.after(Duration::from_secs(1)));
+    assert_eq!((update.kind, &*update.data), (OpKind::Update, "other"));
+}

@@ -34,7 +34,11 @@ const LACKS: [Lack; 10] = [
     ),
     ("rest", "nothing is resumed, and no frame comes again", &["refuse-resume", "resent"]),
     ("rest", "a request has one answer, which can be for nothing else", &["merge-acks", "odd-answers"]),
-    ("rest", "requests are not rolled up unless that is switched on", &["null-serials", "own-serials"]),
+    (
+        "rest",
+        "requests are not rolled up unless that is switched on",
+        &["null-serials", "own-serials", "update-overtakes"],
+    ),
     ("rest", "a text has one request at a time: behind a refusal comes its update", &["fold-again", "reject-run"]),
     ("rest", "nobody is told of channels", &["channel-errors", "detach"]),
     ("rest", "a token is shown with each request, and none while it is up", &["refuse-tokens", "token-life"]),
@@ -61,13 +65,14 @@ const LACKS: [Lack; 10] = [
             "reject-run",
             "rest-rollup",
             "stale-updates",
+            "update-overtakes",
             "whole-pieces",
         ],
     ),
 ];
 
 /// In a scenario, for one fault: why nobody demands that it strikes.
-const MAY: [(&str, &str, &str); 2] = [
+const MAY: [(&str, &str, &str); 3] = [
     (
         "01-late-resume",
         "resent",
@@ -77,6 +82,11 @@ const MAY: [(&str, &str, &str); 2] = [
         "06-unanswered-then-resumed",
         "resent",
         "a connection that leaves frames unanswered for too long is given up: a relay that resumed it would write them again",
+    ),
+    (
+        "10e-overtaken-rollup",
+        "update-overtakes",
+        "a full text is sent when no append waits any more: one that was sent earlier would overtake some",
     ),
 ];
 
