@@ -96,7 +96,7 @@ pub(super) fn refusal(status: u16, headers: &HeaderMap, body: &[u8]) -> Option<R
     Some(rejection(Some(&ErrorInfo { code, status_code: status, message, href: None })))
 }
 
-/// Whether Ably's edge has answered in place of Ably: then another host may [RSC15].
+/// Whether Ably's edge has answered in place of Ably: then another host may [Ably: RSC15].
 pub(super) fn is_edge(headers: &HeaderMap) -> bool {
     headers.get(SERVER).is_some_and(|server| server.as_bytes().eq_ignore_ascii_case(b"CloudFront"))
 }
