@@ -129,7 +129,7 @@ async fn tokens_come_one_by_one() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_fails_the_reader_has_the_text_in_the_end() {
-    for format in ["msgpack", "json"] {
+    let fails = async |format| {
         let faults = Faults {
             reject: 0.1,
             reject_fold: 0.5,
@@ -143,5 +143,6 @@ async fn whatever_fails_the_reader_has_the_text_in_the_end() {
         };
         let actions = play(&Story::sized(10, 12, 60, 8), faults, format).await;
         assert!(actions.contains("message.update"), "texts were mended: {actions:?}");
-    }
+    };
+    tokio::join!(fails("msgpack"), fails("json"));
 }

@@ -70,27 +70,29 @@ async fn where_nothing_can_be_changed_each_response_is_published_whole() {
 /// Story 22, with a rule that is off at first.
 #[tokio::test(flavor = "multi_thread")]
 async fn when_the_rule_is_turned_on_responses_are_streamed() {
-    for transport in ["realtime", "rest"] {
-        let (world, ably, mut relay) = start(Faults { immutable: true, ..Faults::default() }, transport).await;
-        let before = Story::new(22, 10);
-        before.produce(&world).await;
-        results::wait(&world, &mut relay, before.responses().len()).await.check(before.responses());
-        ably.set_faults(Faults::default());
-        // The next trial.
-        tokio::time::sleep(Duration::from_secs(31)).await;
-        let shows = Story::numbered(23, 10..11);
-        shows.produce(&world).await;
-        results::wait(&world, &mut relay, before.responses().len() + 1).await;
-        let after = Story::numbered(24, 20..40);
-        after.produce(&world).await;
-        let results = results::wait(&world, &mut relay, before.responses().len() + 21).await;
-        let appends = results.of_operations().filter(|operation| operation["op"] == "append").count();
-        assert!(appends > 20, "{appends} appends by {transport}");
-        relay.stop().await;
-        let mut left_behind = 0;
-        for story in [&before, &shows, &after] {
-            left_behind += judge(&world, &ably, story).await;
-        }
-        assert!(left_behind <= 1, "{left_behind} messages were begun where one trial would do");
+    tokio::join!(is_turned_on("realtime"), is_turned_on("rest"));
+}
+
+async fn is_turned_on(transport: &str) {
+    let (world, ably, mut relay) = start(Faults { immutable: true, ..Faults::default() }, transport).await;
+    let before = Story::new(22, 10);
+    before.produce(&world).await;
+    results::wait(&world, &mut relay, before.responses().len()).await.check(before.responses());
+    ably.set_faults(Faults::default());
+    // The next trial.
+    tokio::time::sleep(Duration::from_secs(31)).await;
+    let shows = Story::numbered(23, 10..11);
+    shows.produce(&world).await;
+    results::wait(&world, &mut relay, before.responses().len() + 1).await;
+    let after = Story::numbered(24, 20..40);
+    after.produce(&world).await;
+    let results = results::wait(&world, &mut relay, before.responses().len() + 21).await;
+    let appends = results.of_operations().filter(|operation| operation["op"] == "append").count();
+    assert!(appends > 20, "{appends} appends by {transport}");
+    relay.stop().await;
+    let mut left_behind = 0;
+    for story in [&before, &shows, &after] {
+        left_behind += judge(&world, &ably, story).await;
     }
+    assert!(left_behind <= 1, "{left_behind} messages were begun where one trial would do");
 }
