@@ -173,6 +173,15 @@ impl Auth {
         (!newer.is_same_as(self)).then_some(newer)
     }
 
+    /// Another token, if there is one: a token may do what it could when it was made, and that may be more by now. A key may do
+    /// at once what it is given.
+    pub(super) async fn more_capable(&self) -> Option<Self> {
+        let Kind::Given(tokens) = &self.kind else {
+            return if self.shows_token() { self.changed().await } else { None };
+        };
+        tokens.again(&self.secret).await.map(|secret| Self { secret, ..self.clone() })
+    }
+
     /// Makes ready for an attempt: the file may hold another secret by now. One that cannot be read is no reason to show
     /// nothing; whether what we have is still good is for the server to say.
     pub(super) async fn refresh(&mut self) -> Result<(), Error> {

@@ -47,7 +47,7 @@ const CREATE_RESUMED_WITHIN: Duration = Duration::from_secs(10);
 const RENEW_AGAIN: Duration = Duration::from_secs(30);
 
 /// The capability for an operation is missing: a token has those that were given when it was made.
-const NOT_CAPABLE: u32 = 40160;
+pub(super) const NOT_CAPABLE: u32 = 40160;
 
 /// How long the server keeps a connection without a transport, unless it says.
 const STATE_TTL: Duration = Duration::from_secs(120);

@@ -1,7 +1,7 @@
 //! Tokens that a server of the user's gives out (`ably.auth_url`): fetched once, and shown by all connections.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::Client;
 use reqwest::header::ACCEPT;
@@ -15,6 +15,9 @@ use crate::config::Secret;
 /// How long the server may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
+/// How soon it is asked again by whoever lacks a right: as often as what refuses is tried.
+const AGAIN_AFTER: Duration = Duration::from_secs(30);
+
 /// Ably takes no larger tokens; whoever sends more sends something else.
 const TOKEN_BYTES_MAX: usize = 128 * 1024;
 
@@ -26,7 +29,13 @@ pub(super) struct Tokens(Arc<Shared>);
 struct Shared {
     /// It may hold secrets of its own: never shown.
     url: Secret,
-    latest: Mutex<Option<Secret>>,
+    latest: Mutex<Latest>,
+}
+
+#[derive(Debug, Default)]
+struct Latest {
+    token: Option<Secret>,
+    asked_at: Option<Instant>,
 }
 
 /// What a server may give besides the bare token.
@@ -39,18 +48,39 @@ enum Given {
 
 impl Tokens {
     pub(super) fn new(url: Secret) -> Self {
-        Self(Arc::new(Shared { url, latest: Mutex::new(None) }))
+        Self(Arc::new(Shared { url, latest: Mutex::default() }))
     }
 
     /// Another token than `former`: one that another connection has fetched meanwhile, or a new one.
     pub(super) async fn newer(&self, former: &Secret) -> Result<Secret, Error> {
         let mut latest = self.0.latest.lock().await;
-        if let Some(token) = latest.as_ref().filter(|token| *token != former) {
-            return Ok(token.clone());
+        match latest.other_than(former) {
+            Some(token) => Ok(token),
+            None => self.fetch(&mut latest).await,
         }
+    }
+
+    /// Another token than `former`, asked for twice a minute at most: for whoever lacks a right, which may go on.
+    pub(super) async fn again(&self, former: &Secret) -> Option<Secret> {
+        let mut latest = self.0.latest.lock().await;
+        if let Some(token) = latest.other_than(former) {
+            return Some(token);
+        }
+        let is_due = latest.asked_at.is_none_or(|at| at.elapsed() >= AGAIN_AFTER);
+        if is_due { self.fetch(&mut latest).await.ok() } else { None }
+    }
+
+    async fn fetch(&self, latest: &mut Latest) -> Result<Secret, Error> {
+        latest.asked_at = Some(Instant::now());
         let token = fetch(&http::client()?, self.0.url.expose()).await?;
-        *latest = Some(token.clone());
+        latest.token = Some(token.clone());
         Ok(token)
+    }
+}
+
+impl Latest {
+    fn other_than(&self, former: &Secret) -> Option<Secret> {
+        self.token.clone().filter(|token| token != former)
     }
 }
 
@@ -148,6 +178,8 @@ mod tests {
         assert_eq!((one.expose(), tokens.newer(&none).await.expect("the same").expose()), ("one", "one"));
         let two = tokens.newer(&one).await.expect("another");
         assert_eq!((two.expose(), tokens.newer(&one).await.expect("the same").expose()), ("two", "two"));
+        assert_eq!(tokens.again(&one).await.as_ref().map(Secret::expose), Some("two"), "somebody else has it already");
+        assert_eq!(tokens.again(&two).await, None, "it was asked a moment ago");
         let busy = tokens.newer(&two).await.expect_err("busy");
         assert!(!busy.is_fatal() && busy.to_string().contains("503"), "{busy}");
         for _ in 0..2 {

@@ -17,6 +17,7 @@ use super::super::fault::{self, Error, Fate};
 use super::super::http;
 use super::super::lease::Lease;
 use super::super::pool::Settings;
+use super::super::session::NOT_CAPABLE;
 use crate::engine::{Class, Doubt, Head, OpId, OpKind, Operation, Outcome, Rejection};
 
 pub(super) mod batch;
@@ -261,6 +262,9 @@ impl Api {
 
 /// Credentials that may be taken where these were refused, if that is what the refusal is about.
 async fn newer(mut auth: Auth, rejection: &Rejection) -> Option<Auth> {
+    if rejection.code == NOT_CAPABLE {
+        return auth.more_capable().await;
+    }
     match Fate::of(rejection.code, rejection.status_code) {
         Fate::Renew => auth.renew().await.is_ok().then_some(auth),
         Fate::Fatal if rejection.class == Class::Account => auth.changed().await,

@@ -398,3 +398,28 @@ async fn the_end_waits_for_answers_but_not_for_ever() {
     assert_eq!(stage.outcome().await, Outcome::Unknown(Doubt::Stopped));
     closing.await.expect("closed");
 }
+
+#[tokio::test]
+async fn a_token_that_lacks_a_right_is_read_again_and_a_key_is_not() {
+    let file = NamedTempFile::new().expect("a file");
+    std::fs::write(&file, "a-token").expect("written");
+    let config = config::Ably {
+        token: Some(Secret::new("a-token".to_owned())),
+        token_file: Some(file.path().to_owned()),
+        ..config::Ably::default()
+    };
+    let auth = Auth::from_config(&config).expect("a token");
+    let mut stage = Stage::up(|settings| settings.auth = auth).await;
+    stage.send(operation(0, OpKind::Append));
+    let refused = stage.next_request().await;
+    std::fs::write(&file, "another").expect("written");
+    refused.refuse(40160, 401);
+    let again = stage.next_request().await;
+    assert_eq!(again.headers["authorization"], format!("Bearer {}", STANDARD.encode("another")));
+    again.refuse(40160, 401);
+    assert!(matches!(stage.outcome().await, Outcome::Rejected(Rejection { code: 40160, class: Class::Channel, .. })));
+    let mut stage = Stage::up(|_| {}).await;
+    stage.send(operation(0, OpKind::Append));
+    stage.next_request().await.refuse(40160, 401);
+    assert!(matches!(stage.outcome().await, Outcome::Rejected(Rejection { code: 40160, .. })));
+}
